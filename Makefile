@@ -1,0 +1,70 @@
+# make help lists the targets. Each one prepares .venv by itself; setup does nothing, offline and at once,
+# when pyproject.toml is unchanged.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+EXTRAS := client,serve,train,dev
+STAMP := .venv/.setup-$(shell cksum < pyproject.toml | tr ' ' '-')
+
+# Programs the targets call, as command:apt-package. g++ builds the kernels of torch.compile on the CPU.
+PROGRAMS := git:git g++:g++ redis-server:redis-server
+
+# Two workers with one thread each beat one worker with two threads, and do not fight over two cores.
+WORKERS := $(shell nproc 2>/dev/null || echo 2)
+ARGS ?=
+# What pytest answers where nothing was selected: each of the two runs may have nothing to do.
+NONE := 5
+
+.PHONY: help setup programs check test demo bench protos
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1	\2/' | expand -t 16
+
+setup: programs $(STAMP) ## .venv and every program that the other targets need
+
+programs:
+	@missing=""; \
+	for entry in $(PROGRAMS); do command -v "$${entry%%:*}" >/dev/null || missing+=" $${entry##*:}"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	root=""; [ "$$(id -u)" = 0 ] || root="sudo"; \
+	if ! command -v apt-get >/dev/null || { [ -n "$$root" ] && ! sudo -n true 2>/dev/null; }; then \
+		echo "make setup: please install these packages, then run it again:$$missing" >&2; exit 1; \
+	fi; \
+	$$root apt-get update -qq && $$root apt-get install -qq -y --no-install-recommends $$missing
+
+$(STAMP):
+	@python=""; \
+	for candidate in python3.11 python3.12 python3.13 python3; do \
+		if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			python="$$candidate"; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "make setup: needs Python 3.11 or later with venv (Debian: apt-get install python3 python3-venv)" >&2; exit 1; \
+	fi; \
+	[ -x $(BIN)/python ] || "$$python" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@rm -f .venv/.setup-* && touch $@
+
+check: setup ## style, types and import rules: one yes or no
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/protos.py --check
+
+protos: setup ## the generated code of protos/
+	$(BIN)/python tools/protos.py
+
+test: setup ## the tests; ARGS="tests/model -k lora" chooses some
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu and not alone" $(ARGS) || [ $$? = $(NONE) ]
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "alone and not gpu" $(ARGS) || [ $$? = $(NONE) ]
+
+demo: setup ## a portrait speaks: all services on this machine, out/demo.mp4 and how long it took
+	$(BIN)/live-avatar demo $(ARGS)
+
+bench: setup ## how close the pipeline is to its limits on this machine: out/bench.json; ARGS="steps tiny" chooses sections
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench $(ARGS)

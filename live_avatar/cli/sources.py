@@ -1,0 +1,34 @@
+"""Where the portrait, the speech and the pipeline of a command come from.
+
+Knows the samples that come with the package and how a local pipeline is started; nothing of what is made of them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from live_avatar.launcher.pipeline import Plan
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+PORTRAIT = SAMPLES / "portrait.png"
+SPEECH = SAMPLES / "speech.wav"
+RANDOM_WEIGHTS = "random weights: the picture is noise, the timing is real"
+
+
+def report(line: str) -> None:
+    """Says something about the way, apart from results."""
+    typer.echo(line, err=True)
+
+
+@contextmanager
+def gateway_of(plan: "Plan") -> Iterator[str]:
+    """Address of the gateway of a local pipeline that lives as long as the context."""
+    from live_avatar.launcher.pipeline import LocalPipeline
+
+    report(f"starting {len(plan.layout.stages)} stages and 3 more services on this machine")
+    with LocalPipeline(plan, report) as pipeline:
+        yield pipeline.gateway

@@ -1,0 +1,142 @@
+"""Where the speech of a live talk comes from, and the line that shows how it goes.
+
+Knows the client, the terminal and, where there is one, the microphone; nothing of processes.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+
+from live_avatar.client import AvatarClient, AvatarError, Impression, SessionOptions
+from live_avatar.client import talk as speak_live
+from live_avatar.client.speech import SpeechFile
+
+PIECE_S = 0.04
+"""Speech that is sent at once, as a telephone would."""
+_SAMPLE_BYTES = 2
+_MICROPHONE_HZ = 16_000
+_UNREACHABLE = "UNAVAILABLE"
+"""Reason of an error that comes from no gateway."""
+
+
+class Source(Protocol):
+    """Speech as it is spoken; a context manager."""
+
+    rate_hz: int
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """16-bit samples, each piece at its time; an empty one is a pause that ends an utterance."""
+        ...
+
+
+class FromFile:
+    """A recording, as fast as it was spoken."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = SpeechFile(path)
+        self.rate_hz = self._file.rate_hz
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.__exit__(*exc)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """See ``Source``."""
+        began_s, sent = time.monotonic(), 0
+        size = int(PIECE_S * self.rate_hz) * _SAMPLE_BYTES
+        chunks = self._file.chunks()
+        while chunk := await asyncio.to_thread(next, chunks, b""):
+            for first in range(0, len(chunk), size):
+                piece = chunk[first : first + size]
+                yield piece
+                sent += len(piece) // _SAMPLE_BYTES
+                await asyncio.sleep(max(0.0, began_s + sent / self.rate_hz - time.monotonic()))
+        yield b""
+
+
+class FromMicrophone:
+    """Whatever the default microphone hears, until Ctrl-C."""
+
+    rate_hz = _MICROPHONE_HZ
+
+    def __init__(self) -> None:
+        sounddevice: Any = import_module("sounddevice")
+        frames = int(PIECE_S * self.rate_hz)
+        self._stream = sounddevice.RawInputStream(self.rate_hz, frames, dtype="int16", channels=1)
+        self._frames = frames
+
+    def __enter__(self) -> Self:
+        self._stream.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stream.close()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """See ``Source``; an open microphone is one utterance."""
+        while True:
+            data: Any = (await asyncio.to_thread(self._stream.read, self._frames))[0]
+            yield bytes(data)
+
+
+def has_microphone() -> bool:
+    """Whether the package that reads microphones is installed."""
+    return find_spec("sounddevice") is not None
+
+
+def from_file(path: Path) -> Source:
+    """The speech of a file; raises ValueError or OSError where it has none."""
+    return FromFile(path)
+
+
+def from_microphone() -> Source:
+    """The speech of the microphone."""
+    return FromMicrophone()
+
+
+def hold_talk(gateway: str, image: Path, speech: Source, out: Path | None, *, prompt: str, seed: int) -> Impression:
+    """Talks until the speech ends; a line on stderr tells how it goes.
+
+    Raises:
+        ValueError: a file is not what it must be, or the gateway refused it, failed, or is not there.
+        OSError: a file cannot be read or written.
+    """
+    options = SessionOptions(sample_rate_hz=speech.rate_hz, prompt=prompt, seed=seed, delivery="live")
+    return asyncio.run(_hold(gateway, image.read_bytes(), options, speech, out))
+
+
+async def _hold(gateway: str, image: bytes, options: SessionOptions, speech: Source, out: Path | None) -> Impression:
+    with Live("waiting for the first frame", console=Console(stderr=True), refresh_per_second=5) as line:
+        try:
+            async with AvatarClient(gateway) as client:
+                pieces = speech.pieces()
+                return await speak_live(client, image, options, pieces, out, lambda seen: line.update(describe(seen)))
+        except AvatarError as error:
+            if error.reason == _UNREACHABLE:
+                raise ValueError(f"no gateway answers at {gateway}: {error.message}") from None
+            raise ValueError(f"the gateway at {gateway} says {error}") from None
+
+
+def describe(seen: Impression) -> str:
+    """How a talk goes, in one line."""
+    parts = [f"{seen.video_s:.1f} s", f"lead {seen.lead_s:.2f} s", f"late frames {seen.late_frames}"]
+    if seen.reactions_s:
+        parts.append(f"reaction {seen.reactions_s[-1]:.2f} s")
+    if seen.starved:
+        parts.append(f"speech too late {seen.starved} times")
+    if seen.slowest is not None:
+        parts.append(f"most time in {seen.slowest.service}")
+    return "  ".join(parts)

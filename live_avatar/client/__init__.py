@@ -1,0 +1,47 @@
+"""Client of a Live Avatar gateway: portrait and speech in, video out.
+
+Needs the extra ``client`` alone; never torch.
+"""
+
+from live_avatar.client.client import AvatarClient, Session
+from live_avatar.client.errors import AvatarError
+from live_avatar.client.generate import Measurement, ServiceTimes, generate_file
+from live_avatar.client.live import LiveStream, live_stream
+from live_avatar.client.options import SessionOptions
+from live_avatar.client.results import (
+    AudioUnit,
+    BlockTiming,
+    Event,
+    GoAway,
+    Interruption,
+    Limits,
+    Result,
+    ServerInfo,
+    VideoUnit,
+)
+from live_avatar.client.stream import AvatarStream
+from live_avatar.client.talk import Impression, talk
+
+__all__ = [
+    "AudioUnit",
+    "AvatarClient",
+    "AvatarError",
+    "AvatarStream",
+    "BlockTiming",
+    "Event",
+    "GoAway",
+    "Impression",
+    "Interruption",
+    "Limits",
+    "LiveStream",
+    "Measurement",
+    "Result",
+    "ServerInfo",
+    "ServiceTimes",
+    "Session",
+    "SessionOptions",
+    "VideoUnit",
+    "generate_file",
+    "live_stream",
+    "talk",
+]

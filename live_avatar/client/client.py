@@ -1,0 +1,144 @@
+"""The calls of a gateway, with deadlines and typed errors.
+
+Knows the public API; nothing of files.
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from live_avatar.client.errors import from_rpc_error
+from live_avatar.client.late_writes import keep_last_word
+from live_avatar.client.options import SessionOptions
+from live_avatar.client.results import Interruption, ServerInfo, server_info
+from live_avatar.client.stream import AvatarStream
+from live_avatar.v1 import avatar_service_pb2 as api
+from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
+
+if TYPE_CHECKING:
+    from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceAsyncStub
+
+CALL_TIMEOUT_S = 5.0
+CREATE_TIMEOUT_S = 60.0
+"""Memory is reserved and the portrait encoded before the answer comes."""
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Largest response that is taken: a raw picture of any size the server makes."""
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", -1),  # the server's limit holds
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+class AvatarClient:
+    """A gateway; an async context manager.  Calls raise AvatarError.
+
+    Args:
+        target: address as host:port.
+        credentials: for TLS; None: plain text.
+    """
+
+    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+        self.target = target
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+        self._stub = AvatarServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends all calls.  Idempotent."""
+        await self._channel.close()
+
+    async def server_info(self) -> ServerInfo:
+        """What the gateway serves, and its limits."""
+        with typed_errors():
+            return server_info(await self._stub.GetServerInfo(api.GetServerInfoRequest(), timeout=CALL_TIMEOUT_S))
+
+    async def create_session(self, image: bytes, options: SessionOptions, *, request_id: str = "") -> "Session":
+        """Reserves a session that shows ``image``, a JPEG, PNG or WebP file.
+
+        Args:
+            image: the portrait.
+            options: everything else.
+            request_id: a second call with the same one gives the same session; empty: a fresh one.
+        """
+        request = api.CreateSessionRequest(
+            request_id=request_id or str(uuid.uuid4()), reference_image=image, config=options.to_message()
+        )
+        with typed_errors():
+            response = await self._stub.CreateSession(request, timeout=CREATE_TIMEOUT_S)
+        return Session(self._stub, response, options)
+
+
+class Session:
+    """A session that is reserved until it is closed, idle for too long, or its stream has ended."""
+
+    def __init__(
+        self, stub: "AvatarServiceAsyncStub", created: api.CreateSessionResponse, options: SessionOptions
+    ) -> None:
+        self._stub = stub
+        self._token = created.session_token
+        self._options = options
+        self.session_id = created.session.session_id
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[AvatarStream]:
+        """Opens the media stream; on exit the call is over."""
+        call = self._stub.StreamAvatar()
+        keep_last_word(call)
+        stream = AvatarStream(call, self._options)
+        try:
+            await stream.open(self._token)
+            yield stream
+        finally:
+            await stream.close()
+
+    async def interrupt(self, *, request_id: str = "") -> Interruption:
+        """Barge-in without the stream at hand; see ``LiveStream.interrupt``.
+
+        Args:
+            request_id: a second call with the same one changes nothing and gets the same answer; empty: a fresh one.
+        """
+        request = api.InterruptSessionRequest(session_id=self.session_id, request_id=request_id or str(uuid.uuid4()))
+        with typed_errors():
+            response = await self._stub.InterruptSession(request, timeout=CALL_TIMEOUT_S)
+        return Interruption(
+            last_played_ns=response.last_played_time.ToNanoseconds(),
+            first_clean_block=response.first_clean_block_index,
+        )
+
+    async def change_prompt(self, prompt: str) -> int:
+        """Changes the prompt of a session that streams; returns the first block it holds for."""
+        request = api.UpdateSessionRequest(session_id=self.session_id, config=api.SessionConfig(prompt=prompt))
+        request.update_mask.paths.append("prompt")
+        with typed_errors():
+            response = await self._stub.UpdateSession(request, timeout=CALL_TIMEOUT_S)
+        return response.effective_block_index
+
+    async def close(self) -> None:
+        """Ends the session and frees its memory.  Idempotent."""
+        request = api.CloseSessionRequest(session_id=self.session_id)
+        with typed_errors():
+            await self._stub.CloseSession(request, timeout=CALL_TIMEOUT_S)
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """Failed calls within raise AvatarError."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from None

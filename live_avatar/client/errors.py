@@ -1,0 +1,60 @@
+"""What a failed call raises.
+
+Knows gRPC statuses and google.rpc details.  Stands apart from the services' errors, which need more than the client's
+installation.
+"""
+
+from collections.abc import Mapping
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class AvatarError(Exception):
+    """A call that the gateway refused or that did not reach it.
+
+    Args:
+        code: gRPC status code.
+        reason: word that a program can compare, such as IMAGE_UNREADABLE; the code's name where the server gave none.
+        message: a sentence for a person.
+        metadata: further facts by name.
+        retry_after_s: seconds after which another attempt makes sense; None: it makes none.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        metadata: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.retry_after_s = retry_after_s
+
+
+def from_status(status: status_pb2.Status) -> AvatarError:
+    """The error that a rich status describes."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    info, retry = error_details_pb2.ErrorInfo(reason=code.name), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        for known in (info, retry):
+            if detail.Is(known.DESCRIPTOR):
+                detail.Unpack(known)
+    delay_s = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
+    return AvatarError(code, info.reason, status.message, info.metadata, delay_s)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> AvatarError:
+    """The error behind a failed call, with the server's reason where it gave one."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads code, details and metadata alone
+    if status is None:
+        status = status_pb2.Status(code=error.code().value[0], message=error.details() or error.code().name)
+    return from_status(status)

@@ -1,0 +1,165 @@
+"""A portrait and a recording to a video file, with measurements.
+
+Composes client, speech and movie; knows none of their insides.
+"""
+
+import asyncio
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from live_avatar.client.client import AvatarClient
+from live_avatar.client.errors import AvatarError
+from live_avatar.client.movie import Movie
+from live_avatar.client.options import SessionOptions
+from live_avatar.client.results import BlockTiming, Limits, VideoUnit
+from live_avatar.client.speech import SpeechFile
+from live_avatar.client.stream import AvatarStream
+
+Progress = Callable[[float, float], None]
+"""Told the seconds of video that have come, and those that are due (0: unknown)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceTimes:
+    """Medians over all blocks of one service, in seconds."""
+
+    queue_s: float
+    compute_s: float
+    encode_s: float
+    hop_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a run took."""
+
+    frames: int
+    video_s: float
+    first_frame_s: float
+    """From the first piece of speech that was sent to the first piece of video that came."""
+    frames_per_second: float
+    """Rate at which video came after its first piece; 0 where there was but one."""
+    services: Mapping[str, ServiceTimes]
+
+
+async def generate_file(
+    client: AvatarClient,
+    image: bytes,
+    speech: Path,
+    out: Path,
+    *,
+    prompt: str = "",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Writes the video of ``image`` saying ``speech`` to ``out``, an MP4 file.
+
+    A recording within the server's limit is heard as a whole, a longer one as it comes.
+
+    Raises:
+        ValueError: the portrait or the recording is not what it must be.
+        OSError: a file cannot be read or written.
+        AvatarError: the gateway refused, failed or is not there.
+    """
+    with SpeechFile(speech) as recording, Movie(out) as movie:
+        limits = (await client.server_info()).limits
+        if limits.max_image_bytes and len(image) > limits.max_image_bytes:
+            raise ValueError(f"the image has {len(image)} bytes, the gateway takes {limits.max_image_bytes}")
+        options = SessionOptions(
+            sample_rate_hz=recording.rate_hz,
+            prompt=prompt,
+            seed=seed,
+            listening="whole_file" if _fits(recording, limits) else "streaming",
+        )
+        session = await client.create_session(image, options)
+        try:
+            async with session.stream() as stream:
+                measured = await _run(stream, recording, movie, progress)
+        finally:
+            with suppress(AvatarError):  # a gateway that is gone frees it by itself
+                await session.close()
+        if not measured.units:
+            raise ValueError(f"{speech} is too short for a single frame")
+        await asyncio.to_thread(movie.finish)
+        return measured.result()
+
+
+@dataclass
+class _Measured:
+    """Filled while a run lasts."""
+
+    started_at: float = 0.0
+    units: list[tuple[float, VideoUnit]] = field(default_factory=list)
+    """Times of arrival and what came, without the data."""
+
+    def add(self, unit: VideoUnit) -> None:
+        """Notes a unit that has just come."""
+        self.units.append((time.monotonic(), replace(unit, data=b"")))
+
+    def result(self) -> Measurement:
+        """What the run took, once it is over."""
+        frames = sum(unit.frame_count for _, unit in self.units)
+        first_at, first = self.units[0]
+        after_s = self.units[-1][0] - first_at
+        timings: dict[str, list[BlockTiming]] = defaultdict(list)
+        for _, unit in self.units:
+            for timing in unit.timings:
+                timings[timing.service].append(timing)
+        return Measurement(
+            frames=frames,
+            video_s=max(unit.end_ns for _, unit in self.units) / 1e9,
+            first_frame_s=first_at - self.started_at,
+            frames_per_second=(frames - first.frame_count) / after_s if after_s > 0 else 0.0,
+            services={service: _medians(several) for service, several in timings.items()},
+        )
+
+
+async def _run(stream: AvatarStream, recording: SpeechFile, movie: Movie, progress: Progress | None) -> _Measured:
+    """Sends the recording and collects the video at the same time."""
+    measured = _Measured()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_send(stream, recording, measured))
+            await _collect(stream, movie, measured, lambda done_s: progress and progress(done_s, recording.duration_s))
+    except* (AvatarError, ValueError, OSError) as group:
+        error = group.exceptions[0]
+    else:
+        return measured
+    raise error
+
+
+async def _collect(
+    stream: AvatarStream, movie: Movie, measured: _Measured, progress: Callable[[float], object]
+) -> None:
+    async for result in stream:
+        if isinstance(result, VideoUnit):
+            movie.append(result.data)
+            measured.add(result)
+            progress(result.end_ns / 1e9)
+
+
+async def _send(stream: AvatarStream, recording: SpeechFile, measured: _Measured) -> None:
+    chunks = recording.chunks()
+    measured.started_at = time.monotonic()
+    while chunk := await asyncio.to_thread(next, chunks, b""):
+        await stream.send_audio(chunk)
+    await stream.end()
+
+
+def _fits(recording: SpeechFile, limits: Limits) -> bool:
+    """Whether the recording may be heard as a whole; one of unknown length may not."""
+    return 0 < recording.duration_s <= limits.max_whole_file_s
+
+
+def _medians(timings: Sequence[BlockTiming]) -> ServiceTimes:
+    return ServiceTimes(
+        queue_s=statistics.median(timing.queue_s for timing in timings),
+        compute_s=statistics.median(timing.compute_s for timing in timings),
+        encode_s=statistics.median(timing.encode_s for timing in timings),
+        hop_s=statistics.median(timing.hop_s for timing in timings),
+    )

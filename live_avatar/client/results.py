@@ -1,0 +1,182 @@
+"""What a gateway sends, as plain records.
+
+Times are whole nanoseconds on the session's clock, which starts at 0 with the first sample of speech.  Knows the
+public messages and nothing of calls.
+"""
+
+from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
+
+from live_avatar.client.errors import AvatarError, from_status
+from live_avatar.v1 import avatar_service_pb2 as api
+
+_Response = api.StreamAvatarResponse
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockTiming:
+    """Seconds that one service spent on one block; 0 where it does no such thing."""
+
+    service: str
+    queue_s: float
+    compute_s: float
+    encode_s: float
+    hop_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoUnit:
+    """A piece of video: one fragment, one block of access units, or one picture."""
+
+    data: bytes
+    block_index: int
+    first_frame: int
+    frame_count: int
+    start_ns: int
+    end_ns: int
+    keyframe: bool
+    idle: bool
+    """No speech drove this block."""
+    timings: tuple[BlockTiming, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioUnit:
+    """The speech that belongs to the same span, as it was sent."""
+
+    data: bytes
+    start_ns: int
+    end_ns: int
+    utterance_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something happened that is not media."""
+
+    kind: str
+    """Such as UTTERANCE_STARTED."""
+    utterance_id: str
+    media_time_ns: int
+    block_index: int
+    warning: AvatarError | None
+    """A problem that does not end the stream."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoAway:
+    """The server will end this stream."""
+
+    time_left_s: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interruption:
+    """What a barge-in met."""
+
+    last_played_ns: int
+    """Media time up to which the viewer had come."""
+    first_clean_block: int
+    """First block without anything of what was interrupted."""
+
+
+Result = VideoUnit | AudioUnit | Event | GoAway
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds that the server enforces; 0: it told none."""
+
+    max_image_bytes: int
+    max_prompt_characters: int
+    max_whole_file_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerInfo:
+    """What a gateway says of itself."""
+
+    version: str
+    preset: str
+    session_capacity: int
+    sessions_open: int
+    pipelines: tuple[str, ...]
+    limits: Limits
+
+
+def from_response(response: _Response) -> Result | None:
+    """The record of one response; None where a newer server sent what this client does not know."""
+    match response.WhichOneof("payload"):
+        case "video_unit":
+            return _video_unit(response.video_unit)
+        case "audio_unit":
+            unit = response.audio_unit
+            return AudioUnit(
+                data=unit.data,
+                start_ns=unit.span.start_time.ToNanoseconds(),
+                end_ns=unit.span.end_time.ToNanoseconds(),
+                utterance_id=unit.utterance_id,
+            )
+        case "event":
+            return _event(response.event)
+        case "go_away":
+            return GoAway(time_left_s=_seconds(response.go_away.time_left), reason=response.go_away.reason)
+    return None
+
+
+def server_info(response: api.GetServerInfoResponse) -> ServerInfo:
+    """The record of a server's answer."""
+    limits = response.limits
+    return ServerInfo(
+        version=response.version,
+        preset=response.preset,
+        session_capacity=response.session_capacity,
+        sessions_open=response.sessions_open,
+        pipelines=tuple(response.pipelines),
+        limits=Limits(
+            max_image_bytes=limits.max_image_bytes,
+            max_prompt_characters=limits.max_prompt_characters,
+            max_whole_file_s=_seconds(limits.max_whole_file),
+        ),
+    )
+
+
+def _video_unit(unit: _Response.VideoUnit) -> VideoUnit:
+    return VideoUnit(
+        data=unit.data,
+        block_index=unit.block_index,
+        first_frame=unit.first_frame_index,
+        frame_count=unit.frame_count,
+        start_ns=unit.span.start_time.ToNanoseconds(),
+        end_ns=unit.span.end_time.ToNanoseconds(),
+        keyframe=unit.keyframe,
+        idle=unit.idle,
+        timings=tuple(_timing(timing) for timing in unit.timings),
+    )
+
+
+def _timing(timing: api.BlockTiming) -> BlockTiming:
+    return BlockTiming(
+        service=timing.service,
+        queue_s=_seconds(timing.queue_time),
+        compute_s=_seconds(timing.compute_time),
+        encode_s=_seconds(timing.encode_time),
+        hop_s=_seconds(timing.hop_time),
+    )
+
+
+def _event(event: _Response.Event) -> Event:
+    known = event.kind in _Response.Event.Kind.values()
+    return Event(
+        kind=_Response.Event.Kind.Name(event.kind).removeprefix("KIND_") if known else str(event.kind),
+        utterance_id=event.utterance_id,
+        media_time_ns=event.media_time.ToNanoseconds(),
+        block_index=event.block_index,
+        warning=from_status(event.warning) if event.HasField("warning") else None,
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.ToNanoseconds() / 1e9

@@ -1,0 +1,190 @@
+"""One media stream: speech goes up, results come down.
+
+A single task writes, so that speech waits for a slow server without keeping the reader from granting credits.  Knows
+order, credits and deadlines; nothing of files or players.
+"""
+
+import asyncio
+from collections import deque
+from typing import Self
+
+import grpc
+
+from live_avatar.client.errors import AvatarError, from_rpc_error
+from live_avatar.client.options import SAMPLE_BYTES, SessionOptions
+from live_avatar.client.results import Result, VideoUnit, from_response
+from live_avatar.v1 import avatar_service_pb2 as api
+
+Call = grpc.aio.StreamStreamCall[api.StreamAvatarRequest, api.StreamAvatarResponse]
+
+OPEN_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 5.0
+SILENCE_S = 300.0
+"""Longest wait for the next result; a server that works says something far earlier."""
+VIDEO_CREDITS = 256
+"""Units that the server may send ahead of those that were taken.  gRPC's own window holds most of them back at the
+server; the number must exceed what fits between the two in one round trip."""
+OUTBOX_SIZE = 16
+_SPEECH = ("audio_chunk", "end_of_utterance")
+CHUNK_S = 1
+"""Longest piece of speech in one message."""
+
+
+class AvatarStream:
+    """An open stream; iterate over it for results.  ``Session.stream`` makes it, opens it and closes it."""
+
+    def __init__(self, call: Call, options: SessionOptions) -> None:
+        self._call = call
+        self._sample_bytes = SAMPLE_BYTES[options.sample_format]
+        self._chunk_bytes = CHUNK_S * options.sample_rate_hz * self._sample_bytes
+        self._outbox: deque[api.StreamAvatarRequest] = deque()
+        self._owed_credits = 0
+        self._sequence = 0
+        self._utterance_samples = 0
+        self._changed = asyncio.Condition()
+        self._ended = False
+        self._writer: asyncio.Task[None] | None = None
+        self.width = 0
+        self.height = 0
+        self.frames_per_second = 0
+
+    async def open(self, session_token: str) -> None:
+        """Opens the stream and learns the video's format; raises AvatarError."""
+        opening = api.StreamAvatarRequest.Open(session_token=session_token, initial_video_credits=VIDEO_CREDITS)
+        self._outbox.append(api.StreamAvatarRequest(open=opening))
+        # Not a task group: its errors would reach the caller's code wrapped in an exception group.
+        self._writer = asyncio.create_task(self._write_all())
+        response = await self._read(OPEN_TIMEOUT_S)
+        if response is None or response.WhichOneof("payload") != "opened":
+            raise AvatarError(grpc.StatusCode.INTERNAL, "PROTOCOL", "the server did not begin with Opened")
+        video = response.opened.negotiated_video
+        self.width, self.height, self.frames_per_second = video.width, video.height, video.frames_per_second
+
+    async def close(self) -> None:
+        """Ends the call, whatever is on its way.  Idempotent."""
+        self._call.cancel()
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.wait({self._writer})
+
+    async def send_audio(self, chunk: bytes, utterance_id: str = "") -> None:
+        """Sends speech of any length; waits while the server has enough.
+
+        Args:
+            chunk: whole samples.
+            utterance_id: name of the utterance in events; empty: that of the running one, or none.
+
+        Raises:
+            AvatarError: the stream has ended.
+        """
+        for start in range(0, len(chunk), self._chunk_bytes):
+            piece = chunk[start : start + self._chunk_bytes]
+            message = api.StreamAvatarRequest.AudioChunk(
+                data=piece, sample_offset=self._utterance_samples, utterance_id=utterance_id
+            )
+            await self._send(api.StreamAvatarRequest(audio_chunk=message))
+            self._utterance_samples += len(piece) // self._sample_bytes
+
+    async def end_utterance(self) -> None:
+        """Says that a pause follows: what was said is finished without waiting for more."""
+        self._utterance_samples = 0
+        await self._send(api.StreamAvatarRequest(end_of_utterance=api.StreamAvatarRequest.EndOfUtterance()))
+
+    async def interrupt(self) -> None:
+        """Barge-in: speech that has not entered the pipeline is dropped; what is sent next is a new utterance."""
+        self._utterance_samples = 0
+        async with self._changed:
+            waiting = [one for one in self._outbox if one.WhichOneof("payload") in _SPEECH]
+            for one in waiting:
+                self._outbox.remove(one)
+        await self._send(api.StreamAvatarRequest(interrupt=api.StreamAvatarRequest.Interrupt()))
+
+    async def change_prompt(self, prompt: str) -> None:
+        """Asks for another prompt from the next block on."""
+        update = api.StreamAvatarRequest.Update(config=api.SessionConfig(prompt=prompt))
+        update.update_mask.paths.append("prompt")
+        await self._send(api.StreamAvatarRequest(update=update))
+
+    async def report_playback(self, played_through_ns: int) -> None:
+        """Tells how much of the session's media has been shown."""
+        report = api.StreamAvatarRequest.PlaybackReport()
+        report.played_through_time.FromNanoseconds(played_through_ns)
+        await self._send(api.StreamAvatarRequest(playback_report=report))
+
+    async def end(self) -> None:
+        """Says that nothing follows; the stream ends after the last result."""
+        await self._send(api.StreamAvatarRequest(finish=api.StreamAvatarRequest.Finish()))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Result:
+        """The next result; raises AvatarError where the session failed."""
+        while (response := await self._read(SILENCE_S)) is not None:
+            result = from_response(response)
+            if isinstance(result, VideoUnit):
+                await self._grant()
+            if result is not None:
+                return result
+        raise StopAsyncIteration
+
+    async def _read(self, timeout_s: float) -> api.StreamAvatarResponse | None:
+        """The next response; None after the last."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._call.read()
+        except TimeoutError:
+            message = f"the server said nothing for {timeout_s:.0f} s"
+            raise AvatarError(grpc.StatusCode.DEADLINE_EXCEEDED, "SERVER_SILENT", message) from None
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        return response if isinstance(response, api.StreamAvatarResponse) else None
+
+    async def _send(self, request: api.StreamAvatarRequest) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._ended or len(self._outbox) < OUTBOX_SIZE)
+            if not self._ended:
+                self._outbox.append(request)
+                self._changed.notify_all()
+                return
+        raise await self._reason()
+
+    async def _grant(self) -> None:
+        async with self._changed:
+            self._owed_credits += 1
+            self._changed.notify_all()
+
+    async def _reason(self) -> AvatarError:
+        """Why nothing can be sent any more."""
+        async with asyncio.timeout(END_TIMEOUT_S):
+            code, details = await self._call.code(), await self._call.details()
+            initial, trailing = await self._call.initial_metadata(), await self._call.trailing_metadata()
+        if code is grpc.StatusCode.OK:
+            return AvatarError(grpc.StatusCode.FAILED_PRECONDITION, "STREAM_ENDED", "the stream has ended")
+        return from_rpc_error(grpc.aio.AioRpcError(code, initial, trailing, details))
+
+    async def _write_all(self) -> None:
+        """Writes until the call ends; the reader and the next sender learn why it did."""
+        try:
+            while True:
+                await self._call.write(await self._next_request())
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return
+        finally:
+            self._ended = True
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _next_request(self) -> api.StreamAvatarRequest:
+        """Credits before speech: speech may have to wait for the video that they let through."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._outbox or self._owed_credits))
+            if self._owed_credits:
+                credit = api.StreamAvatarRequest.Credit(video_units=self._owed_credits)
+                request, self._owed_credits = api.StreamAvatarRequest(credit=credit), 0
+            else:
+                request = self._outbox.popleft()
+            self._changed.notify_all()
+        self._sequence += 1
+        request.client_sequence = self._sequence
+        return request

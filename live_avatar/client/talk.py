@@ -1,0 +1,134 @@
+"""A recording spoken live, at its own pace, with what a viewer would notice: lead, reaction, late frames.
+
+Composes stream, speech and movie; knows none of their insides.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from live_avatar.client.client import AvatarClient
+from live_avatar.client.errors import AvatarError
+from live_avatar.client.live import LiveStream, live_stream
+from live_avatar.client.movie import Movie
+from live_avatar.client.options import SessionOptions
+from live_avatar.client.results import BlockTiming, Event, VideoUnit
+
+Pieces = AsyncIterator[bytes]
+"""Speech as 16-bit samples, each piece when it is spoken; an empty piece is a pause that ends an utterance."""
+
+
+@dataclass
+class Impression:
+    """What a viewer notices, while it lasts and at the end."""
+
+    video_s: float = 0.0
+    lead_s: float = 0.0
+    """Video that has come and was not shown yet."""
+    late_frames: int = 0
+    starved: int = 0
+    """Times that speech did not come in time."""
+    reactions_s: list[float] = field(default_factory=list)
+    """From the first piece of each utterance to the first video that speaks it."""
+    slowest: BlockTiming | None = None
+    """Where the newest block spent most of its time."""
+    events: list[str] = field(default_factory=list)
+
+
+Watch = Callable[[Impression], None]
+"""Told whenever something came."""
+
+
+async def talk(
+    client: AvatarClient, image: bytes, options: SessionOptions, pieces: Pieces, out: Path | None, watch: Watch
+) -> Impression:
+    """Speaks ``pieces`` live as ``image``; the video goes to ``out``, an MP4 file, where that is given.
+
+    Raises:
+        ValueError: the speech cannot be read.
+        OSError: the file cannot be written.
+        AvatarError: the gateway refused, failed or is not there.
+    """
+    session = await client.create_session(image, options)
+    try:
+        async with live_stream(session) as stream:
+            return await _talk(stream, pieces, out, watch)
+    finally:
+        with suppress(AvatarError):  # a gateway that is gone frees it by itself
+            await session.close()
+
+
+async def _talk(stream: LiveStream, pieces: Pieces, out: Path | None, watch: Watch) -> Impression:
+    talking = _Talking(stream, watch)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(talking.speak(pieces))
+            await talking.watch_all(out)
+    except* (AvatarError, ValueError, OSError) as group:
+        error = group.exceptions[0]
+    else:
+        return talking.impression
+    raise error
+
+
+class _Talking:
+    """One conversation."""
+
+    def __init__(self, stream: LiveStream, watch: Watch) -> None:
+        self.impression = Impression()
+        self._stream = stream
+        self._watch = watch
+        self._asked_s: list[float] = []
+        """When utterances began that nobody has seen yet."""
+
+    async def speak(self, pieces: Pieces) -> None:
+        """Sends the speech as it comes, then says that nothing follows."""
+        speaking = False
+        async for piece in pieces:
+            if not piece:
+                await self._stream.end_utterance()
+                speaking = False
+                continue
+            if not speaking:
+                self._asked_s.append(time.monotonic())
+                speaking = True
+            await self._stream.send_audio(piece)
+        await self._stream.end()
+
+    async def watch_all(self, out: Path | None) -> None:
+        """Takes everything that comes, to the end; the video goes to ``out``."""
+        if out is None:
+            await self._watch_all(None)
+            return
+        with Movie(out) as movie:
+            await self._watch_all(movie)
+            await asyncio.to_thread(movie.finish)
+
+    async def _watch_all(self, movie: Movie | None) -> None:
+        async for result in self._stream:
+            if isinstance(result, VideoUnit):
+                if movie is not None:
+                    movie.append(result.data)
+                self._see(result)
+            elif isinstance(result, Event):
+                self._hear_of(result)
+            self._watch(self.impression)
+
+    def _see(self, unit: VideoUnit) -> None:
+        now_s, seen, clock = time.monotonic(), self.impression, self._stream.clock
+        seen.video_s = max(seen.video_s, unit.end_ns / 1e9)
+        seen.lead_s, seen.late_frames = clock.lead_s(now_s), clock.late_frames
+        seen.slowest = max(unit.timings, key=_spent_s, default=seen.slowest)
+
+    def _hear_of(self, event: Event) -> None:
+        self.impression.events.append(event.kind)
+        if event.kind == "UTTERANCE_STARTED" and self._asked_s:
+            self.impression.reactions_s.append(time.monotonic() - self._asked_s.pop(0))
+        self.impression.starved += event.kind == "DEGRADED"
+
+
+def _spent_s(timing: BlockTiming) -> float:
+    return timing.queue_s + timing.compute_s + timing.encode_s + timing.hop_s

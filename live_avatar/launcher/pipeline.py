@@ -1,0 +1,214 @@
+"""A whole pipeline with its gateway as processes on this machine.
+
+Knows which services there are and who must know whom; nothing of what they compute.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, Self
+
+import grpc
+
+from live_avatar.config import PRESETS, TINY
+from live_avatar.launcher.child import QUIET, Child, LaunchError, Program
+from live_avatar.launcher.layout import Layout
+from live_avatar.launcher.ports import free_ports
+from live_avatar.v1.avatar_service_pb2 import GetServerInfoRequest
+from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
+
+HOST = "127.0.0.1"
+IN_MEMORY = "memory://"
+START_TIMEOUT_S = 120.0
+"""From a service's start to its port; loading large weights takes most of it."""
+READY_TIMEOUT_S = 30.0
+DRAIN_S = 1.0
+STOP_TIMEOUT_S = 3.5
+"""From asking all services to end to ending those that are left."""
+_CALL_TIMEOUT_S = 2.0
+_POLL_S = 0.1
+GATEWAY, ENCODER, DECODER = "gateway", "audio-encoder", "vae-decoder"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to start."""
+
+    layout: Layout
+    preset: str = TINY.name
+    """Name, or .json file that describes one."""
+    weights: Path | None = None
+    """Folder of converted weights; None: random ones."""
+    redis: str = IN_MEMORY
+    gateway_port: int = 0
+    logs: Path = Path("out/logs")
+
+
+class LocalPipeline:
+    """All processes of a plan, as a context manager: once entered the gateway is ready, once left no process is.
+
+    To be entered in the main thread: the kernel ends the services with the thread that made them.
+
+    Args:
+        plan: what to start.
+        report: gets a line per service as it starts.
+
+    Raises:
+        LaunchError: on entry; a service did not start.
+    """
+
+    def __init__(self, plan: Plan, report: Report) -> None:
+        self._plan = plan
+        self._report = report
+        self._stack = contextlib.ExitStack()
+        self.services: dict[str, Child] = {}
+        """By name, in the order of their start."""
+
+    @property
+    def gateway(self) -> str:
+        """Address of the gateway."""
+        return self._address(GATEWAY)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_signals_as_exits())
+            stack.callback(self._stop)
+            self._plan.logs.mkdir(parents=True, exist_ok=True)
+            self._start_all()
+            self._wait_ready()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def ended(self) -> list[Child]:
+        """Services that have ended by themselves."""
+        return [child for child in self.services.values() if not child.alive]
+
+    def restart(self, name: str) -> None:
+        """Starts a service that has ended, on the port it had; its neighbours find it again by themselves."""
+        before = self.services[name]
+        before.reap(STOP_TIMEOUT_S)
+        self._start(before.program, before.port)
+
+    def _start_all(self) -> None:
+        """Starts all services at once, on ports chosen beforehand: their links wait for one another."""
+        programs = self._programs()
+        started = time.monotonic()
+        for program, port in programs:
+            self.services[program.name] = Child(program, self._plan.logs / f"{program.name}.log", port)
+        for child in self.services.values():
+            self._wait_listening(child, started)
+
+    def _programs(self) -> list[tuple[Program, int]]:
+        """Every service with its port, the decoder first."""
+        plan = self._plan
+        names = [DECODER, *(f"denoise-stage-{steps.start}" for steps in reversed(plan.layout.stages)), ENCODER]
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        address = {name: f"{HOST}:{port}" for name, port in ports.items()}
+        model = ("--preset", plan.preset, *(("--weights", str(plan.weights)) if plan.weights else ()))
+        programs = [_program(DECODER, "vae_decoder", *model)]
+        for steps, following in zip(reversed(plan.layout.stages), names, strict=False):
+            own = ("--steps", ",".join(map(str, steps)), "--step-count", str(plan.layout.step_count))
+            name = f"denoise-stage-{steps.start}"
+            programs.append(_program(name, "denoise_stage", "--next", address[following], *own, *model))
+        programs.append(_program(ENCODER, "audio_encoder", "--next", address[names[-2]], *model))
+        pipeline = ["--pipelines", f"{address[ENCODER]}/{address[DECODER]}"]
+        if plan.preset not in PRESETS:
+            pipeline += ["--preset-file", plan.preset]
+        # On one machine several services may well share one device.
+        gateway = _program(GATEWAY, "gateway", *pipeline, "--store.url", plan.redis, "--allow-shared-devices")
+        gateway = replace(gateway, environment=QUIET)  # no tensors: what portraits took goes back to the system
+        return [*((program, ports[program.name]) for program in programs), (gateway, plan.gateway_port)]
+
+    def _start(self, program: Program, port: int) -> None:
+        child = Child(program, self._plan.logs / f"{program.name}.log", port)
+        self.services[program.name] = child
+        self._wait_listening(child, time.monotonic())
+
+    def _wait_listening(self, child: Child, started: float) -> None:
+        try:
+            child.wait_listening(START_TIMEOUT_S)
+        except LaunchError:
+            for line in child.last_lines():
+                self._report(line)
+            raise
+        taken_s = time.monotonic() - started
+        self._report(f"{child.program.name:16} {HOST}:{child.port}  after {taken_s:.1f} s, log {child.log}")
+
+    def _wait_ready(self) -> None:
+        """Returns when the gateway takes sessions."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        with grpc.insecure_channel(self.gateway) as channel:
+            gateway = AvatarServiceStub(channel)
+            while reason := _why_not_ready(gateway):
+                for child in self.ended():
+                    raise LaunchError(child.obituary(child.process.returncode))
+                if time.monotonic() > deadline:
+                    raise LaunchError(f"the gateway is not ready after {READY_TIMEOUT_S:.0f} s: {reason}")
+                time.sleep(_POLL_S)
+
+    def _stop(self) -> None:
+        """Ends all services, those that listen to others first; returns when none is left."""
+        with _deaf():
+            deadline = time.monotonic() + STOP_TIMEOUT_S
+            children = list(reversed(self.services.values()))
+            for child in children:
+                child.terminate()
+            for child in children:
+                if not child.reap(max(0.0, deadline - time.monotonic())):
+                    child.kill()
+            for child in children:
+                child.reap(STOP_TIMEOUT_S)
+
+    def _address(self, name: str) -> str:
+        return f"{HOST}:{self.services[name].port}"
+
+
+def _program(name: str, service: str, *flags: str) -> Program:
+    place = ("--server.host", HOST, "--server.drain-seconds", str(DRAIN_S))
+    return Program(name=name, module=f"services.{service}", flags=(*flags, *place))
+
+
+def _why_not_ready(gateway: AvatarServiceStub) -> str:
+    """What keeps the gateway from taking sessions; empty where nothing does."""
+    try:
+        info = gateway.GetServerInfo(GetServerInfoRequest(), timeout=_CALL_TIMEOUT_S)
+    except grpc.RpcError as error:
+        return str(error)
+    return "" if info.session_capacity else "; ".join(info.pipelines)
+
+
+@contextlib.contextmanager
+def _signals_as_exits() -> Iterator[None]:
+    """Turns the signals that end a program into an exit that runs what must be run."""
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Lets no signal interrupt; what runs within must be short."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

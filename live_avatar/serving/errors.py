@@ -1,0 +1,142 @@
+"""The one error type of the services, and how it travels.
+
+Knows gRPC status codes, the reasons programs may read and google.rpc details; knows nothing of streams or sessions'
+work.  Code that fails on purpose raises ``ServiceError``; ``interceptors.py`` turns it into a status, and the hop
+turns it into ``SessionFailed``.
+"""
+
+from collections.abc import Mapping
+
+import grpc
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksResponse
+
+DOMAIN = "live-avatar"
+INTERNAL = "INTERNAL"
+STAGE_LOST = "STAGE_LOST"
+DRAINING = "DRAINING"
+STALE_EPOCH = "STALE_EPOCH"
+SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+
+# Faults that pass by themselves: what a caller should wait before it tries again, in seconds.
+RETRY_AFTER_S: Mapping[str, float] = {
+    "CAPACITY_EXHAUSTED": 5.0,
+    "KV_MEMORY_EXHAUSTED": 5.0,
+    STAGE_LOST: 1.0,
+    DRAINING: 1.0,
+}
+
+_CODES: Mapping[object, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class ServiceError(Exception):
+    """A failure with a gRPC status code and a reason that a program can read.
+
+    Args:
+        code: gRPC status code.
+        reason: UPPER_SNAKE word of at most 63 letters; part of the API.
+        message: one sentence for a person; never media, prompts or secrets.
+        metadata: further strings a program may read.
+        retry_after_s: seconds after which another attempt makes sense; default by reason, see ``RETRY_AFTER_S``.
+        field: name of the request's field at fault; becomes a google.rpc.BadRequest.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(f"{code.name}/{reason}: {message}")
+        self.code = code
+        self.reason = reason
+        self.message = message or reason
+        self.metadata = dict(metadata or {})
+        self.retry_after_s = RETRY_AFTER_S.get(reason) if retry_after_s is None else retry_after_s
+        self.field = field
+
+
+def stage_lost(message: str) -> ServiceError:
+    """The error of a session whose pipeline lost a service."""
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, STAGE_LOST, message)
+
+
+def as_service_error(error: BaseException) -> ServiceError:
+    """The error to show for any failure; an unexpected one is logged with its traceback and shown without its text.
+
+    Raises what is no ``Exception`` (interrupt, exit), since nobody may survive that.
+    """
+    if isinstance(error, ServiceError):
+        return error
+    if not isinstance(error, Exception):
+        raise error
+    structlog.get_logger(__name__).error("unexpected error", exc_info=error)
+    return ServiceError(grpc.StatusCode.INTERNAL, INTERNAL, "an unexpected error; the service's log has the details")
+
+
+def code_of(value: object) -> grpc.StatusCode:
+    """The status code for a number or a code; UNKNOWN for anything else."""
+    if isinstance(value, grpc.StatusCode):
+        return value
+    return _CODES.get(value, grpc.StatusCode.UNKNOWN)
+
+
+def to_status(error: ServiceError) -> status_pb2.Status:
+    """The rich status: always one ErrorInfo, RetryInfo where waiting helps, BadRequest where a field is at fault."""
+    status = status_pb2.Status(code=error.code.value[0], message=error.message)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    status.details.add().Pack(info)
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.field is not None:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    return status
+
+
+def from_status(status: status_pb2.Status) -> ServiceError:
+    """The error that a rich status was made of; without ErrorInfo the reason is the name of the code."""
+    code = code_of(status.code)
+    info = error_details_pb2.ErrorInfo(reason=code.name)
+    retry = error_details_pb2.RetryInfo()
+    bad = error_details_pb2.BadRequest()
+    for detail in status.details:
+        for message in (info, retry, bad):
+            if detail.Is(message.DESCRIPTOR):
+                detail.Unpack(message)
+    delay = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
+    field = bad.field_violations[0].field if bad.field_violations else None
+    return ServiceError(code, info.reason, status.message, dict(info.metadata), delay, field)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> ServiceError:
+    """The error behind a failed call, with the reason the server gave where it gave one."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads code, details and metadata alone
+    if status is None:
+        status = status_pb2.Status(code=error.code().value[0], message=error.details() or "")
+    return from_status(status)
+
+
+def session_failed(key: SessionKey, error: ServiceError, service: str) -> StreamBlocksResponse:
+    """The message that tells upstream that a session is over at ``service`` and everything below it."""
+    return StreamBlocksResponse(
+        session_failed=StreamBlocksResponse.SessionFailed(
+            key=key, code=error.code.value[0], reason=error.reason, message=error.message, service=service
+        )
+    )
+
+
+def from_session_failed(failed: StreamBlocksResponse.SessionFailed) -> ServiceError:
+    """The error that ended a session; its metadata name the service at fault."""
+    metadata = {"service": failed.service} if failed.service else {}
+    code = code_of(failed.code)
+    return ServiceError(code, failed.reason or code.name, failed.message, metadata)

@@ -1,0 +1,86 @@
+"""A bounded queue between tasks of one event loop that can be closed and has a lane for what must not wait.
+
+Knows nothing of what it holds.
+"""
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class MailboxClosedError(Exception):
+    """The mailbox takes and gives nothing any more."""
+
+
+class Mailbox(Generic[T]):
+    """First in, first out; ``put`` waits for room, ``post`` and ``post_urgent`` never do.
+
+    Whoever posts must be bounded by other means (for example: once per session).  Closing drops what is inside and
+    wakes everyone who waits.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._urgent: deque[T] = deque()
+        self._items: deque[T] = deque()
+        self._filled = asyncio.Event()
+        self._room = asyncio.Event()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._urgent) + len(self._items)
+
+    @property
+    def closed(self) -> bool:
+        """Nothing can be put in or taken out any more."""
+        return self._closed
+
+    async def room(self) -> None:
+        """Returns once an item may be posted within the bound; raises MailboxClosedError when closed."""
+        while not self._closed and len(self._items) >= self._size:
+            self._room.clear()
+            await self._room.wait()
+        self._check_open()
+
+    async def put(self, item: T) -> None:
+        """Appends an item as soon as there is room; raises MailboxClosedError when closed."""
+        await self.room()
+        self.post(item)
+
+    def post(self, item: T) -> None:
+        """Appends an item at once, even beyond the bound; raises MailboxClosedError when closed."""
+        self._check_open()
+        self._items.append(item)
+        self._filled.set()
+
+    def post_urgent(self, item: T) -> None:
+        """Puts an item behind other urgent ones and before all others; raises MailboxClosedError when closed."""
+        self._check_open()
+        self._urgent.append(item)
+        self._filled.set()
+
+    async def get(self) -> T:
+        """Takes the next item, waiting for it; raises MailboxClosedError when closed."""
+        while not self._closed and not self._urgent and not self._items:
+            self._filled.clear()
+            await self._filled.wait()
+        self._check_open()
+        if self._urgent:
+            return self._urgent.popleft()
+        item = self._items.popleft()
+        self._room.set()
+        return item
+
+    def close(self) -> None:
+        """Drops everything and wakes everyone.  Idempotent."""
+        self._closed = True
+        self._urgent.clear()
+        self._items.clear()
+        self._filled.set()
+        self._room.set()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise MailboxClosedError

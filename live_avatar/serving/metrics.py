@@ -1,0 +1,146 @@
+"""Every metric of the system, as data; ``docs/metrics.md`` is the same list for people, and a test compares them.
+
+This file does not know how a metric is recorded or exported.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+PREFIX = "live_avatar_"
+SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""From a hop on one host to a block of the large model on a slow device."""
+
+_SUFFIXES = {"s": "_seconds", "By": "_bytes"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric."""
+
+    name: str
+    """Without prefix, unit and ``_total``."""
+    kind: Literal["counter", "gauge", "sum", "histogram"]
+    """``sum`` goes up and down and is told by its changes; Prometheus shows it as a gauge."""
+    unit: str
+    """UCUM: ``s``, ``By``, or what is counted in braces."""
+    labels: tuple[str, ...]
+    about: str
+
+    @property
+    def exported(self) -> str:
+        """Its name on the Prometheus endpoint."""
+        total = "_total" if self.kind == "counter" else ""
+        return f"{PREFIX}{self.name}{_SUFFIXES.get(self.unit, '')}{total}"
+
+
+BLOCK_QUEUE = Metric(
+    name="block_queue",
+    kind="histogram",
+    unit="s",
+    labels=("service",),
+    about="from a block's arrival at a service to the start of work on it",
+)
+BLOCK_COMPUTE = Metric(
+    name="block_compute", kind="histogram", unit="s", labels=("service",), about="work on a block at a service"
+)
+BLOCK_ENCODE = Metric(
+    name="block_encode", kind="histogram", unit="s", labels=("service",), about="video encoding of a block"
+)
+BLOCK_HOP = Metric(
+    name="block_hop",
+    kind="histogram",
+    unit="s",
+    labels=("service",),
+    about="from the previous service's send to a block's arrival, where both share a clock",
+)
+BLOCKS_FAILED = Metric(
+    name="blocks_failed",
+    kind="counter",
+    unit="{block}",
+    labels=("service", "reason"),
+    about="blocks at which a session failed",
+)
+BLOCKS_STARTED = Metric(
+    name="blocks_started",
+    kind="counter",
+    unit="{block}",
+    labels=("service",),
+    about="blocks on which work began; one more than the ended ones while a block runs",
+)
+SESSIONS_ACTIVE = Metric(
+    name="sessions_active",
+    kind="sum",
+    unit="{session}",
+    labels=("service",),
+    about="sessions whose memory is reserved",
+)
+SESSIONS_CAPACITY = Metric(
+    name="sessions_capacity",
+    kind="gauge",
+    unit="{session}",
+    labels=("service",),
+    about="sessions that fit at the same time",
+)
+SESSION_MEMORY = Metric(
+    name="session_memory",
+    kind="sum",
+    unit="By",
+    labels=("service",),
+    about="memory reserved for sessions: K/V windows, decoder caches, audio",
+)
+ADMISSIONS_REJECTED = Metric(
+    name="admissions_rejected",
+    kind="counter",
+    unit="{session}",
+    labels=("reason",),
+    about="sessions refused at creation",
+)
+FIRST_FRAME = Metric(
+    name="time_to_first_frame",
+    kind="histogram",
+    unit="s",
+    labels=(),
+    about="from the audio of a session's first block to its first picture leaving the gateway",
+)
+AUDIO_STARVED = Metric(
+    name="audio_starved_blocks",
+    kind="counter",
+    unit="{block}",
+    labels=(),
+    about="live blocks that hold silence where the rest of an utterance should have come",
+)
+LINK_READY = Metric(
+    name="link_ready",
+    kind="gauge",
+    unit="{link}",
+    labels=("service", "target"),
+    about="1 while the next service and all that follow take work, else 0",
+)
+LINK_LOSSES = Metric(
+    name="link_losses",
+    kind="counter",
+    unit="{loss}",
+    labels=("service", "target"),
+    about="times a link stopped being ready",
+)
+RPC_DURATION = Metric(
+    name="rpc_duration", kind="histogram", unit="s", labels=("method", "code"), about="calls on the server, streams too"
+)
+
+METRICS = (
+    BLOCK_QUEUE,
+    BLOCK_COMPUTE,
+    BLOCK_ENCODE,
+    BLOCK_HOP,
+    BLOCKS_FAILED,
+    BLOCKS_STARTED,
+    SESSIONS_ACTIVE,
+    SESSIONS_CAPACITY,
+    SESSION_MEMORY,
+    ADMISSIONS_REJECTED,
+    FIRST_FRAME,
+    AUDIO_STARVED,
+    LINK_READY,
+    LINK_LOSSES,
+    RPC_DURATION,
+)

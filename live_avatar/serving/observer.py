@@ -1,0 +1,71 @@
+"""What the hop tells whoever measures it: the seam between serving and telemetry.
+
+Knows the events alone; ``telemetry.py`` makes spans and metrics of them.  All methods are called in the event loop's
+thread and must return at once.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, SessionKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockReport:
+    """One block that left one service, or failed there."""
+
+    service: str
+    key: SessionKey
+    index: int
+    # Trace context of the block as it arrived; the span of this service is its child.
+    traceparent: str
+    # Wall clock, nanoseconds since 1970: arrival of the block, and the moment it was sent on.
+    arrived_at_ns: int
+    sent_at_ns: int
+    timing: BlockTiming
+    # Reason of the failure, for example "INTERNAL"; empty where the block was sent on.
+    failure: str = ""
+
+
+class Observer(Protocol):
+    """Receives the events of one service."""
+
+    def block_started(self, service: str, key: SessionKey, index: int) -> None:
+        """Device work on a block begins."""
+
+    def block_finished(self, report: BlockReport) -> None:
+        """A block was sent on, or its session failed at it."""
+
+    def session_opened(self, service: str, key: SessionKey, reserved_bytes: int) -> None:
+        """A session's memory is reserved here."""
+
+    def session_closed(self, service: str, key: SessionKey, reserved_bytes: int) -> None:
+        """A session's memory is free again; ``reserved_bytes`` as told at opening."""
+
+    def link_changed(self, service: str, target: str, ready: bool) -> None:
+        """The link to the next service, and all that follow, became ready or lost that."""
+
+    def rpc_finished(self, method: str, code: str, duration_s: float) -> None:
+        """A call on the server ended; ``method`` is "/package.Service/Method", ``code`` for example "OK"."""
+
+
+class NoObserver:
+    """Receives events and forgets them."""
+
+    def block_started(self, service: str, key: SessionKey, index: int) -> None:
+        """Does nothing."""
+
+    def block_finished(self, report: BlockReport) -> None:
+        """Does nothing."""
+
+    def session_opened(self, service: str, key: SessionKey, reserved_bytes: int) -> None:
+        """Does nothing."""
+
+    def session_closed(self, service: str, key: SessionKey, reserved_bytes: int) -> None:
+        """Does nothing."""
+
+    def link_changed(self, service: str, target: str, ready: bool) -> None:
+        """Does nothing."""
+
+    def rpc_finished(self, method: str, code: str, duration_s: float) -> None:
+        """Does nothing."""

@@ -1,0 +1,38 @@
+"""Settings that the services of a pipeline share: what they compute with, and how they treat their neighbours."""
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from live_avatar.config import TINY, preset
+from live_avatar.serving.settings import Settings
+
+
+class PipelineSettings(Settings):
+    """Base of the settings of a service in the chain."""
+
+    preset: str = Field(
+        default=TINY.name, description="the system to run: TINY, S2V_14B, or a .json file that describes one"
+    )
+    weights: Path | None = Field(
+        default=None,
+        description="folder of live-avatar weights convert; unset: random weights, for a small system alone",
+    )
+    device: str = Field(default="cpu", description="cpu, cuda or cuda:N")
+    threads: int = Field(default=1, ge=1, le=256, description="CPU threads of one operation")
+    max_sessions: int = Field(default=0, ge=0, description="sessions at the same time; 0: as many as memory allows")
+    memory_fraction: float = Field(
+        default=0.8, gt=0, le=1, description="part of the memory free after loading that sessions may take"
+    )
+    block_credits: int = Field(
+        default=2, ge=1, le=1024, description="blocks that the service before may have on their way here"
+    )
+    block_deadline_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="a block that runs for longer makes its service count as lost"
+    )
+
+    @field_validator("preset")
+    @classmethod
+    def _must_exist(cls, name: str) -> str:
+        preset(name)
+        return name

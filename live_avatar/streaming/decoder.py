@@ -1,0 +1,98 @@
+"""Latents to pictures, and a portrait to the sink: the two ends of the pipeline that touch the VAE.
+
+``FrameDecoder`` has no state of its own; ``DecoderSession`` is its memory of one session.  It knows nothing of
+codecs, containers or playback.
+
+Letters: F latents of a block, T frames, h and w latent pixels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from live_avatar.config import MOTION_LATENTS, StreamConfig
+from live_avatar.model.vae import VAE, DecoderCache, to_uint8
+from live_avatar.streaming.block import Sink
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Consecutive pictures of the output."""
+
+    first: int
+    """Number of the first picture; picture n belongs to audio time (n + dropped_frames) / fps (spec 2.11)."""
+    pixels: Tensor
+    """[T, H, W, 3] uint8"""
+
+
+@dataclass
+class DecoderSession:
+    """What the decoder remembers of one session: the convolutions' caches and how far it has come."""
+
+    cache: DecoderCache
+    next_block: int = 0
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.cache.reset()
+        self.next_block = 0
+
+
+class FrameDecoder:
+    """Decodes blocks of any session, one latent at a time, so that the first frames can leave early."""
+
+    def __init__(self, vae: VAE, rules: StreamConfig, *, use_motion: bool) -> None:
+        self.vae = vae
+        self.rules = rules
+        self.use_motion = use_motion
+
+    def open(self) -> DecoderSession:
+        """The memory of a new session."""
+        return DecoderSession(DecoderCache())
+
+    @torch.inference_mode()
+    def encode_portrait(self, pixels: Tensor) -> Sink:
+        """Sink version 0 from a portrait [3, H, W] in [-1, 1] (spec 2.7).
+
+        The motion latents are those of a still film of the portrait.
+        """
+        still = self._still(pixels, 1 + (MOTION_LATENTS - 1) * self.vae.config.temporal_factor)
+        reference = self._still(pixels, self.rules.reference_frames)
+        return Sink(version=0, reference=reference[:, -1:], motion=still if self.use_motion else None)
+
+    @torch.inference_mode()
+    def warm(self, session: DecoderSession, motion: Tensor) -> None:
+        """Fills the caches with the past before block 0; its pictures are thrown away.
+
+        Args:
+            session: a session that has decoded nothing yet.
+            motion: [16, n, h, w], oldest first.
+        """
+        self.vae.decode_next(motion[None, :, : self.rules.warmup_latents], session.cache)
+
+    @torch.inference_mode()
+    def decode(self, session: DecoderSession, block: int, latent: Tensor) -> Iterator[Frames]:
+        """Decodes the latents [16, F, h, w] of ``block``; yields the pictures of each latent as they are ready.
+
+        Unlike a denoising step this cannot be taken back: after a failure half-way the session is to be closed.
+
+        Raises:
+            ValueError: not the block that comes next.
+        """
+        if block != session.next_block:
+            raise ValueError(f"block {block} came where block {session.next_block} was due")
+        per_latent = self.vae.config.temporal_factor
+        first = block * latent.shape[1] * per_latent - self.rules.dropped_frames
+        for one in latent[None].split(1, dim=2):
+            pixels = to_uint8(self.vae.decode_next(one, session.cache))[0]
+            hidden = min(max(0, -first), len(pixels))
+            if hidden < len(pixels):
+                yield Frames(first + hidden, pixels[hidden:])
+            first += per_latent
+        session.next_block += 1
+
+    def _still(self, pixels: Tensor, frames: int) -> Tensor:
+        """Latents [16, n, h, w] of a film of ``frames`` times the same picture [3, H, W]."""
+        return self.vae.encode(pixels[None, :, None].expand(-1, -1, frames, -1, -1))[0]

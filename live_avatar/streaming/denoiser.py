@@ -1,0 +1,184 @@
+"""One denoising stage: a slice of the timesteps, and what it remembers of each session.
+
+A stage always performs the same steps (Timestep-forcing Pipeline Parallelism) and passes only the latent on.
+``Denoiser`` is the stage, without state of its own; ``StageSession`` is its memory of one session.  Neither knows
+of other stages, of transport or of time.
+
+Letters: F latents of a block, h and w latent pixels.
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from live_avatar.config import StreamConfig
+from live_avatar.model.attention_patterns import Geometry
+from live_avatar.model.audio_tokens import AudioTokens
+from live_avatar.model.dit import CausalDiT, NoisyInput, SinkInput, TextKV
+from live_avatar.model.kv_cache import KVWindow
+from live_avatar.streaming.block import Block, Conditioning, Sink
+from live_avatar.streaming.draws import Draws
+from live_avatar.streaming.schedule import Schedule
+
+
+@dataclass
+class StageSession:
+    """What one stage remembers of one session: a window per step it owns, the sink's and the text's K/V."""
+
+    seed: int
+    geometry: Geometry
+    windows: dict[int, KVWindow]
+    """By step."""
+    text_states: Tensor | None = None
+    text: TextKV | None = None
+    sink: Sink | None = None
+    pending: list[Conditioning] = field(default_factory=list)
+    """Conditioning that has arrived but holds from a later block, in the order of arrival."""
+
+    @property
+    def next_block(self) -> int:
+        """Index of the block that this stage expects."""
+        return next(iter(self.windows.values())).block
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of K/V held for this session."""
+        text = chain.from_iterable(self.text.layers) if self.text else ()
+        return sum(window.nbytes for window in self.windows.values()) + sum(t.nbytes for t in text)
+
+    def reset(self) -> None:
+        """Forgets everything; the windows stay allocated."""
+        for window in self.windows.values():
+            window.reset()
+        self.text_states = self.text = self.sink = None
+        self.pending.clear()
+
+
+class Denoiser:
+    """Performs the steps ``steps`` of ``schedule`` on blocks of any session."""
+
+    def __init__(self, model: CausalDiT, rules: StreamConfig, schedule: Schedule, steps: range, draws: Draws) -> None:
+        self.model = model
+        self.rules = rules
+        self.schedule = schedule
+        self.steps = steps
+        self.draws = draws
+        self.dtype = model.patch_embedding.weight.dtype
+        self.device = model.patch_embedding.weight.device
+        with torch.inference_mode():
+            self._times = {
+                step: model.embed_time(torch.full((1, 1), schedule.timestep(step), device=self.device))
+                for step in steps
+            }
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this stage draws the noise."""
+        return self.steps.start == 0
+
+    def open(self, seed: int, geometry: Geometry) -> StageSession:
+        """Allocates the memory of a session whose latents have the size of ``geometry``."""
+        windows = {step: self._window(geometry) for step in self.steps}
+        return StageSession(seed=seed, geometry=geometry, windows=windows)
+
+    def session_nbytes(self, geometry: Geometry) -> int:
+        """Bytes that a session holds once its first block has come, without allocating them."""
+        config = self.model.config
+        block = self.rules.latents_per_block * geometry.latent_tokens
+        window = 2 * (geometry.sink_tokens + self.rules.window_blocks * block) + geometry.latent_tokens
+        values = len(self.steps) * window + 2 * config.text_len
+        return config.num_layers * config.dim * self.dtype.itemsize * values
+
+    def condition(self, session: StageSession, conditioning: Conditioning) -> None:
+        """Takes note of ``conditioning``; it is applied when its first block comes."""
+        session.pending.append(conditioning)
+
+    @torch.inference_mode()
+    def denoise(self, session: StageSession, block: Block) -> Block:
+        """Takes ``block`` through this stage's steps.
+
+        All steps succeed and the windows move on, or nothing has changed.
+
+        Raises:
+            ValueError: not the block that comes next, or a latent where none or one must be.
+        """
+        self._check(session, block)
+        self._apply_due(session, block.index)
+        latent = self._noise(session, block) if block.latent is None else block.latent
+        latent, audio = latent.to(self.device, self.dtype)[None], self._to_device(block.audio)
+        for step in self.steps:
+            velocity = self._velocity(session, step, latent, audio)
+            latent = self.schedule.advance(latent, velocity, step)
+        for window in session.windows.values():
+            window.commit()
+        return replace(block, latent=latent[0])
+
+    def _velocity(self, session: StageSession, step: int, latent: Tensor, audio: AudioTokens) -> Tensor:
+        window = session.windows[step]
+        distance = self.draws.distance(session.seed, window.block, step)
+        noisy = NoisyInput(latent=latent, time=self._times[step], audio=audio)
+        assert session.text is not None
+        velocity: Tensor = self.model(noisy, None, session.text, window.begin(distance))
+        return velocity
+
+    def _check(self, session: StageSession, block: Block) -> None:
+        if block.index != session.next_block:
+            raise ValueError(f"block {block.index} came where block {session.next_block} was due")
+        if (block.latent is None) != self.is_first:
+            raise ValueError(
+                f"block {block.index} came {'with' if self.is_first else 'without'} a latent to steps {self.steps}"
+            )
+
+    def _apply_due(self, session: StageSession, block: int) -> None:
+        """Applies the conditioning that holds from ``block``: latest text, latest sink, one prefill."""
+        due = [c for c in session.pending if c.from_block <= block]
+        if not due and session.text is not None:
+            return
+        text, sink = session.text_states, session.sink
+        for conditioning in due:
+            text = text if conditioning.text is None else conditioning.text
+            sink = sink if conditioning.sink is None else _with_motion(conditioning.sink, sink)
+        if text is None or sink is None:
+            raise ValueError(f"block {block} came before the session had a text and a sink")
+        text_kv = self.model.embed_text(text.to(self.device, self.dtype)[None])
+        prefill = next(iter(session.windows.values())).prefill()
+        self.model(None, self._sink_input(sink), text_kv, prefill)
+        for window in session.windows.values():
+            window.set_sink(prefill.states())
+        session.text_states, session.text, session.sink = text, text_kv, sink
+        session.pending = [c for c in session.pending if c.from_block > block]
+
+    def _sink_input(self, sink: Sink) -> SinkInput:
+        motion = None if sink.motion is None else sink.motion.to(self.device, self.dtype)[None]
+        return self.model.sink_input(sink.reference.to(self.device, self.dtype)[None], motion)
+
+    def _noise(self, session: StageSession, block: Block) -> Tensor:
+        shape = (
+            self.model.config.latent_channels,
+            self.rules.latents_per_block,
+            session.geometry.height,
+            session.geometry.width,
+        )
+        return self.draws.noise(session.seed, block.index, shape)
+
+    def _to_device(self, audio: AudioTokens) -> AudioTokens:
+        mask = None if audio.mask is None else audio.mask.to(self.device, self.dtype)
+        return AudioTokens(audio.local.to(self.device, self.dtype), audio.glob.to(self.device, self.dtype), mask)
+
+    def _window(self, geometry: Geometry) -> KVWindow:
+        return KVWindow(
+            geometry,
+            latents_per_block=self.rules.latents_per_block,
+            window_blocks=self.rules.window_blocks,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+
+def _with_motion(sink: Sink, before: Sink | None) -> Sink:
+    """``sink`` with the motion of the sink ``before`` it, where it brings none: a model's own latent has no past."""
+    if sink.motion is not None or before is None:
+        return sink
+    return replace(sink, motion=before.motion)

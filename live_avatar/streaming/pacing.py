@@ -1,0 +1,183 @@
+"""When a block may enter the pipeline: arithmetic on times that the caller measures.
+
+Pacing happens at admission and nowhere else (design: stages never sleep).  A block is admitted when the viewer will
+need it: at the moment its first frame is due on the viewer's screen, less what the pipeline takes, less a margin.
+This file reads no clock, holds no queue and knows no session; times are integer nanoseconds of any monotonic clock.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+NS_PER_S = 1_000_000_000
+_LATENCIES_KEPT = 32
+_TYPICAL_OF = 8
+"""Latencies of which the largest is expected of the next block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacingRules:
+    """What a live session is paced by."""
+
+    fps: int
+    frames_per_block: int
+    dropped_frames: int
+    """Frames of block 0 that are never shown."""
+    max_lead_ms: int = 2000
+    """Most that may be generated or on its way beyond what has been played; two blocks more than the pipeline takes
+    leave room for speech to enter at once."""
+    margin_ms: int = 80
+    """Time a block should arrive before it is due, for the jitter of network and player."""
+    first_latency_ms: int = 1000
+    """Latency expected before one has been measured."""
+    report_holds_ms: int = 1000
+    """A viewer who reports is believed to play on for so long after each report."""
+
+    def __post_init__(self) -> None:
+        block_ms = 1000 * self.frames_per_block / self.fps
+        if self.max_lead_ms < block_ms:
+            raise ValueError(f"max_lead_ms={self.max_lead_ms} is less than one block of {block_ms:.0f} ms")
+
+    def first_frame(self, block: int) -> int:
+        """Number of the first frame shown of ``block``."""
+        return max(0, block * self.frames_per_block - self.dropped_frames)
+
+    def end_frame(self, block: int) -> int:
+        """Number of the frame after the last of ``block``."""
+        return (block + 1) * self.frames_per_block - self.dropped_frames
+
+    def frames_to_ns(self, frames: int) -> int:
+        """Duration of ``frames`` frames."""
+        return frames * NS_PER_S // self.fps
+
+
+@dataclass
+class Playback:
+    """Where the viewer is: the last position known, moved on at the frame rate but never past what was delivered."""
+
+    rules: PacingRules
+    delivered: int = 0
+    """Frames that have been delivered; playback stalls there."""
+    _frame: int = 0
+    _at_ns: int | None = None
+    _reported: bool = False
+
+    @property
+    def started(self) -> bool:
+        """Whether anything has been delivered yet."""
+        return self._at_ns is not None
+
+    def position(self, now_ns: int) -> int:
+        """Frames played at ``now_ns``."""
+        if self._at_ns is None:
+            return 0
+        elapsed = max(0, now_ns - self._at_ns) * self.rules.fps // NS_PER_S
+        return min(self._frame + elapsed, self.reachable)
+
+    @property
+    def reachable(self) -> int:
+        """Frames that playback is believed to reach without another word of the viewer's."""
+        if not self._reported:
+            return self.delivered
+        trusted = self.rules.report_holds_ms * self.rules.fps // 1000
+        return min(self.delivered, self._frame + trusted)
+
+    def due_ns(self, frame: int) -> int:
+        """When ``frame`` will be wanted if playback does not stall; only once started."""
+        assert self._at_ns is not None
+        return self._at_ns + self.rules.frames_to_ns(frame - self._frame)
+
+    def deliver(self, end_frame: int, now_ns: int) -> None:
+        """Frames up to ``end_frame`` reached the viewer.  Playback starts with the first, and resumes from a stall."""
+        stalled = self._at_ns is None or self.position(now_ns) >= self.delivered
+        if stalled:
+            self._frame, self._at_ns = self.delivered, now_ns
+        self.delivered = max(self.delivered, end_frame)
+
+    def report(self, frame: int, now_ns: int) -> None:
+        """The viewer's own word for where it is; it counts more than our reckoning, within what was delivered.
+
+        Ignored before the first delivery, when there is nothing to be anywhere in.
+        """
+        if self._at_ns is not None:
+            self._frame, self._at_ns, self._reported = min(max(0, frame), self.delivered), now_ns, True
+
+
+@dataclass
+class Pacer:
+    """Admission times of one live session."""
+
+    rules: PacingRules
+    next_block: int = 0
+    playback: Playback = field(init=False)
+    _admitted_ns: dict[int, int] = field(default_factory=dict)
+    _latencies_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
+    _urgent: bool = False
+    _began_ns: int | None = None
+
+    def __post_init__(self) -> None:
+        self.playback = Playback(self.rules)
+
+    @property
+    def latency_ns(self) -> int:
+        """What the next block is expected to take from admission to its first frame."""
+        if not self._latencies_ns:
+            return self.rules.first_latency_ms * NS_PER_S // 1000
+        return max(list(self._latencies_ns)[-_TYPICAL_OF:])
+
+    def room_at_ns(self, now_ns: int) -> int | None:
+        """Earliest time at which ``next_block`` lies within ``max_lead_ms`` of playback; now or earlier means it does.
+
+        None: not before something is delivered, or the viewer reports.
+        """
+        lead = self.rules.max_lead_ms * self.rules.fps // 1000
+        room = self.rules.end_frame(self.next_block) - lead
+        if room <= self.playback.position(now_ns):
+            return now_ns
+        if not self.playback.started or room > self.playback.reachable:
+            return None
+        return self.playback.due_ns(room)
+
+    def needed_at_ns(self, now_ns: int) -> int:
+        """Latest time at which ``next_block`` may be admitted without being late, as far as anybody knows.
+
+        Until the first delivery, blocks follow each other as their frames will be played, wherever that begins.
+        """
+        margin = self.rules.margin_ms * NS_PER_S // 1000
+        first_frame = self.rules.first_frame(self.next_block)
+        if self.playback.started:
+            return self.playback.due_ns(first_frame) - self.latency_ns - margin
+        if self._began_ns is None:
+            return now_ns
+        return self._began_ns + self.rules.frames_to_ns(first_frame) - margin
+
+    def admit_at_ns(self, now_ns: int) -> int | None:
+        """When ``next_block`` is to be admitted; now or earlier means at once.  None: as ``room_at_ns`` has it."""
+        room = self.room_at_ns(now_ns)
+        if room is None or self._urgent:
+            return room
+        return max(self.needed_at_ns(now_ns), room)
+
+    def hurry(self) -> None:
+        """Speech came after silence: the next block is wanted as soon as there is room, not when it is due."""
+        self._urgent = True
+
+    def admit(self, now_ns: int) -> int:
+        """Admits the next block; returns its index."""
+        block = self.next_block
+        self._admitted_ns[block] = now_ns
+        if self._began_ns is None:
+            self._began_ns = now_ns
+        self.next_block += 1
+        self._urgent = False
+        return block
+
+    def deliver(self, block: int, end_frame: int, now_ns: int) -> None:
+        """Frames up to ``end_frame`` of ``block`` reached the viewer; the first delivery of a block measures it."""
+        admitted = self._admitted_ns.pop(block, None)
+        if admitted is not None:
+            self._latencies_ns.append(now_ns - admitted)
+        self.playback.deliver(end_frame, now_ns)
+
+    def lead_ms(self, now_ns: int) -> int:
+        """Delivered but not yet played."""
+        return (self.playback.delivered - self.playback.position(now_ns)) * 1000 // self.rules.fps

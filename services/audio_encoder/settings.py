@@ -1,0 +1,18 @@
+"""Settings of the audio encoder."""
+
+from pydantic import Field
+
+from live_avatar.serving.pipeline_settings import PipelineSettings
+
+
+class AudioEncoderSettings(PipelineSettings):
+    """Turns speech and prompts into what the denoising stages hear and read."""
+
+    name: str = Field(default="audio-encoder", description="name in logs, metrics and timings")
+    next: str = Field(description="address of the first denoising stage, as host:port")
+    max_whole_file_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        le=3600,
+        description="longest recording that is heard as a whole; time grows with its square",
+    )

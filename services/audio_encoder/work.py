@@ -1,0 +1,157 @@
+"""The audio encoder's part in a session: it keeps the audio, and gives every block its tokens.
+
+The only file of the service that computes; knows messages, but no streams.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+import torch
+from transformers import Wav2Vec2Model
+
+from live_avatar import wire
+from live_avatar.config import Preset
+from live_avatar.model.audio_tokens import AudioTokenEncoder
+from live_avatar.model.text import TextEncoder
+from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
+from live_avatar.serving.conditioning import ConditioningJoiner
+from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.parts import conditioning_parts
+from live_avatar.serving.reservations import Reservations, Room
+from services.audio_encoder.hearing import Hearing, Streaming, WholeFile
+
+_Open = StreamBlocksRequest.Open
+_SAMPLE = np.dtype("<f4")
+
+
+@dataclass
+class _Session:
+    """One session's audio, and where it stands."""
+
+    hearing: Hearing
+    parts: ConditioningJoiner = field(default_factory=ConditioningJoiner)
+    samples: int = 0
+    finished: bool = False
+    next_block: int = 0
+
+    def rewind(self, sample: int) -> None:
+        """Forgets the audio from ``sample`` on; raises ServiceError where a block has used it."""
+        try:
+            self.hearing.rewind(sample)
+        except ValueError as error:
+            raise _out_of_order(str(error)) from error
+        self.samples = sample
+
+
+class AudioEncoderWork:
+    """Work of the audio encoder."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        speech: Wav2Vec2Model,
+        tokens: AudioTokenEncoder,
+        text: TextEncoder,
+        *,
+        room: Room,
+        max_whole_file_s: float,
+    ) -> None:
+        self._preset = preset
+        self._speech = speech
+        self._tokens = tokens
+        self._text = text
+        self._max_whole_file_s = max_whole_file_s
+        self._sessions: Reservations[_Session] = Reservations(room)
+
+    @property
+    def capacity(self) -> int:
+        """Sessions that have room at the same time, the larger kind counted."""
+        modes = (_Open.AUDIO_MODE_WHOLE_FILE, _Open.AUDIO_MODE_STREAMING)
+        return self._sessions.room.sessions_of(max(self._hearing(mode).reserved_bytes for mode in modes))
+
+    def open(self, request: StreamBlocksRequest.Open) -> int:
+        """Reserves room for the most audio the session may hold."""
+        hearing = self._hearing(request.audio_mode)
+        self._sessions.open(request.key, hearing.reserved_bytes, lambda: _Session(hearing))
+        return hearing.reserved_bytes
+
+    def audio(self, request: StreamBlocksRequest.Audio) -> Iterable[StreamBlocksRequest]:
+        """Keeps the samples, in place of those that came for the same span; nothing is passed on."""
+        session = self._sessions.get(request.key)
+        if session.finished or request.sample_offset > session.samples:
+            raise _out_of_order(
+                f"audio at sample {request.sample_offset} came "
+                + ("after the last" if session.finished else f"where sample {session.samples} was due")
+            )
+        samples = _samples(request.samples)
+        if request.sample_offset < session.samples:
+            session.rewind(request.sample_offset)
+        session.hearing.append(samples)
+        session.samples += samples.size
+        if request.last:
+            session.finished = True
+            session.hearing.finish()
+        return ()
+
+    def condition(self, part: StreamBlocksRequest.ConditioningPart) -> Iterable[StreamBlocksRequest]:
+        """Replaces the prompt of a complete conditioning by its text states, and passes it on."""
+        session = self._sessions.get(part.key)
+        body = session.parts.add(part)
+        if body is None:
+            return ()
+        if body.HasField("prompt"):
+            body.text_states.CopyFrom(wire.tensor_to_message(self._states(body.prompt)))
+            body.ClearField("prompt")
+        return conditioning_parts(part.key, part.from_block, body.SerializeToString())
+
+    @torch.inference_mode()
+    def block(self, block: StreamBlocksRequest.Block) -> Iterable[StreamBlocksRequest]:
+        """Gives the block its audio tokens."""
+        session = self._sessions.get(block.key)
+        if block.index != session.next_block:
+            raise _out_of_order(f"block {block.index} came where block {session.next_block} was due")
+        tokens = self._tokens(session.hearing.features(block.index))
+        session.next_block += 1
+        heard = StreamBlocksRequest(block=block)
+        heard.block.audio.CopyFrom(wire.audio_to_message(tokens))
+        return (heard,)
+
+    def close(self, key: SessionKey) -> int:
+        """Forgets the session's audio."""
+        return self._sessions.close(key)
+
+    def _hearing(self, mode: int) -> Hearing:
+        if mode == _Open.AUDIO_MODE_WHOLE_FILE:
+            return WholeFile(self._speech, self._preset, self._max_whole_file_s)
+        if mode == _Open.AUDIO_MODE_STREAMING:
+            return Streaming(self._speech, self._preset)
+        raise ServiceError(
+            grpc.StatusCode.INVALID_ARGUMENT, "AUDIO_FORMAT_UNSUPPORTED", f"audio mode {mode} is not served"
+        )
+
+    def _states(self, prompt: str) -> torch.Tensor:
+        try:
+            return self._text.encode(prompt)
+        except ValueError as error:
+            raise ServiceError(
+                grpc.StatusCode.INVALID_ARGUMENT, "PROMPT_TOO_LONG", str(error), field="prompt"
+            ) from error
+
+
+def _samples(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    if len(data) % _SAMPLE.itemsize:
+        raise _malformed(f"{len(data)} bytes are no whole number of float32 samples")
+    samples = np.frombuffer(data, _SAMPLE)
+    if not np.isfinite(samples).all():
+        raise _malformed("a sample is not a finite number")
+    return samples
+
+
+def _malformed(message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, "AUDIO_MALFORMED", message, field="samples")
+
+
+def _out_of_order(message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_OUT_OF_ORDER", message)

@@ -1,0 +1,104 @@
+"""The gateway from its settings: store, pipelines, sessions.
+
+Composes; knows nothing else.
+"""
+
+import asyncio
+import secrets
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import grpc
+import structlog
+
+from live_avatar.config import PRESETS, Preset, preset
+from live_avatar.serving.server import Service
+from live_avatar.serving.telemetry import Telemetry
+from live_avatar.serving.timing import HopTiming
+from live_avatar.v1 import avatar_service_pb2
+from live_avatar.v1.avatar_service_pb2_grpc import add_AvatarServiceServicer_to_server
+from services.gateway.pipeline import Pipeline
+from services.gateway.redis_access import IN_MEMORY, connect
+from services.gateway.registry import Registry, Terms
+from services.gateway.servicer import AvatarServicer
+from services.gateway.settings import GatewaySettings
+from services.gateway.store import SessionStore
+
+_TOKEN_KEY_BYTES = 32
+_AVATAR_SERVICE = avatar_service_pb2.DESCRIPTOR.services_by_name["AvatarService"].full_name
+
+
+@asynccontextmanager
+async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterator[Service]:
+    """The gateway, running; it is ready as soon as a pipeline is."""
+    store = _open_store(settings)
+    registry = Registry(store, _pipelines(settings, telemetry), _terms(settings), telemetry)
+    servicer = AvatarServicer(registry, telemetry)
+
+    def register(server: grpc.aio.Server) -> None:
+        add_AvatarServiceServicer_to_server(servicer, server)
+
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(registry.run())
+        try:
+            yield Service(
+                register=register,
+                grpc_names=(_AVATAR_SERVICE,),
+                loaded={"pipelines": list(settings.pipelines), "store": settings.store.url.rpartition("@")[2]},
+                ready=lambda: registry.ready,
+                drain=registry.drain,
+            )
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            await store.aclose()
+
+
+def _open_store(settings: GatewaySettings) -> SessionStore:
+    if settings.store.url == IN_MEMORY:
+        structlog.get_logger(__name__).warning("sessions are kept in this process: one gateway only, none survive it")
+    return SessionStore(
+        connect(settings.store.url),
+        owner=uuid.uuid4().hex,
+        lease_ms=round(settings.store.lease_seconds * 1000),
+        retention_ms=round(settings.store.retention_seconds * 1000),
+        longest_ms=settings.limits.max_session_seconds * 1000,
+    )
+
+
+def _pipelines(settings: GatewaySettings, telemetry: Telemetry) -> list[Pipeline]:
+    pipelines, presets = [], _presets(settings)
+    for address in settings.pipelines:
+        head, _, decoder = address.partition("/")
+        pipelines.append(
+            Pipeline(
+                head,
+                decoder,
+                timing=HopTiming(),
+                allow_shared_devices=settings.allow_shared_devices,
+                observer=telemetry,
+                presets=presets,
+            )
+        )
+    return pipelines
+
+
+def _presets(settings: GatewaySettings) -> Mapping[str, Preset]:
+    """The systems that pipelines may run; raises ValueError where a file describes none."""
+    if settings.preset_file is None:
+        return PRESETS
+    described = preset(str(settings.preset_file))
+    return {**PRESETS, described.name: described}
+
+
+def _terms(settings: GatewaySettings) -> Terms:
+    key = settings.token_key
+    return Terms(
+        limits=settings.limits.table(),
+        token_key=key.get_secret_value().encode() if key else secrets.token_bytes(_TOKEN_KEY_BYTES),
+        endpoint=settings.endpoint,
+        live=settings.live.rules(),
+        drain_s=settings.server.drain_seconds,
+        lease_s=settings.store.lease_seconds,
+    )

@@ -1,0 +1,118 @@
+"""AvatarService: takes requests apart, delegates, and puts answers together.
+
+Knows the public API and nothing of how sessions work.
+"""
+
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+import grpc
+
+from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.telemetry import Telemetry
+from live_avatar.v1 import avatar_service_pb2 as api
+from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer
+from services.gateway import messages
+from services.gateway.limits import INVALID, not_yet_served
+from services.gateway.registry import Registry
+from services.gateway.stream import Stream, first_open
+
+TENANT = "default"
+"""The one tenant there is until callers prove who they are."""
+DEFAULT_PAGE, LARGEST_PAGE = 50, 1_000
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class AvatarServicer(AvatarServiceServicer):
+    """Answers ``AvatarService``."""
+
+    def __init__(self, registry: Registry, telemetry: Telemetry) -> None:
+        self._registry = registry
+        self._telemetry = telemetry
+
+    async def CreateSession(self, request: api.CreateSessionRequest, context: Context) -> api.CreateSessionResponse:
+        """Reserves a session."""
+        record, token = await self._registry.create(TENANT, request)
+        return api.CreateSessionResponse(
+            session=messages.session(record), session_token=token, stream_endpoint=record.endpoint
+        )
+
+    async def GetSession(self, request: api.GetSessionRequest, context: Context) -> api.GetSessionResponse:
+        """Reads one session."""
+        record = await self._registry.store.get(TENANT, request.session_id)
+        return api.GetSessionResponse(session=messages.session(record))
+
+    async def ListSessions(self, request: api.ListSessionsRequest, context: Context) -> api.ListSessionsResponse:
+        """Reads a page of sessions, newest first; the token of the next page is the last session on this one."""
+        if request.page_size < 0:
+            message = f"page_size {request.page_size} is negative"
+            raise ServiceError(INVALID, "PAGE_SIZE_OUT_OF_RANGE", message, field="page_size")
+        size = min(request.page_size or DEFAULT_PAGE, LARGEST_PAGE)
+        records, more = await self._registry.store.list_page(TENANT, size, request.page_token)
+        return api.ListSessionsResponse(
+            sessions=[messages.session(record) for record in records],
+            next_page_token=records[-1].session_id if more else "",
+        )
+
+    async def CloseSession(self, request: api.CloseSessionRequest, context: Context) -> api.CloseSessionResponse:
+        """Ends a session."""
+        record = await self._registry.close(TENANT, request.session_id)
+        return api.CloseSessionResponse(session=messages.session(record))
+
+    async def GetServerInfo(self, request: api.GetServerInfoRequest, context: Context) -> api.GetServerInfoResponse:
+        """Tells what is served."""
+        pipelines = self._registry.pipelines
+        ready = [pipeline for pipeline in pipelines if pipeline.ready]
+        return api.GetServerInfoResponse(
+            version=version("live-avatar"),
+            preset=ready[0].preset.name if ready else "",
+            limits=self._registry.terms.limits.published(),
+            sessions_open=len(self._registry),
+            session_capacity=sum(pipeline.capacity for pipeline in ready),
+            samples_per_second=SAMPLE_RATE_HZ,
+            frames_per_second=ready[0].preset.stream.fps if ready else 0,
+            pipelines=[str(pipeline) for pipeline in pipelines],
+        )
+
+    async def StreamAvatar(  # type: ignore[override]  # gRPC takes this form too: a coroutine that writes by itself
+        self, request_iterator: AsyncIterator[api.StreamAvatarRequest], context: Context
+    ) -> None:
+        """Carries one session's audio and video; the session ends with the stream."""
+        requests = aiter(request_iterator)
+        opening = await first_open(requests)
+        session = await self._registry.attach(opening.open.session_token)
+        state = api.Session.STATE_FAILED
+        try:
+            await Stream(session, requests, context.write, self._telemetry).run(opening)
+            state = api.Session.STATE_CLOSED
+        finally:
+            # A client that has gone cancels this call; what follows must not depend on it.
+            self._registry.end_soon(session, state)
+
+    async def UpdateSession(self, request: api.UpdateSessionRequest, context: Context) -> api.UpdateSessionResponse:
+        """Changes the prompt of a session that streams."""
+        record, block = await self._registry.update(TENANT, request)
+        return api.UpdateSessionResponse(session=messages.session(record), effective_block_index=block)
+
+    async def InterruptSession(
+        self, request: api.InterruptSessionRequest, context: Context
+    ) -> api.InterruptSessionResponse:
+        """Barge-in."""
+        done = await self._registry.interrupt(TENANT, request)
+        return api.InterruptSessionResponse(
+            last_played_time=messages.duration(done.played_ns, messages.NANOSECONDS),
+            first_clean_block_index=done.first_clean,
+        )
+
+    async def WatchSession(  # type: ignore[override]  # as StreamAvatar
+        self, request: api.WatchSessionRequest, context: Context
+    ) -> NoReturn:
+        """Is still to come."""
+        raise not_yet_served("WatchSession")
+
+    async def AppendAudio(self, request: api.AppendAudioRequest, context: Context) -> NoReturn:
+        """Is still to come."""
+        raise not_yet_served("AppendAudio")

@@ -1,0 +1,119 @@
+"""Settings of the gateway."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from live_avatar.serving.settings import CommaSeparated, Group, Settings
+from services.gateway.limits import Limits
+from services.gateway.live import LiveRules
+from services.gateway.redis_access import IN_MEMORY
+
+_TABLE = Limits()
+_LIVE = LiveRules()
+PipelineAddress = Annotated[str, Field(pattern=r"^[^/\s]+:\d+/[^/\s]+:\d+$")]
+
+
+class StoreSettings(Group):
+    """Where sessions are kept."""
+
+    url: str = Field(
+        default=IN_MEMORY,
+        description="redis://host:port/0, or memory:// to keep them in this process, for one gateway alone",
+    )
+    lease_seconds: float = Field(
+        default=10.0, ge=0.5, le=600, description="how long a session outlives its gateway's last sign of life"
+    )
+    retention_seconds: float = Field(
+        default=120.0, ge=1, le=86_400, description="how long a session that is over can still be read"
+    )
+
+
+class LimitSettings(Group):
+    """Bounds on what clients send; all are published to them."""
+
+    max_session_seconds: int = Field(
+        default=_TABLE.max_session_s, ge=1, description="longest life of a session, and the default"
+    )
+    idle_timeout_seconds: int = Field(
+        default=_TABLE.idle_timeout_s, ge=1, description="a session ends when nothing happened for so long"
+    )
+    slow_consumer_seconds: int = Field(
+        default=_TABLE.slow_consumer_s, ge=1, description="how long finished video waits for a client to take it"
+    )
+    live_idle_seconds: int = Field(
+        default=_TABLE.live_idle_s, ge=1, description="a live session ends when nobody spoke for so long"
+    )
+    live_slow_consumer_seconds: float = Field(
+        default=_TABLE.live_slow_consumer_s, gt=0, le=60, description="slow_consumer_seconds of live delivery"
+    )
+    max_live_audio_seconds: int = Field(
+        default=_TABLE.max_live_audio_s, ge=1, description="speech of a live session that waits to be spoken"
+    )
+    block_deadline_seconds: int = Field(
+        default=_TABLE.block_deadline_s, ge=1, description="from a block's admission to its pictures"
+    )
+    max_whole_file_seconds: int = Field(
+        default=_TABLE.max_whole_file_s,
+        ge=1,
+        description="longest recording heard as a whole; the audio encoder has a bound of the same name",
+    )
+    max_unread_blocks: int = Field(
+        default=_TABLE.max_unread_blocks,
+        ge=0,
+        description="blocks of a session that are on their way or unread; 0: one per service of the pipeline",
+    )
+
+    def table(self) -> Limits:
+        """The whole table of limits."""
+        own = {name.removesuffix("seconds") + "s" if name.endswith("_seconds") else name: value for name, value in self}
+        return dataclasses.replace(_TABLE, **own)
+
+
+class LiveSettings(Group):
+    """Pacing of live delivery."""
+
+    jitter_ms: int = Field(
+        default=_LIVE.jitter_ms, ge=0, le=10_000, description="speech kept in hand against pieces that come late"
+    )
+    margin_ms: int = Field(
+        default=_LIVE.margin_ms, ge=0, le=2_000, description="time a block should arrive before it is due"
+    )
+    max_lead_ms: int = Field(
+        default=_LIVE.max_lead_ms,
+        ge=0,
+        le=60_000,
+        description="most that is generated or on its way beyond what was played; "
+        "0: two blocks more than the pipeline holds",
+    )
+
+    def rules(self) -> LiveRules:
+        """As the sessions use them."""
+        return LiveRules(jitter_ms=self.jitter_ms, margin_ms=self.margin_ms, max_lead_ms=self.max_lead_ms)
+
+
+class GatewaySettings(Settings):
+    """Serves the public API in front of one or more pipelines."""
+
+    pipelines: CommaSeparated[PipelineAddress] = Field(
+        min_length=1, description="each as HEAD/DECODER: addresses of its audio encoder and its VAE decoder"
+    )
+    allow_shared_devices: bool = Field(
+        default=False, description="accept a pipeline of which several services use the same accelerator"
+    )
+    preset_file: Path | None = Field(
+        default=None, description=".json file that describes a system which pipelines may run beside the built-in ones"
+    )
+    endpoint: str = Field(
+        default="", description="address at which clients reach this very gateway; unset: the one they called"
+    )
+    token_key: SecretStr | None = Field(
+        default=None,
+        description="secret that session tokens are made with; gateways that share a store need the same; "
+        "unset: random",
+    )
+    store: StoreSettings = StoreSettings()
+    limits: LimitSettings = LimitSettings()
+    live: LiveSettings = LiveSettings()

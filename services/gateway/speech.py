@@ -1,0 +1,169 @@
+"""The speech of one session: from the client's chunks to what the model hears and what the viewer hears.
+
+Two clocks run side by side, the client's samples and the model's 16 kHz, tied together by exact fractions, so that
+neither drifts.  Knows audio alone: not when a block may start, nor who asks.
+"""
+
+from collections import deque
+from math import ceil
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from live_avatar.config import SAMPLE_RATE_HZ, Preset
+from live_avatar.serving.errors import ServiceError
+from live_avatar.streaming.resample import Resampler
+from live_avatar.v1.media_pb2 import AudioFormat
+from services.gateway.limits import AUDIO_FORMAT_UNSUPPORTED, INVALID, MESSAGE_OUT_OF_ORDER, SAMPLE_BYTES
+
+Samples = npt.NDArray[np.float32]
+_S16_SCALE = 1 / 32_768
+
+
+class SampleQueue:
+    """Samples in the order they came, taken from the front."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[Samples] = deque()
+        self.first = 0
+        """Position of the first sample held."""
+        self.end = 0
+        """Position after the last."""
+
+    def append(self, samples: Samples) -> None:
+        """Adds ``samples`` [n] at the end."""
+        if samples.size:
+            self._pieces.append(samples)
+            self.end += samples.size
+
+    def take(self, end: int) -> Samples:
+        """The samples before position ``end``, as far as there are any; they are held no longer."""
+        taken = []
+        while self._pieces and self.first < end:
+            piece = self._pieces.popleft()
+            if self.first + piece.size > end:
+                self._pieces.appendleft(piece[end - self.first :])
+                piece = piece[: end - self.first]
+            taken.append(piece)
+            self.first += piece.size
+        return np.concatenate(taken) if taken else np.empty(0, np.float32)
+
+    def truncate(self, end: int) -> None:
+        """Forgets the samples from position ``end`` on; where they were taken already, others take their positions."""
+        kept = self.take(end) if self.first < end < self.end else np.empty(0, np.float32)
+        if end < self.end:
+            self._pieces.clear()
+            self.first = self.end = end - kept.size
+            self.append(kept)
+
+    def insert_silence(self, at: int, samples: int) -> None:
+        """Puts zeros before the sample at position ``at``, which is held or the next to come."""
+        if not samples:
+            return
+        first, end = self.first, self.end
+        before, after = self.take(at), self.take(end)
+        self.first = self.end = first
+        for piece in (before, np.zeros(samples, np.float32), after):
+            self.append(piece)
+
+
+class Speech:
+    """The speech of one session, on the session's clock."""
+
+    def __init__(self, form: AudioFormat, preset: Preset) -> None:
+        self._encoding = form.encoding
+        self.rate_hz = form.sample_rate_hz
+        self._fps = preset.stream.fps
+        self._frames_per_block = preset.frames_per_block
+        self._lookahead_s = preset.stream.lookahead_s
+        self._resampler = Resampler(self.rate_hz)
+        self._utterance_samples = 0
+        self.heard = SampleQueue()
+        """What the model hears, at its rate."""
+        self.played = SampleQueue()
+        """What the viewer hears, at the client's rate."""
+        self.end = 0
+        """Client's samples up to the end of the last utterance's speech, without silence added after it."""
+        self.finished = False
+
+    def append(self, data: bytes, sample_offset: int) -> None:
+        """Adds a checked chunk at ``sample_offset`` of the running utterance.
+
+        Raises:
+            ServiceError: INVALID_ARGUMENT; the chunk leaves a gap, goes back, or holds what is no number.
+        """
+        samples, heard = self._take(data, sample_offset)
+        self.played.append(samples)
+        self.heard.append(heard)
+        self.end = self.played.end
+
+    def end_utterance(self) -> None:
+        """Completes the utterance and adds the silence that lets its last block be heard to its end."""
+        if not self._utterance_samples:
+            return
+        self._utterance_samples = 0
+        self.heard.append(self._resampler.finish())
+        block_end = -(-self.blocks_spoken * self._frames_per_block * self.rate_hz // self._fps)
+        played_end = block_end + ceil(self._lookahead_s * self.rate_hz)
+        self.played.append(np.zeros(played_end - self.played.end, np.float32))
+        heard_end = played_end * SAMPLE_RATE_HZ // self.rate_hz
+        self.heard.append(np.zeros(max(0, heard_end - self.heard.end), np.float32))
+
+    def finish(self) -> None:
+        """No more speech will come."""
+        if self._utterance_samples:
+            self._utterance_samples = 0
+            self.heard.append(self._resampler.finish())
+        self.finished = True
+
+    @property
+    def blocks_spoken(self) -> int:
+        """Blocks that the speech so far reaches into."""
+        return -(-self.end * self._fps // (self.rate_hz * self._frames_per_block))
+
+    @property
+    def frames_spoken(self) -> int:
+        """Frame times that the speech so far reaches into."""
+        return -(-self.end * self._fps // self.rate_hz)
+
+    def cut(self, block: int) -> Samples:
+        """What is played during ``block``, but nothing after the end of finished speech; earlier samples are gone."""
+        end = (block + 1) * self._frames_per_block * self.rate_hz // self._fps
+        return self.played.take(min(end, self.end) if self.finished else end)
+
+    def encode(self, samples: Samples) -> bytes:
+        """Samples as the client sent them."""
+        if self._encoding == AudioFormat.ENCODING_PCM_F32LE:
+            return samples.astype("<f4").tobytes()
+        return np.round(samples / _S16_SCALE).clip(-32_768, 32_767).astype("<i2").tobytes()
+
+    def _take(self, data: bytes, sample_offset: int) -> tuple[Samples, Samples]:
+        """A piece of the running utterance at the client's rate, and what it completes at the model's."""
+        self._check_offset(sample_offset)
+        samples = self._decode(data)
+        self._utterance_samples += samples.size
+        return samples, self._resampler.append(samples)
+
+    def _check_offset(self, sample_offset: int) -> None:
+        if sample_offset != self._utterance_samples:
+            raise ServiceError(
+                INVALID,
+                MESSAGE_OUT_OF_ORDER,
+                f"sample_offset is {sample_offset} where {self._utterance_samples} was due",
+                field="audio_chunk.sample_offset",
+            )
+
+    def _decode(self, data: bytes) -> Samples:
+        assert len(data) % SAMPLE_BYTES[self._encoding] == 0, "the chunk was checked"
+        if self._encoding == AudioFormat.ENCODING_PCM_S16LE:
+            return np.frombuffer(data, "<i2").astype(np.float32) * np.float32(_S16_SCALE)
+        samples = np.frombuffer(data, "<f4").astype(np.float32)
+        if not np.isfinite(samples).all():
+            raise ServiceError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                AUDIO_FORMAT_UNSUPPORTED,
+                "the chunk holds NaN or infinity",
+                field="audio_chunk.data",
+            )
+        return samples.clip(-1, 1)

@@ -1,0 +1,298 @@
+"""Sessions, leases and slots in Redis: the truth that all gateways share.
+
+Races are settled by WATCH and MULTI, so that no script runs in Redis; time is Redis's own.  A lease is a key that
+ends by itself, an epoch counts who has held it, a slot is a place of a session on a pipeline and ends with the lease.
+Knows records; nothing of streams, pipelines' addresses or the public API's rules.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import grpc
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError
+from live_avatar.v1 import avatar_service_pb2 as api
+from services.gateway.records import (
+    OPEN_KEY,
+    OVER,
+    SessionRecord,
+    lease_key,
+    request_key,
+    session_key,
+    slots_key,
+    tenant_key,
+)
+from services.gateway.redis_access import as_text, begin, now_ms, reported, transact
+
+_REAPED_AT_ONCE = 100
+
+
+class LeaseLostError(Exception):
+    """Another gateway holds the session, or nobody does."""
+
+
+class SessionStore:
+    """All sessions of all tenants.
+
+    Every method raises ``ServiceError`` UNAVAILABLE/STORE_LOST where Redis does not answer.
+
+    Args:
+        client: of Redis.
+        owner: name of this gateway in leases.
+        lease_ms: how long a session outlives its gateway's last sign of life.
+        retention_ms: how long a session that is over can still be read.
+        longest_ms: longest life of a session; older entries of the tenants' lists are dropped.
+    """
+
+    def __init__(
+        self, client: Redis, *, owner: str, lease_ms: int = 10_000, retention_ms: int, longest_ms: int
+    ) -> None:
+        self._redis = client
+        self._longest_ms = longest_ms
+        self._owner = owner
+        self._lease_ms = lease_ms
+        self._retention_ms = retention_ms
+
+    async def check(self) -> None:
+        """Returns where Redis answers."""
+        async with reported():
+            await self._redis.ping()
+
+    async def aclose(self) -> None:
+        """Ends the connection."""
+        await self._redis.aclose(close_connection_pool=True)
+
+    async def create(self, record: SessionRecord) -> tuple[SessionRecord, bool]:
+        """Stores a new session with a lease of ours, or finds the one that this request id made before.
+
+        Returns:
+            The stored session, with its times and epoch, and whether it is new.
+        """
+        by_request = request_key(record.tenant, record.request_id)
+
+        async def attempt(pipe: Pipeline) -> tuple[SessionRecord, bool]:
+            await pipe.watch(session_key(record.session_id))
+            if record.request_id:
+                await pipe.watch(by_request)
+                known = await pipe.get(by_request)
+                earlier = await _read(pipe, as_text(known)) if known else None
+                if earlier is not None:
+                    return earlier, False
+            now = await now_ms(pipe)
+            new = replace(record, create_ms=now, expire_ms=now + record.max_duration_ms, epoch=1)
+            begin(pipe)
+            self._put(pipe, new, now)
+            if record.request_id:
+                pipe.set(by_request, record.session_id, px=record.max_duration_ms + self._retention_ms)
+            await pipe.execute()
+            return new, True
+
+        return await transact(self._redis, attempt)
+
+    async def discard(self, record: SessionRecord) -> None:
+        """Forgets a session whose creation failed, its request id too, so that it may be tried again."""
+        async with reported(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(session_key(record.session_id), lease_key(record.session_id))
+            if record.request_id:
+                pipe.delete(request_key(record.tenant, record.request_id))
+            pipe.zrem(tenant_key(record.tenant), record.session_id)
+            pipe.zrem(OPEN_KEY, record.session_id)
+            pipe.zrem(slots_key(record.pipeline), record.session_id)
+            await pipe.execute()
+
+    async def find(self, session_id: str) -> SessionRecord | None:
+        """The session of any tenant, for those who prove their right by a token."""
+        async with reported():
+            return await _read(self._redis, session_id)
+
+    async def get(self, tenant: str, session_id: str) -> SessionRecord:
+        """The tenant's session; raises ServiceError NOT_FOUND for any other."""
+        record = await self.find(session_id)
+        if record is None or record.tenant != tenant:
+            raise not_found(session_id)
+        return record
+
+    async def list_page(self, tenant: str, size: int, before: str = "") -> tuple[Sequence[SessionRecord], bool]:
+        """The tenant's sessions, newest first, ``size`` at most; after ``before`` where that is given.
+
+        Returns:
+            The sessions, and whether more follow.
+        """
+        async with reported():
+            index, found = tenant_key(tenant), list[SessionRecord]()
+            start = 0
+            if before:
+                position = await self._redis.zrevrank(index, before)
+                if position is None:
+                    raise _bad_page_token()
+                assert isinstance(position, int), "a rank without a score is a number"
+                start = position + 1
+            while len(found) <= size:
+                ids = await self._redis.zrevrange(index, start, start + size)
+                if not ids:
+                    break
+                records = [await _read(self._redis, as_text(raw)) for raw in ids]
+                found += [record for record in records if record is not None]
+                start += len(ids)
+            return found[:size], len(found) > size
+
+    async def activate(self, record: SessionRecord) -> None:
+        """Stores what became of a session that was being created; raises ServiceError NOT_FOUND where it is gone."""
+
+        async def attempt(pipe: Pipeline) -> None:
+            key = session_key(record.session_id)
+            await pipe.watch(key)
+            stored = await _read(pipe, record.session_id)
+            if stored is None or stored.state in OVER:
+                raise not_found(record.session_id)
+            begin(pipe)
+            pipe.hset(key, mapping=record.to_fields())
+            await pipe.execute()
+
+        await transact(self._redis, attempt)
+
+    async def set_state(self, session_id: str, state: int) -> SessionRecord:
+        """Moves a session on; one that is over stays as it is.  Raises ServiceError NOT_FOUND."""
+
+        async def attempt(pipe: Pipeline) -> SessionRecord:
+            await pipe.watch(session_key(session_id))
+            record = await _read(pipe, session_id)
+            if record is None:
+                raise not_found(session_id)
+            if record.state in OVER:
+                return record
+            begin(pipe)
+            pipe.hset(session_key(session_id), "state", str(state))
+            if state in OVER:
+                self._end(pipe, record)
+            await pipe.execute()
+            return replace(record, state=state)
+
+        return await transact(self._redis, attempt)
+
+    async def renew(self, record: SessionRecord) -> None:
+        """Prolongs our lease and the slot with it.  Raises LeaseLostError where it is not ours any more."""
+
+        async def attempt(pipe: Pipeline) -> None:
+            lease = lease_key(record.session_id)
+            await pipe.watch(lease)
+            if await pipe.get(lease) != self._holder(record.epoch):
+                raise LeaseLostError(record.session_id)
+            until = await now_ms(pipe) + self._lease_ms
+            begin(pipe)
+            pipe.pexpire(lease, self._lease_ms)
+            pipe.zadd(OPEN_KEY, {record.session_id: until})
+            pipe.zadd(slots_key(record.pipeline), {record.session_id: until}, xx=True)
+            await pipe.execute()
+
+        await transact(self._redis, attempt)
+
+    async def take_over(self, session_id: str) -> SessionRecord:
+        """Takes a session whose lease has ended, with the next epoch.
+
+        Raises:
+            LeaseLostError: somebody holds it.
+            ServiceError: NOT_FOUND.
+        """
+
+        async def attempt(pipe: Pipeline) -> SessionRecord:
+            lease = lease_key(session_id)
+            await pipe.watch(lease, session_key(session_id))
+            record = await _read(pipe, session_id)
+            if record is None:
+                raise not_found(session_id)
+            if record.state in OVER or await pipe.get(lease) is not None:
+                raise LeaseLostError(session_id)
+            now = await now_ms(pipe)
+            taken = replace(record, epoch=record.epoch + 1)
+            begin(pipe)
+            self._put(pipe, taken, now)
+            await pipe.execute()
+            return taken
+
+        return await transact(self._redis, attempt)
+
+    async def reserve_slot(self, record: SessionRecord, pipeline: str, capacity: int) -> SessionRecord | None:
+        """Takes a place for a session; returns the session on that pipeline, None where ``capacity`` is reached."""
+        slots = slots_key(pipeline)
+
+        async def attempt(pipe: Pipeline) -> SessionRecord | None:
+            await pipe.watch(slots)
+            now = await now_ms(pipe)
+            if await pipe.zcount(slots, now, "+inf") >= capacity:
+                return None
+            begin(pipe)
+            pipe.zremrangebyscore(slots, "-inf", f"({now}")
+            pipe.zadd(slots, {record.session_id: now + self._lease_ms})
+            pipe.hset(session_key(record.session_id), "pipeline", pipeline)
+            await pipe.execute()
+            return replace(record, pipeline=pipeline)
+
+        return await transact(self._redis, attempt)
+
+    async def count_slots(self, pipeline: str) -> int:
+        """Places taken on a pipeline, by all gateways."""
+        async with reported():
+            return int(await self._redis.zcount(slots_key(pipeline), await now_ms(self._redis), "+inf"))
+
+    async def reap(self) -> Sequence[SessionRecord]:
+        """Ends the sessions whose gateway has vanished; returns them."""
+        async with reported():
+            now = await now_ms(self._redis)
+            late = await self._redis.zrangebyscore(OPEN_KEY, "-inf", now, start=0, num=_REAPED_AT_ONCE)
+        ended = [await self._reap_one(as_text(raw)) for raw in late]
+        return [record for record in ended if record is not None]
+
+    async def _reap_one(self, session_id: str) -> SessionRecord | None:
+        try:
+            record = await self.take_over(session_id)
+        except LeaseLostError:
+            return None
+        except (ServiceError, ValueError) as error:
+            if isinstance(error, ServiceError) and error.reason != SESSION_NOT_FOUND:
+                raise
+            # It is gone, or not of our making: there is nothing to end.
+            async with reported():
+                await self._redis.zrem(OPEN_KEY, session_id)
+            return None
+        return await self.set_state(record.session_id, api.Session.STATE_FAILED)
+
+    def _put(self, pipe: Pipeline, record: SessionRecord, now: int) -> None:
+        keep_ms = record.expire_ms - now + self._retention_ms
+        key, index = session_key(record.session_id), tenant_key(record.tenant)
+        pipe.hset(key, mapping=record.to_fields())
+        pipe.pexpire(key, max(keep_ms, self._retention_ms))
+        pipe.set(lease_key(record.session_id), self._holder(record.epoch), px=self._lease_ms)
+        pipe.zadd(OPEN_KEY, {record.session_id: now + self._lease_ms})
+        pipe.zadd(index, {record.session_id: record.create_ms})
+        pipe.zremrangebyscore(index, "-inf", now - self._longest_ms - self._retention_ms)
+
+    def _end(self, pipe: Pipeline, record: SessionRecord) -> None:
+        pipe.delete(lease_key(record.session_id))
+        pipe.zrem(OPEN_KEY, record.session_id)
+        pipe.zrem(slots_key(record.pipeline), record.session_id)
+        pipe.pexpire(session_key(record.session_id), self._retention_ms)
+        if record.request_id:
+            pipe.pexpire(request_key(record.tenant, record.request_id), self._retention_ms)
+
+    def _holder(self, epoch: int) -> bytes:
+        return f"{self._owner}:{epoch}".encode()
+
+
+async def _read(redis: Redis | Pipeline, session_id: str) -> SessionRecord | None:
+    stored = await redis.hgetall(session_key(session_id))
+    return SessionRecord.from_fields(stored) if stored else None
+
+
+def not_found(session_id: str) -> ServiceError:
+    """The answer where there is no such session, or where it is another tenant's."""
+    return ServiceError(
+        grpc.StatusCode.NOT_FOUND, SESSION_NOT_FOUND, "there is no such session", {"session_id": session_id[:64]}
+    )
+
+
+def _bad_page_token() -> ServiceError:
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    return ServiceError(code, "PAGE_TOKEN_INVALID", "the page token is unknown", field="page_token")

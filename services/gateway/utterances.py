@@ -1,0 +1,95 @@
+"""Which utterance is heard when.
+
+Knows names and samples; nothing of audio itself.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from live_avatar.serving.errors import ServiceError
+from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER
+
+
+@dataclass
+class Utterance:
+    """One utterance on the session's clock, in the client's samples."""
+
+    name: str
+    first: int
+    end: int
+    complete: bool = False
+    started: bool = False
+    """The client has been told that it began."""
+    interrupted: bool = False
+    """The client has been told that it ends before its end."""
+
+
+class Utterances:
+    """Those whose video the client does not have yet, oldest first."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Utterance] = deque()
+
+    def check(self, name: str) -> None:
+        """Raises ServiceError INVALID_ARGUMENT where another utterance has not ended."""
+        if self._waiting and not self._waiting[-1].complete and name not in ("", self._waiting[-1].name):
+            running = self._waiting[-1].name
+            message = f"utterance {name!r} came before the end of {running!r}"
+            raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="utterance_id")
+
+    @property
+    def current(self) -> str:
+        """Name of the first that is not over; empty where there is none."""
+        return next((one.name for one in self._waiting if not one.interrupted), "")
+
+    @property
+    def last(self) -> str:
+        """Name of the last one; empty where there is none."""
+        return self._waiting[-1].name if self._waiting else ""
+
+    def knows(self, name: str) -> bool:
+        """Whether utterance ``name`` is among them and was not interrupted."""
+        return any(one.name == name and not one.interrupted for one in self._waiting)
+
+    def hear(self, name: str, first: int, end: int) -> None:
+        """Samples ``first`` to ``end`` - 1 of utterance ``name``; without a name, of the running one."""
+        if not self._waiting or self._waiting[-1].complete:
+            self._waiting.append(Utterance(name, first, end))
+        self._waiting[-1].end = end
+
+    def extend(self, end: int) -> None:
+        """The running one reaches to sample ``end`` - 1 now."""
+        self._waiting[-1].end = end
+
+    def interrupt(self, end: int) -> None:
+        """Those there are, the running one too, are not heard from sample ``end`` on."""
+        self._waiting = deque(one for one in self._waiting if one.first < end)
+        for one in self._waiting:
+            if one.end > end or not one.complete:
+                one.end, one.interrupted = min(one.end, end), True
+            one.complete = True
+
+    def end(self) -> None:
+        """The running one is complete."""
+        if self._waiting:
+            self._waiting[-1].complete = True
+
+    def at(self, sample: int) -> str:
+        """Name of the utterance that holds ``sample``; empty in silence."""
+        return next((one.name for one in self._waiting if one.first <= sample < one.end), "")
+
+    def begun(self, end: int) -> list[Utterance]:
+        """Those that begin before sample ``end`` and of which this was not said yet."""
+        begun = [one for one in self._waiting if one.first < end and not one.started]
+        for one in begun:
+            one.started = True
+        return begun
+
+    def ended(self, end: int) -> list[Utterance]:
+        """Those that end by themselves at sample ``end`` or before; they are forgotten."""
+        ended = []
+        while self._waiting and self._waiting[0].complete and self._waiting[0].end <= end:
+            one = self._waiting.popleft()
+            if not one.interrupted:
+                ended.append(one)
+        return ended

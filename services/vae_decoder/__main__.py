@@ -1,0 +1,19 @@
+"""Starts the service: ``python -m services.vae_decoder --help``."""
+
+import sys
+from functools import partial
+
+from live_avatar.serving.server import run
+from live_avatar.serving.settings import load
+from services.vae_decoder.service import build
+from services.vae_decoder.settings import VaeDecoderSettings
+
+
+def main() -> int:
+    """Runs until SIGTERM; returns the exit code."""
+    settings = load(VaeDecoderSettings, program="python -m services.vae_decoder")
+    return run(settings.name, settings.server, settings.telemetry, partial(build, settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

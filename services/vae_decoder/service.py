@@ -1,0 +1,79 @@
+"""The VAE decoder from its settings: loads the network, joins the chain, answers for portraits and video."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+
+from live_avatar.config import preset
+from live_avatar.model.device import device_identity, free_bytes, open_device
+from live_avatar.model.networks import Networks, open_networks
+from live_avatar.model.vae import VAE
+from live_avatar.pipeline.v1 import vae_decoder_service_pb2
+from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
+from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import add_VaeDecoderServiceServicer_to_server
+from live_avatar.serving.hop_service import as_service, hop_timing, running_hop
+from live_avatar.serving.reservations import Room
+from live_avatar.serving.server import Service
+from live_avatar.serving.telemetry import Telemetry
+from live_avatar.streaming.decoder import FrameDecoder
+from services.vae_decoder.encoding import EncoderThread
+from services.vae_decoder.servicer import VaeDecoderServicer
+from services.vae_decoder.settings import VaeDecoderSettings
+from services.vae_decoder.video import Audience
+from services.vae_decoder.work import VaeDecoderWork
+
+_DECODER_SERVICE = vae_decoder_service_pb2.DESCRIPTOR.services_by_name["VaeDecoderService"].full_name
+
+
+@asynccontextmanager
+async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIterator[Service]:
+    """The service, loaded and running.
+
+    Raises:
+        ValueError: weights or device cannot be used.
+    """
+    loop = asyncio.get_running_loop()
+    with ExitStack() as threads:
+        encoder = threads.enter_context(EncoderThread())
+        portraits = threads.enter_context(ThreadPoolExecutor(1, "portraits"))
+        device = threads.enter_context(ThreadPoolExecutor(1, "device"))
+        networks, decoder, room = await loop.run_in_executor(device, _load, settings)
+        audience = Audience()
+        work = VaeDecoderWork(networks.preset, decoder, room=room, encoder=encoder, audience=audience)
+        info = _info(settings, networks, work.capacity)
+        async with running_hop(info, work, device, settings=settings, target=None, observer=telemetry) as hop:
+            servicer = VaeDecoderServicer(
+                networks.preset,
+                decoder,
+                audience=audience,
+                device_thread=device,
+                portrait_thread=portraits,
+                fail_session=hop.fail,
+                timing=hop_timing(settings),
+            )
+            loaded = {"networks": networks.description, "device": info.device, "capacity": work.capacity}
+            register = partial(add_VaeDecoderServiceServicer_to_server, servicer)
+            yield as_service(hop, loaded, register, grpc_names=(_DECODER_SERVICE,))
+
+
+def _load(settings: VaeDecoderSettings) -> tuple[Networks, FrameDecoder, Room]:
+    device = open_device(settings.device, settings.threads)
+    networks = open_networks(preset(settings.preset), settings.weights, device)
+    vae = networks.load("vae")
+    assert isinstance(vae, VAE)
+    decoder = FrameDecoder(vae, networks.preset.stream, use_motion=networks.preset.dit.use_motion)
+    room = Room(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
+    return networks, decoder, room
+
+
+def _info(settings: VaeDecoderSettings, networks: Networks, capacity: int) -> ServiceInfo:
+    return ServiceInfo(
+        role=ServiceInfo.ROLE_VAE_DECODER,
+        name=settings.name,
+        preset=networks.preset.name,
+        model_digest=networks.digest,
+        device=device_identity(networks.device),
+        session_capacity=capacity,
+    )

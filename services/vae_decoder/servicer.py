@@ -1,0 +1,148 @@
+"""The two calls that only the decoder answers: a portrait becomes a sink, and video leaves to gateways.
+
+Translates and delegates.  Portraits are read in a thread of their own and encoded in the device thread.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from typing import NoReturn
+
+import grpc
+from torch import Tensor
+
+from live_avatar import wire
+from live_avatar.config import Preset
+from live_avatar.model.portrait import FitRule, prepare_portrait
+from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
+from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
+    EncodePortraitRequest,
+    EncodePortraitResponse,
+    StreamVideoRequest,
+    StreamVideoResponse,
+)
+from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceServicer
+from live_avatar.portrait import PortraitError, load_portrait
+from live_avatar.serving.errors import ServiceError, stage_lost
+from live_avatar.serving.parts import cut
+from live_avatar.serving.timing import HopTiming
+from live_avatar.streaming.decoder import FrameDecoder
+from live_avatar.streaming.local import warmup_latents
+from live_avatar.streaming.picture import latent_size
+from services.vae_decoder.video import Audience, VideoStream
+
+VideoContext = grpc.aio.ServicerContext[StreamVideoRequest, StreamVideoResponse]
+PortraitContext = grpc.aio.ServicerContext[EncodePortraitRequest, EncodePortraitResponse]
+
+MAX_PORTRAITS = 16
+"""At the same time, waiting ones included."""
+
+_RULES: dict[int, FitRule] = {
+    EncodePortraitRequest.FIT_COVER: "cover",
+    EncodePortraitRequest.FIT_REFERENCE: "reference",
+}
+
+
+class VaeDecoderServicer(VaeDecoderServiceServicer):
+    """Answers ``VaeDecoderService``."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        decoder: FrameDecoder,
+        *,
+        audience: Audience,
+        device_thread: Executor,
+        portrait_thread: Executor,
+        fail_session: Callable[[SessionKey, ServiceError], None],
+        timing: HopTiming | None = None,
+    ) -> None:
+        self._preset = preset
+        self._decoder = decoder
+        self._audience = audience
+        self._device_thread = device_thread
+        self._portrait_thread = portrait_thread
+        self._fail_session = fail_session
+        self._timing = timing or HopTiming()
+        self._portraits = 0
+
+    async def EncodePortrait(
+        self, request: EncodePortraitRequest, context: PortraitContext
+    ) -> AsyncIterator[EncodePortraitResponse]:
+        """Encodes a portrait to sink version 0 (spec 2.7)."""
+        if self._portraits >= MAX_PORTRAITS:
+            raise ServiceError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "CAPACITY_EXHAUSTED", f"{MAX_PORTRAITS} portraits wait already"
+            )
+        self._portraits += 1
+        try:
+            loop = asyncio.get_running_loop()
+            pixels = await loop.run_in_executor(self._portrait_thread, self._read, request)
+            pieces = cut(await loop.run_in_executor(self._device_thread, self._encode, pixels))
+        finally:
+            self._portraits -= 1
+        for part, piece in enumerate(pieces):
+            yield EncodePortraitResponse(part=part, part_count=len(pieces), data=piece)
+
+    async def StreamVideo(  # type: ignore[override]  # gRPC takes this form too: a coroutine that writes by itself
+        self, request_iterator: AsyncIterator[StreamVideoRequest], context: VideoContext
+    ) -> None:
+        """Carries the video of one gateway's sessions until it ends the stream; its sessions end with it."""
+        stream = VideoStream()
+        lost: ServiceError | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writer = tasks.create_task(self._write_all(stream, context))
+                await self._read_all(stream, context)
+                writer.cancel()
+        except* ServiceError as group:
+            lost = next(error for error in group.exceptions if isinstance(error, ServiceError))
+        except* grpc.aio.BaseError:
+            lost = stage_lost("the gateway's video stream broke")
+        finally:
+            for key in self._audience.leave(stream):
+                self._fail_session(key, stage_lost("the gateway that received the video is gone"))
+        if lost is not None:
+            raise lost
+
+    def _read(self, request: EncodePortraitRequest) -> Tensor:
+        """The picture as model input [3, H, W]."""
+        if request.fit not in _RULES:
+            raise _invalid("FIT_UNSUPPORTED", f"fit {request.fit} is not served", "fit")
+        try:
+            latent_size(self._preset, request.width, request.height)
+        except ValueError as error:
+            raise _invalid("SIZE_UNSUPPORTED", str(error), "width") from error
+        try:
+            image = load_portrait(request.image)
+        except PortraitError as error:
+            raise _invalid(error.reason, str(error), "image") from error
+        return prepare_portrait(image, request.height, request.width, _RULES[request.fit])
+
+    def _encode(self, pixels: Tensor) -> bytes:
+        sink = self._decoder.encode_portrait(pixels.to(self._decoder.vae.from_latents.weight.device))
+        warmup = warmup_latents(sink, self._decoder)[:, : self._decoder.rules.warmup_latents]
+        return wire.sink_to_message(sink, warmup).SerializeToString()
+
+    async def _read_all(self, stream: VideoStream, context: VideoContext) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._timing.silence_s):
+                    request: object = await context.read()
+            except TimeoutError:
+                raise stage_lost(f"the gateway said nothing for {self._timing.silence_s} s") from None
+            if not isinstance(request, StreamVideoRequest):
+                return
+            if request.HasField("subscribe"):
+                self._audience.subscribe(request.subscribe.key, stream)
+
+    async def _write_all(self, stream: VideoStream, context: VideoContext) -> NoReturn:
+        while True:
+            response = await stream.next(self._timing.heartbeat_s)
+            if response is None:
+                response = StreamVideoResponse(heartbeat=StreamVideoResponse.Heartbeat())
+            await context.write(response)
+
+
+def _invalid(reason: str, message: str, field: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, field=field)

@@ -1,0 +1,125 @@
+"""``live-avatar up``: starting, mending and ending a pipeline."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from live_avatar.cli import sources
+from live_avatar.cli.main import app
+
+COMMAND = [sys.executable, "-c", "from live_avatar.cli.main import app; app()"]
+LIMIT_S = 120
+END_S = 5
+
+
+class Up:
+    """A running ``live-avatar up``."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "up", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.said: list[str] = []
+        self.gateway = ""
+        assert self.process.stderr is not None
+        self._listener = threading.Thread(target=self.said.extend, args=(self.process.stderr,))
+        self._listener.start()
+
+    def wait_gateway(self) -> None:
+        """Returns when the gateway's address has been told."""
+        assert self.process.stdout is not None
+        self.gateway = self.process.stdout.readline().removeprefix("gateway ").strip()
+
+    def children(self) -> dict[int, str]:
+        """Processes of services by id, with the name of their module."""
+        found = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(stat.read_text().rpartition(")")[2].split()[1])
+                arguments = (stat.parent / "cmdline").read_text().split("\0")
+            except (OSError, IndexError):
+                continue
+            if parent == self.process.pid:
+                found[int(stat.parent.name)] = arguments[3]
+        return found
+
+    def wait_said(self, text: str) -> None:
+        """Returns when a line with ``text`` has been told."""
+        deadline = time.monotonic() + LIMIT_S
+        while not any(text in line for line in list(self.said)):
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.05)
+
+    def end(self, number: signal.Signals) -> float:
+        """Sends a signal; seconds until the end."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(LIMIT_S)
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        """Leaves nothing open."""
+        self.process.kill()
+        self.process.wait()
+        self._listener.join()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    running = Up(tmp_path, "--layout", "1x2")
+    yield running
+    running.close()
+
+
+@pytest.mark.slow
+def test_a_killed_service_comes_back_and_ctrl_c_ends_everything(up: Up, tmp_path: Path) -> None:
+    up.wait_gateway()
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", up.gateway), up.said
+    up.wait_said(sources.RANDOM_WEIGHTS)
+    assert [line.split()[0] for line in up.said[:4]] == ["vae-decoder", "denoise-stage-0", "audio-encoder", "gateway"]
+    before = up.children()
+    modules = ["services.audio_encoder", "services.denoise_stage", "services.gateway", "services.vae_decoder"]
+    assert sorted(before.values()) == modules
+    stage = next(pid for pid, module in before.items() if module == "services.denoise_stage")
+    os.kill(stage, signal.SIGKILL)
+    up.wait_said("denoise-stage-0 was ended by SIGKILL")
+    up.wait_said("denoise-stage-0 was ended by SIGKILL; log out/logs/denoise-stage-0.log; it is started again")
+    make_when_ready(up.gateway, tmp_path / "out.mp4")
+    after = up.children()
+    assert sorted(after.values()) == modules
+    assert len(before.keys() & after.keys()) == len(modules) - 1
+    assert up.end(signal.SIGINT) < END_S
+    assert up.process.returncode == 0
+    assert not [pid for pid in after if Path(f"/proc/{pid}").exists()]
+
+
+def make_when_ready(gateway: str, out: Path) -> None:
+    """Makes a video as soon as the pipeline is whole again."""
+    deadline = time.monotonic() + LIMIT_S
+    arguments = ["generate", "--audio", str(sources.SPEECH), "--out", str(out), "--gateway", gateway]
+    while (result := CliRunner().invoke(app, arguments)).exit_code != 0:
+        assert "STAGE_LOST" in result.stderr
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert out.exists()
+
+
+def test_a_preset_without_weights_is_one_clear_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "up", "--preset", "S2V_14B"], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("live-avatar: vae-decoder ended with code ")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,209 @@
+"""The system under test, as the library alone: its networks, what sessions are fed, and what must come out.
+
+Knows presets and networks; knows no process and no message.
+
+Letters: N samples, F latents of a block, h and w latent pixels.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, Wav2Vec2Model
+
+from live_avatar.config import (
+    TINY,
+    DiTConfig,
+    LoRAConfig,
+    Preset,
+    SpeechConfig,
+    StreamConfig,
+    TextConfig,
+    VAEConfig,
+)
+from live_avatar.model.audio_tokens import AudioTokenEncoder, AudioTokens
+from live_avatar.model.dit import CausalDiT
+from live_avatar.model.networks import Networks, open_networks
+from live_avatar.model.text import TextEncoder
+from live_avatar.model.vae import VAE
+from live_avatar.streaming.audio_grid import whole_file_blocks
+from live_avatar.streaming.audio_window import AudioWindow, encode_block
+from live_avatar.streaming.block import Sink
+from live_avatar.streaming.decoder import FrameDecoder
+from live_avatar.streaming.denoiser import Denoiser
+from live_avatar.streaming.draws import PhiloxDraws
+from live_avatar.streaming.local import Generated, generate, warmup_latents
+from live_avatar.streaming.schedule import inference_schedule
+
+SMALL = Preset(
+    name="SMALL",
+    dit=DiTConfig(
+        dim=48,
+        ffn_dim=96,
+        num_heads=2,
+        num_layers=2,
+        audio_layers=(0, 1),
+        audio_dim=32,
+        audio_states=3,
+        text_dim=32,
+        text_len=16,
+    ),
+    vae=VAEConfig(dim=4),
+    speech=SpeechConfig(hidden_size=32, num_layers=2, num_heads=2, ffn_dim=64, conv_dim=(16,) * 7),
+    text=TextConfig(vocab_size=384, dim=32, attention_dim=32, ffn_dim=64, num_heads=2, num_layers=1, tokenizer="bytes"),
+    stream=StreamConfig(left_context_s=1.0),
+    lora=LoRAConfig(rank=4, alpha=2.0),
+    max_area=64 * 128,
+    dtype="float32",
+    vae_dtype="float32",
+)
+"""A system for quick tests; services read it from a file."""
+
+PRESETS = {preset.name: preset for preset in (SMALL, TINY)}
+SIDE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """All that one session is fed."""
+
+    blocks: int = 9
+    """Enough for the window to wrap after the sink has switched."""
+    seed: int = 7
+    portrait: int = 0
+    """Seed of the picture."""
+    voice: int = 0
+    """Seed of the audio."""
+    prompt: str = "a person talks to the camera"
+    width: int = SIDE
+    height: int = SIDE
+    streaming: bool = False
+    """Whether the audio is heard as it comes."""
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """A smooth picture [H, W, 3]."""
+        generator = torch.Generator().manual_seed(self.portrait)
+        coarse = torch.rand(1, 3, 4, 4, generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, size=(self.height, self.width), mode="bilinear")[0]
+        picture: NDArray[np.uint8] = (smooth * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        return picture
+
+    def samples(self, preset: Preset) -> NDArray[np.float32]:
+        """Noise at the level of speech [N] that ends in the middle of the last block."""
+        generator = np.random.default_rng(self.voice)
+        count = round((self.blocks - 0.5) * preset.samples_per_block)
+        noise: NDArray[np.float32] = generator.standard_normal(count, np.float32) * 0.1
+        return noise
+
+
+class System:
+    """The networks of one preset with the random weights that the services draw too."""
+
+    def __init__(self, preset: Preset) -> None:
+        self.preset = preset
+        self.networks: Networks = open_networks(preset, None)
+        dit, tokens, vae, speech, text = map(self.networks.load, ("dit", "audio", "vae", "speech", "text"))
+        assert isinstance(dit, CausalDiT)
+        assert isinstance(tokens, AudioTokenEncoder)
+        assert isinstance(vae, VAE)
+        assert isinstance(speech, Wav2Vec2Model)
+        assert isinstance(text, PreTrainedModel)
+        self._dit, self._tokens, self._speech = dit, tokens, speech
+        self._text = TextEncoder(text, self.networks.tokenizer(), preset.dit.text_len)
+        self._decoder = FrameDecoder(vae, preset.stream, use_motion=preset.dit.use_motion)
+        self._sinks: dict[Script, tuple[Sink, Tensor]] = {}
+
+    def sink(self, script: Script) -> tuple[Sink, Tensor]:
+        """Sink version 0 and the latents that warm the decoder, made once."""
+        if script not in self._sinks:
+            self._sinks[script] = self._encode(script)
+        return self._sinks[script]
+
+    def _encode(self, script: Script) -> tuple[Sink, Tensor]:
+        pixels = torch.from_numpy(script.pixels()).permute(2, 0, 1).float() / 255 * 2 - 1
+        with _one_thread():
+            sink = self._decoder.encode_portrait(pixels)
+        return sink, warmup_latents(sink, self._decoder)[:, : self.preset.stream.warmup_latents]
+
+    @torch.inference_mode()
+    def solo(self, script: Script, steps: int) -> list[Generated]:
+        """What the library's loop makes of a session: every latent and every picture."""
+        rules = self.preset.stream
+        draws = PhiloxDraws(rules.reference_distance)
+        stage = Denoiser(self._dit, rules, inference_schedule(steps), range(steps), draws)
+        sink, warmup = self.sink(script)
+        with _one_thread():
+            return list(
+                generate(
+                    [stage],
+                    self._decoder,
+                    sink=sink,
+                    warmup=warmup,
+                    text=self._text.encode(script.prompt),
+                    audio=self._audio(script),
+                    seed=script.seed,
+                )
+            )
+
+    def _audio(self, script: Script) -> Iterator[AudioTokens]:
+        for features in self._streamed(script) if script.streaming else self._whole(script):
+            yield self._tokens(features)
+
+    def _whole(self, script: Script) -> Iterator[Tensor]:
+        return whole_file_blocks(self._speech, torch.from_numpy(script.samples(self.preset)), self.preset)
+
+    def _streamed(self, script: Script) -> Iterator[Tensor]:
+        window = AudioWindow(self.preset)
+        window.append(script.samples(self.preset))
+        window.finish()
+        while window.ready():
+            yield encode_block(self._speech, window.next_block())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """While it lasts, torch computes like a service: with one thread, whatever the test process has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@cache
+def system(name: str) -> System:
+    """The system of the preset ``name``."""
+    return System(PRESETS[name])
+
+
+@cache
+def solo(name: str, script: Script, steps: int = 4) -> tuple[Generated, ...]:
+    """``System.solo`` of the preset ``name``, made once."""
+    return tuple(system(name).solo(script, steps))
+
+
+def latents(name: str, script: Script, steps: int = 4) -> list[Tensor]:
+    """Clean latents [16, F, h, w] of every block of ``solo``."""
+    return [one.latent for one in solo(name, script, steps)]
+
+
+def pictures(name: str, script: Script, steps: int = 4) -> list[tuple[int, bytes]]:
+    """Number and RGB bytes of every picture of ``solo``."""
+    return [
+        (frames.first + position, picture.numpy().tobytes())
+        for one in solo(name, script, steps)
+        for frames in one.frames
+        for position, picture in enumerate(frames.pixels)
+    ]
+
+
+def prepare(name: str, *scripts: Script, steps: int = 4) -> None:
+    """Makes what must come out before anything is sent: an event loop that computes misses its heartbeats."""
+    for script in scripts:
+        solo(name, script, steps)

@@ -1,0 +1,185 @@
+"""A service dies or freezes, a gateway goes away: who must know knows in time, and nothing is left behind."""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import grpc
+import pytest
+
+from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo, StreamBlocksRequest, StreamBlocksResponse
+from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
+from live_avatar.serving.errors import STALE_EPOCH, ServiceError
+from live_avatar.serving.timing import PROTOCOL_VERSION
+
+from .gateway import READY_S, Head, Name, VideoOutput, describe, linked, new_session, open_request, video_end
+from .processes import DECODER, ENCODER, START_S, Processes, stage_name
+from .sessions import Playing
+from .system import SMALL, Script, pictures, prepare, system
+
+pytestmark = pytest.mark.alone
+
+STAGES = (stage_name(range(2)), stage_name(range(2, 4)))
+NAMES = (ENCODER, *STAGES, DECODER)
+SCRIPT = Script(seed=3, portrait=3, voice=3)
+ENDLESS = Script(blocks=100)
+DIGEST = system(SMALL.name).networks.digest
+LOG = logging.getLogger(__name__)
+KILLED_KNOWN_S, FROZEN_KNOWN_S, FREED_S = 2.0, 3.0, 5.0
+
+
+@dataclass
+class Running:
+    """A session in the middle of its blocks."""
+
+    head: Head
+    video: VideoOutput
+    name: Name
+
+
+@asynccontextmanager
+async def running_session(pipeline: Processes, name: Name) -> AsyncIterator[Running]:
+    """A session of which the first blocks have come out and more are on their way."""
+    async with video_end(pipeline.address(DECODER)) as video, linked(pipeline.address(ENCODER), DIGEST) as head:
+        playing = Playing(head, video, system(SMALL.name), name, ENDLESS)
+        await playing.open()
+        admitting = asyncio.create_task(playing.admit_all())
+        try:
+            await playing.until(2)
+            yield Running(head, video, name)
+        finally:
+            admitting.cancel()
+            with suppress(asyncio.CancelledError, ServiceError):
+                await admitting
+
+
+async def held_by(target: str) -> tuple[int, int]:
+    """Sessions and bytes of one service."""
+    info: ServiceInfo = (await describe(target)).services[0]
+    return info.sessions_open, info.session_bytes
+
+
+async def freed(pipeline: Processes, *, besides: str = "") -> None:
+    """Returns when no service, or none but one, holds anything."""
+    for name in NAMES:
+        while name != besides and await held_by(pipeline.address(name)) != (0, 0):  # noqa: ASYNC110 - not our process
+            await asyncio.sleep(0.02)
+
+
+async def check_serves(pipeline: Processes, name: Name) -> None:
+    """The next session of the pipeline is as good as the first."""
+    small = system(SMALL.name)
+    async with linked(pipeline.address(ENCODER), DIGEST) as head, video_end(pipeline.address(DECODER)) as video:
+        playing = Playing(head, video, small, name, SCRIPT)
+        await playing.open()
+        await playing.admit_all()
+        await playing.end()
+        assert video.frames(name) == pictures(SMALL.name, SCRIPT)
+
+
+@pytest.fixture(autouse=True)
+def _prepared() -> None:
+    prepare(SMALL.name, SCRIPT)
+    system(SMALL.name).sink(ENDLESS)
+
+
+@pytest.mark.parametrize("victim", NAMES)
+def test_a_killed_service(pipeline: Processes, victim: str) -> None:
+    async def run() -> None:
+        async with running_session(pipeline, new_session()) as session:
+            began = time.monotonic()
+            pipeline[victim].kill()
+            async with asyncio.timeout(KILLED_KNOWN_S):
+                error = await session.head.failure(session.name)
+            LOG.info("known after %.2f s", time.monotonic() - began)
+            assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "STAGE_LOST")
+            async with asyncio.timeout(FREED_S - (time.monotonic() - began)):
+                await freed(pipeline, besides=victim)
+            LOG.info("freed after %.2f s", time.monotonic() - began)
+            again = pipeline.spawn_again(victim)
+            await asyncio.to_thread(again.wait_listening, START_S)
+        await check_serves(pipeline, new_session())
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("victim", STAGES)
+def test_a_frozen_stage(pipeline: Processes, victim: str) -> None:
+    """Noticed in time; what it does after it thaws reaches nobody, not even a later epoch of the same session."""
+
+    async def run() -> None:
+        async with running_session(pipeline, new_session()) as session:
+            began = time.monotonic()
+            pipeline[victim].process.send_signal(signal.SIGSTOP)
+            async with asyncio.timeout(FROZEN_KNOWN_S):
+                error = await session.head.failure(session.name)
+            LOG.info("known after %.2f s", time.monotonic() - began)
+            assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "STAGE_LOST")
+            async with asyncio.timeout(FREED_S - (time.monotonic() - began)):
+                await freed(pipeline, besides=victim)
+            LOG.info("freed after %.2f s", time.monotonic() - began)
+            pipeline[victim].process.send_signal(signal.SIGCONT)
+            await session.head.link.wait_ready(READY_S)
+            await later_epoch(pipeline, session)
+        await freed(pipeline)
+
+    try:
+        asyncio.run(run())
+    finally:
+        pipeline[victim].process.send_signal(signal.SIGCONT)
+
+
+async def later_epoch(pipeline: Processes, session: Running) -> None:
+    """Plays the next epoch of a session; what still comes of the old one is refused and changes nothing."""
+    old, new = session.name, (session.name[0], session.name[1] + 1)
+    playing = Playing(session.head, session.video, system(SMALL.name), new, SCRIPT)
+    await playing.open()
+    for block in range(3):
+        await playing.admit(block)
+    for service in NAMES:
+        async with asyncio.timeout(FREED_S), linked(pipeline.address(service), DIGEST) as late:
+            await late.admit(old, 3)
+            error = await late.failure(old)
+            assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, STALE_EPOCH)
+    await playing.admit_all(3)
+    await playing.end()
+    assert session.video.frames(new) == pictures(SMALL.name, SCRIPT)
+
+
+def test_a_gateway_that_goes_away(pipeline: Processes) -> None:
+    async def run() -> None:
+        async with running_session(pipeline, new_session()):
+            assert all([await held_by(pipeline.address(name)) > (0, 0) for name in NAMES])
+        began = time.monotonic()
+        async with asyncio.timeout(FREED_S):
+            await freed(pipeline)
+        LOG.info("freed after %.2f s", time.monotonic() - began)
+        await check_serves(pipeline, new_session())
+
+    asyncio.run(run())
+
+
+def test_a_gateway_that_falls_silent(pipeline: Processes) -> None:
+    async def run() -> None:
+        name = new_session()
+        async with linked(pipeline.address(ENCODER), DIGEST):
+            pass  # the pipeline is ready
+        async with grpc.aio.insecure_channel(pipeline.address(ENCODER)) as channel:
+            call = PipelineServiceStub(channel).StreamBlocks()
+            hello = StreamBlocksRequest.Hello(protocol_version=PROTOCOL_VERSION, peer="test")
+            await call.write(StreamBlocksRequest(hello=hello))
+            request = open_request(name, seed=1, width=ENDLESS.width, height=ENDLESS.height)
+            await call.write(StreamBlocksRequest(open=request))
+            began = time.monotonic()
+            while isinstance(answer := await call.read(), StreamBlocksResponse) and not answer.HasField("opened"):
+                assert not answer.HasField("session_failed")
+            assert await held_by(pipeline.address(DECODER)) > (0, 0)
+            async with asyncio.timeout(FREED_S):
+                await freed(pipeline)
+            LOG.info("freed after %.2f s", time.monotonic() - began)
+
+    asyncio.run(run())

@@ -1,0 +1,222 @@
+"""The decoder's own calls, over a real socket."""
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import grpc
+import pytest
+import torch
+from PIL import Image
+
+from live_avatar import wire
+from live_avatar.model.portrait import prepare_portrait
+from live_avatar.pipeline.v1.blocks_pb2 import Sink as SinkMessage
+from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest, StreamBlocksResponse
+from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
+    EncodePortraitRequest,
+    EncodePortraitResponse,
+    StreamVideoRequest,
+    StreamVideoResponse,
+)
+from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceStub
+from live_avatar.serving.errors import ServiceError, from_rpc_error
+from live_avatar.serving.interceptors import ErrorInterceptor
+from live_avatar.serving.link import Link
+from live_avatar.serving.telemetry import Telemetry
+from live_avatar.streaming.local import warmup_latents
+from services.vae_decoder import servicer
+from services.vae_decoder.service import build
+from services.vae_decoder.settings import VaeDecoderSettings
+
+from . import tiny
+from .tiny import key, open_request
+
+if TYPE_CHECKING:
+    from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceAsyncStub
+
+COVER = EncodePortraitRequest.FIT_COVER
+Scenario: TypeAlias = "Callable[[VaeDecoderServiceAsyncStub, str], Awaitable[None]]"
+
+
+@asynccontextmanager
+async def decoder() -> "AsyncIterator[tuple[VaeDecoderServiceAsyncStub, str]]":
+    telemetry = Telemetry("vae-decoder")
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+    async with build(VaeDecoderSettings(), telemetry) as service:
+        service.register(server)
+        target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        async with grpc.aio.insecure_channel(target) as channel:
+            yield VaeDecoderServiceStub(channel), target
+        await server.stop(None)
+
+
+def against_a_decoder(scenario: Scenario) -> None:
+    async def run() -> None:
+        async with decoder() as (stub, target):
+            await scenario(stub, target)
+
+    asyncio.run(run())
+
+
+def portrait(size: tuple[int, int] = (90, 120)) -> Image.Image:
+    return Image.linear_gradient("L").resize(size).convert("RGB")
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+async def encode(stub: "VaeDecoderServiceAsyncStub", request: EncodePortraitRequest) -> list[EncodePortraitResponse]:
+    try:
+        return [part async for part in stub.EncodePortrait(request, timeout=20)]
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+
+
+def test_portrait_becomes_sink_version_0() -> None:
+    async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
+        request = EncodePortraitRequest(image=png(portrait()), width=64, height=64, fit=COVER)
+        parts = await encode(stub, request)
+        assert [part.part for part in parts] == list(range(len(parts)))
+        assert {part.part_count for part in parts} == {len(parts)}
+        message = SinkMessage.FromString(b"".join(part.data for part in parts))
+        library = tiny.frame_decoder()
+        expected = library.encode_portrait(prepare_portrait(portrait(), 64, 64, "cover"))
+        sink, warmup = wire.sink_from_message(message), wire.warmup_from_message(message)
+        assert sink.version == 0
+        assert sink.motion is not None
+        assert expected.motion is not None
+        assert warmup is not None
+        assert torch.equal(sink.reference, expected.reference)
+        assert torch.equal(sink.motion, expected.motion)
+        assert torch.equal(warmup, warmup_latents(expected, library)[:, : library.rules.warmup_latents])
+
+    against_a_decoder(scenario)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image": b"<svg/>"}, "IMAGE_UNREADABLE"),
+        ({"image": png(portrait())[:100]}, "IMAGE_UNREADABLE"),
+        ({"image": b""}, "IMAGE_UNREADABLE"),
+        ({"width": 65}, "SIZE_UNSUPPORTED"),
+        ({"height": 6400}, "SIZE_UNSUPPORTED"),
+        ({"fit": EncodePortraitRequest.FIT_UNSPECIFIED}, "FIT_UNSUPPORTED"),
+    ],
+)
+def test_portraits_that_are_refused(changes: dict[str, int | bytes], reason: str) -> None:
+    request = EncodePortraitRequest(image=png(portrait()), width=64, height=64, fit=COVER)
+    for field, value in changes.items():
+        setattr(request, field, value)
+
+    async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
+        with pytest.raises(ServiceError) as caught:
+            await encode(stub, request)
+        assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.reason == reason
+        assert caught.value.field
+
+    against_a_decoder(scenario)
+
+
+def subscribe(name: str = "session") -> StreamVideoRequest:
+    return StreamVideoRequest(subscribe=StreamVideoRequest.Subscribe(key=key(name)))
+
+
+class Heard:
+    """What comes up a link."""
+
+    def __init__(self) -> None:
+        self.responses: asyncio.Queue[StreamBlocksResponse] = asyncio.Queue()
+
+    def respond(self, response: StreamBlocksResponse) -> None:
+        self.responses.put_nowait(response)
+
+    def link_ready(self, ready: bool) -> None: ...
+
+    def link_down(self, error: ServiceError) -> None: ...
+
+
+@asynccontextmanager
+async def open_session(target: str) -> AsyncIterator[Heard]:
+    link, heard = Link(target, peer="test"), Heard()
+    running = asyncio.create_task(link.run(heard))
+    await link.wait_ready(5)
+    await link.send(StreamBlocksRequest(open=open_request()))
+    assert (await heard.responses.get()).HasField("opened")
+    yield heard
+    running.cancel()
+    await asyncio.wait([running])
+
+
+def test_sessions_end_with_the_stream_that_received_their_video() -> None:
+    async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
+        async with open_session(target) as heard:
+            call = stub.StreamVideo()
+            await call.write(subscribe())
+            response = await call.read()
+            assert isinstance(response, StreamVideoResponse)
+            assert response.subscribed.key == key()
+            call.cancel()
+            failed = (await asyncio.wait_for(heard.responses.get(), 2)).session_failed
+            assert failed.key == key()
+            assert failed.reason == "STAGE_LOST"
+
+    against_a_decoder(scenario)
+
+
+def test_a_stream_beats_and_a_silent_gateway_is_lost() -> None:
+    async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
+        call = stub.StreamVideo()
+        began = time.monotonic()
+        await call.write(subscribe())
+        kinds = []
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while isinstance(response := await call.read(), StreamVideoResponse):
+                kinds.append(response.WhichOneof("payload"))
+            raise AssertionError("the stream ended well")
+        assert kinds[:2] == ["subscribed", "heartbeat"]
+        error = from_rpc_error(caught.value)
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "STAGE_LOST")
+        assert 2 < time.monotonic() - began < 3.5
+
+    against_a_decoder(scenario)
+
+
+def test_a_stream_that_the_gateway_ends_ends_well() -> None:
+    async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
+        call = stub.StreamVideo()
+        await call.write(subscribe())
+        await call.read()
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+
+    against_a_decoder(scenario)
+
+
+def test_rules_of_fit_are_those_of_the_contract() -> None:
+    named = {value for name, value in EncodePortraitRequest.Fit.items() if name != "FIT_UNSPECIFIED"}
+    assert set(servicer._RULES) == named
+
+
+def test_portraits_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servicer, "MAX_PORTRAITS", 1)
+    request = EncodePortraitRequest(image=png(portrait()), width=64, height=64, fit=COVER)
+
+    async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
+        both = await asyncio.gather(encode(stub, request), encode(stub, request), return_exceptions=True)
+        served = [answer for answer in both if isinstance(answer, list)]
+        refused = [answer for answer in both if isinstance(answer, ServiceError)]
+        assert len(served) == len(refused) == 1
+        assert refused[0].reason == "CAPACITY_EXHAUSTED"
+        assert await encode(stub, request) == served[0]
+
+    against_a_decoder(scenario)

@@ -1,0 +1,57 @@
+"""The queue between a hop's tasks."""
+
+import asyncio
+
+import pytest
+
+from live_avatar.serving.mailbox import Mailbox, MailboxClosedError
+
+
+def test_urgent_items_go_first_and_all_others_in_order() -> None:
+    async def scenario() -> list[str]:
+        mailbox: Mailbox[str] = Mailbox(2)
+        await mailbox.put("first")
+        await mailbox.put("second")
+        mailbox.post("beyond the bound")
+        mailbox.post_urgent("urgent")
+        mailbox.post_urgent("urgent too")
+        return [await mailbox.get() for _ in range(len(mailbox))]
+
+    assert asyncio.run(scenario()) == ["urgent", "urgent too", "first", "second", "beyond the bound"]
+
+
+def test_put_waits_for_room_and_keeps_the_order_of_each_sender() -> None:
+    async def scenario() -> None:
+        mailbox: Mailbox[tuple[str, int]] = Mailbox(3)
+
+        async def send(name: str) -> None:
+            for number in range(50):
+                await mailbox.put((name, number))
+                assert len(mailbox) <= 3
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(send("a"))
+            tasks.create_task(send("b"))
+            got = [await mailbox.get() for _ in range(100)]
+        for name in ("a", "b"):
+            assert [number for sender, number in got if sender == name] == list(range(50))
+
+    asyncio.run(scenario())
+
+
+def test_closing_wakes_everyone() -> None:
+    async def scenario() -> None:
+        empty: Mailbox[int] = Mailbox(1)
+        full: Mailbox[int] = Mailbox(1)
+        await full.put(0)
+        waiting = [asyncio.create_task(empty.get()), asyncio.create_task(full.put(1))]
+        await asyncio.sleep(0)
+        empty.close()
+        full.close()
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, MailboxClosedError)
+        assert len(full) == 0 and full.closed
+        with pytest.raises(MailboxClosedError):
+            full.post(1)
+
+    asyncio.run(scenario())

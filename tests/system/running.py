@@ -1,0 +1,101 @@
+"""What the tests ask of a running system, from outside: readiness, what it holds, what its processes take.
+
+Knows the launcher, the client and the services' own descriptions; knows no network.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import grpc
+
+from live_avatar.client import AvatarClient, AvatarError
+from live_avatar.config import TINY
+from live_avatar.launcher.pipeline import DECODER, ENCODER, GATEWAY, LocalPipeline
+from live_avatar.pipeline.v1.blocks_pb2 import GetServiceInfoRequest
+from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
+from tests.pipeline.processes import Memory
+from tests.pipeline.system import SMALL
+
+QUICK = replace(SMALL, name=TINY.name, max_area=TINY.max_area, dit=replace(SMALL.dit, use_motion=False))
+"""Small networks under the rules of ``TINY``: a gateway knows presets by name and reads the rules alone."""
+STAGES = ("denoise-stage-0", "denoise-stage-2")
+PIPELINE = (ENCODER, *STAGES, DECODER)
+READY_S = 30.0
+SETTLED_S = 10.0
+IDLE_S = 45.0
+"""Longer than gRPC keeps an idle thread."""
+
+
+def address(system: LocalPipeline, name: str) -> str:
+    """Where a service listens."""
+    return f"127.0.0.1:{system.services[name].port}"
+
+
+async def ready(target: str) -> None:
+    """Returns once the gateway at ``target`` takes sessions."""
+    async with asyncio.timeout(READY_S), AvatarClient(target) as client:
+        while not await _capacity(client):  # noqa: ASYNC110 - another process is asked
+            await asyncio.sleep(0.05)
+
+
+async def _capacity(client: AvatarClient) -> int:
+    """Sessions a gateway takes; 0 where none answers."""
+    try:
+        return (await client.server_info()).session_capacity
+    except AvatarError as error:
+        assert error.code is grpc.StatusCode.UNAVAILABLE, error
+        return 0
+
+
+def revive(system: LocalPipeline) -> None:
+    """Starts every service anew that has ended; returns once the gateway takes sessions."""
+    for child in system.ended():
+        system.restart(child.program.name)
+    asyncio.run(ready(system.gateway))
+
+
+async def held(system: LocalPipeline, name: str) -> tuple[int, int]:
+    """Sessions and bytes that a service of the pipeline holds."""
+    async with grpc.aio.insecure_channel(address(system, name)) as channel:
+        answer = await PipelineServiceStub(channel).GetServiceInfo(GetServiceInfoRequest(), timeout=2)
+    own = answer.services[0]
+    return own.sessions_open, own.session_bytes
+
+
+async def freed(system: LocalPipeline, *, besides: str = "") -> None:
+    """Returns when no service that lives, or none but one, holds anything."""
+    for name in PIPELINE:
+        while name != besides and await held(system, name) != (0, 0):  # noqa: ASYNC110 - another process is asked
+            await asyncio.sleep(0.02)
+    if besides != GATEWAY:
+        async with AvatarClient(system.gateway) as client:
+            while (await client.server_info()).sessions_open:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+
+
+async def settled(system: LocalPipeline, before: Mapping[str, Memory] | None = None) -> dict[str, Memory]:
+    """What every process takes once no session is left, and where ``before`` is given no thread or file is new.
+
+    gRPC keeps threads for a while that it made under load.
+    """
+    async with asyncio.timeout(SETTLED_S):
+        await freed(system)
+    deadline = time.monotonic() + IDLE_S
+    while True:
+        now = {name: Memory(child.process.pid) for name, child in system.services.items()}
+        new = _new(before or now, now)
+        if not new:
+            return now
+        assert time.monotonic() < deadline, f"new threads and descriptors: {new}"
+        await asyncio.sleep(0.1)
+
+
+def _new(before: Mapping[str, Memory], now: Mapping[str, Memory]) -> dict[str, tuple[int, int]]:
+    """Threads and descriptors that processes have more than before, by name of those that have any."""
+    more = {
+        name: (one.threads - before[name].threads, one.descriptors - before[name].descriptors)
+        for name, one in now.items()
+    }
+    return {name: counts for name, counts in more.items() if max(counts) > 0}

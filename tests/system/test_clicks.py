@@ -1,0 +1,115 @@
+"""A click is seen when it is heard, after one second and after ten minutes of media."""
+
+import asyncio
+import logging
+import time
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from live_avatar.client import AvatarClient, Measurement, generate_file
+from live_avatar.config import TINY
+from tests.services.gateway.clients import portrait
+from tests.services.processes import ServiceProcess, started
+
+from .click_pipeline import click_pipeline
+from .running import ready
+
+pytestmark = pytest.mark.alone
+
+LOG = logging.getLogger(__name__)
+FPS = TINY.stream.fps
+CLICKS_S = (1.0, 600.0)
+LENGTH_S = 601.3
+RATE_HZ = 44_100
+"""No simple ratio to the model's rate: a clock that is off by a sample a second would show."""
+CLICK_S = 0.01
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Silence but for the clicks; too long to be heard as a whole."""
+    samples = np.zeros(round(LENGTH_S * RATE_HZ), "<i2")
+    for second in CLICKS_S:
+        at = round(second * RATE_HZ)
+        samples[at : at + round(CLICK_S * RATE_HZ)] = 25_000 * np.resize([1, 1, 1, 1, -1, -1, -1, -1], 441)
+    path: Path = tmp_path_factory.mktemp("speech") / "clicks.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE_HZ)
+        file.writeframes(samples.tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def film(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measurement]:
+    """The film of the recording, made by the client through a gateway of its own process."""
+    out: Path = tmp_path_factory.mktemp("out") / "clicks.mp4"
+
+    async def run() -> Measurement:
+        async with click_pipeline() as pipeline:
+            with started("gateway", "--pipelines", pipeline.address) as gateway:
+                return await generate(gateway, recording, out)
+
+    began = time.monotonic()
+    measured = asyncio.run(run())
+    LOG.info("%.0f s of media in %.1f s", measured.video_s, time.monotonic() - began)
+    return out, measured
+
+
+async def generate(gateway: ServiceProcess, recording: Path, out: Path) -> Measurement:
+    target = await asyncio.to_thread(gateway.target)
+    await ready(target)
+    async with AvatarClient(target) as client:
+        return await generate_file(client, portrait(), recording, out)
+
+
+def test_no_frame_is_lost(film: tuple[Path, Measurement]) -> None:
+    times = [time_s for time_s, _ in shown(film[0])]
+    assert len(times) == np.ceil(LENGTH_S * FPS) - TINY.stream.dropped_frames == film[1].frames
+    assert times == pytest.approx([(number + TINY.stream.dropped_frames) / FPS for number in range(len(times))])
+
+
+def test_clicks_are_seen_in_their_frames(film: tuple[Path, Measurement]) -> None:
+    bright = [time_s for time_s, is_bright in shown(film[0]) if is_bright]
+    LOG.info("bright frames at %s s", bright)
+    assert len(bright) == len(CLICKS_S)
+    assert bright == pytest.approx(CLICKS_S, abs=1 / FPS)
+
+
+def test_clicks_are_heard_in_their_frames(film: tuple[Path, Measurement]) -> None:
+    heard = [round(second, 4) for second in loud(film[0])]
+    LOG.info("clicks at %s s", heard)
+    assert len(heard) == len(CLICKS_S)
+    assert heard == pytest.approx(CLICKS_S, abs=1 / FPS)
+
+
+def shown(path: Path) -> Iterator[tuple[float, bool]]:
+    """Time of every frame, and whether it is bright."""
+    with av.open(path) as film:
+        for frame in film.decode(video=0):
+            yield float(frame.time), frame.to_ndarray(format="gray").mean() > 128
+
+
+def loud(path: Path) -> Iterator[float]:
+    """Where something is heard after silence."""
+    last = -1.0
+    for second in samples_above(path, 0.2):
+        if second - last > 0.5:
+            yield second
+        last = second
+
+
+def samples_above(path: Path, level: float) -> Iterator[float]:
+    """Times of the samples whose size is over ``level``."""
+    with av.open(path) as film:
+        rate_hz = film.streams.audio[0].rate
+        for frame in film.decode(audio=0):
+            assert frame.time is not None
+            loud_ones = np.flatnonzero(np.abs(frame.to_ndarray()[0]) > level)
+            yield from (frame.time + int(index) / rate_hz for index in loud_ones)

@@ -1,0 +1,92 @@
+"""A thousand sessions of each kind come and go through the gateway, and every process is as it was before."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import grpc
+import pytest
+
+from live_avatar.client import AvatarClient, Session, SessionOptions, VideoUnit
+from live_avatar.launcher.pipeline import LocalPipeline
+from live_avatar.v1.avatar_service_pb2 import GetSessionRequest
+from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
+from tests.pipeline.processes import Memory
+from tests.services.gateway.clients import portrait, tone
+
+from .running import settled
+
+pytestmark = pytest.mark.alone
+
+LOG = logging.getLogger(__name__)
+WARM_UP, SESSIONS = 200, 1_000
+AT_ONCE = 3
+CALLS = 100
+GROWTH = 1.02
+RATE_HZ = 16_000
+OPTIONS = SessionOptions(sample_rate_hz=RATE_HZ, listening="streaming", video="h264")
+Use = Callable[[Session, int], Awaitable[None]]
+
+
+async def closed(session: Session, number: int) -> None:
+    """Is reserved, and closed at once."""
+    await session.close()
+
+
+async def cancelled(session: Session, number: int) -> None:
+    """The client opens the stream and is gone: at once, while it speaks, or after the first video."""
+    async with session.stream() as stream:
+        if number % 10 == 0:
+            await stream.send_audio(tone(RATE_HZ))
+            while not isinstance(await anext(stream), VideoUnit):
+                pass
+        elif number % 2:
+            await stream.send_audio(tone(RATE_HZ // 2))
+
+
+async def sessions(client: AvatarClient, count: int, use: Use) -> None:
+    """``count`` sessions, a few of them at the same time."""
+    image = portrait()
+    numbers = iter(range(count))
+
+    async def one_after_the_other() -> None:
+        for number in numbers:
+            await use(await client.create_session(image, OPTIONS), number)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(AT_ONCE):
+            tasks.create_task(one_after_the_other())
+
+
+async def connect_fully(system: LocalPipeline) -> None:
+    """Makes the gateway open all the connections to Redis that it ever will; it opens them as they are needed."""
+    async with grpc.aio.insecure_channel(system.gateway) as channel:
+        stub, nobody = AvatarServiceStub(channel), GetSessionRequest(session_id="0" * 32)
+        for _ in range(3):
+            await asyncio.gather(*[stub.GetSession(nobody) for _ in range(CALLS)], return_exceptions=True)
+
+
+async def grown(system: LocalPipeline, use: Use) -> tuple[dict[str, Memory], dict[str, Memory]]:
+    """What every process takes after the warm-up, and what after all sessions."""
+    await connect_fully(system)
+    async with AvatarClient(system.gateway) as client:
+        await sessions(client, WARM_UP, use)
+        await asyncio.sleep(1)
+        before = await settled(system)
+        began = time.monotonic()
+        await sessions(client, SESSIONS, use)
+        LOG.info("%d sessions in %.1f s", SESSIONS, time.monotonic() - began)
+        return before, await settled(system, before)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("use", [closed, cancelled])
+def test_nothing_is_left_of_a_thousand_sessions(system: LocalPipeline, use: Use) -> None:
+    before, after = asyncio.run(grown(system, use))
+    for name, memory in after.items():
+        grown_kb, was_kb = memory.resident_kb - before[name].resident_kb, before[name].resident_kb
+        LOG.info("%s: %+d kB on %d; %d threads, %d files", name, grown_kb, was_kb, memory.threads, memory.descriptors)
+    for name, memory in after.items():
+        assert memory.resident_kb < GROWTH * before[name].resident_kb, name

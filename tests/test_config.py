@@ -1,0 +1,46 @@
+"""Presets: what they promise each other, and their way to a file and back."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from live_avatar.config import PRESETS, S2V_14B, TINY, dit_config_from_public, preset, preset_json
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_file_describes_the_same_preset(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(preset_json(PRESETS[name]))
+    assert preset(str(file)) == PRESETS[name]
+
+
+def test_unknown_presets_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'HUGE'; there are S2V_14B, TINY"):
+        preset("HUGE")
+    with pytest.raises(ValueError, match="does not describe a preset"):
+        preset(str(tmp_path / "missing.json"))
+
+
+def test_a_file_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    described = json.loads(preset_json(TINY))
+    described["dit"]["colour"] = 3
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="colour"):
+        preset(str(file))
+
+
+def test_sizes_of_the_released_model() -> None:
+    """Spec 0 and 1.3 at 704x384."""
+    assert S2V_14B.frames_per_block == 12
+    assert S2V_14B.samples_per_block == 7680
+    assert S2V_14B.dit.tokens_per_latent(88, 48) == 1056
+    assert S2V_14B.dit.sink_tokens(88, 48) == 2640
+
+
+def test_public_settings_that_are_not_served_are_refused() -> None:
+    with pytest.raises(ValueError, match="enable_motioner=True"):
+        dit_config_from_public({"enable_motioner": True})
+    with pytest.raises(ValueError, match="audio_inject_layers"):
+        dit_config_from_public({"dim": 96})

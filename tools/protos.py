@@ -1,0 +1,116 @@
+"""Generates the code of protos/ into live_avatar/, or checks that what is there is what would come out.
+
+    python tools/protos.py           generate
+    python tools/protos.py --check   exit 1 and name the files that differ; lint the protos with buf where npx has it
+
+The stubs refuse a gRPC older than the one that made them, so the generators are pinned in pyproject.toml.
+"""
+
+import argparse
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.rpc import code_pb2
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGINS = {"python": "", "grpc_python": "", "mypy": "quiet:", "mypy_grpc": "quiet:"}
+"""protoc plugins with their options."""
+PATTERNS = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
+BUF = "@bufbuild/buf@1.75.0"
+BUF_SETTINGS = """
+version: v2
+modules:
+  - path: ours
+  - path: google
+    lint:
+      ignore: [google]
+lint:
+  use: [STANDARD, COMMENT_RPC, COMMENT_SERVICE, COMMENT_ENUM]
+"""
+
+
+def sources(protos: Path) -> list[str]:
+    """Every proto file, by its path in the folder ``protos``."""
+    return sorted(path.relative_to(protos).as_posix() for path in protos.rglob("*.proto"))
+
+
+def generate(protos: Path, into: Path) -> None:
+    """Writes the modules and their type stubs below ``into``.
+
+    Raises:
+        subprocess.CalledProcessError: a proto file is wrong; protoc has said where.
+    """
+    # The plugins of mypy-protobuf lie beside this Python.
+    search = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    outputs = [f"--{plugin}_out={options}{into}" for plugin, options in PLUGINS.items()]
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{protos}", f"-I{_googleapis()}", *outputs]
+    subprocess.run([*command, *sources(protos)], check=True, env={"PATH": search})
+
+
+def differences(protos: Path, root: Path) -> list[Path]:
+    """Generated files below ``root`` that are missing, surplus or not what ``protos`` yields, by path."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder)
+        generate(protos, fresh)
+        wanted = _generated(fresh)
+        there = _generated(root / "live_avatar", root)
+        same = {name for name in wanted & there if filecmp.cmp(fresh / name, root / name, shallow=False)}
+    return sorted((wanted | there) - same)
+
+
+def lint(protos: Path) -> str:
+    """What buf finds in ``protos``, empty where it finds nothing.
+
+    buf knows googleapis only from its own registry; here they come from the installed package.
+
+    Raises:
+        FileNotFoundError: npx is not here, or it cannot reach buf.
+    """
+    npx = shutil.which("npx")
+    if npx is None or subprocess.run([npx, "-y", BUF, "--version"], capture_output=True, check=False).returncode:
+        raise FileNotFoundError("npx with buf")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        shutil.copytree(protos, work / "ours")
+        shutil.copytree(_googleapis() / "google" / "rpc", work / "google" / "google" / "rpc")
+        (work / "buf.yaml").write_text(BUF_SETTINGS)
+        done = subprocess.run([npx, "-y", BUF, "lint"], cwd=work, capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Generates the code of protos/, or checks it.")
+    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 where something differs")
+    protos = ROOT / "protos"
+    if not parser.parse_args(argv).check:
+        generate(protos, ROOT)
+        return 0
+    stale = differences(protos, ROOT)
+    for path in stale:
+        sys.stdout.write(f"{path}: not what protos/ yields; run make protos\n")
+    try:
+        findings = lint(protos)
+    except FileNotFoundError as error:
+        sys.stdout.write(f"protos/ not linted: there is no {error}\n")
+        findings = ""
+    sys.stdout.write(findings)
+    return 1 if stale or findings else 0
+
+
+def _generated(folder: Path, root: Path | None = None) -> set[Path]:
+    return {path.relative_to(root or folder) for pattern in PATTERNS for path in folder.rglob(pattern)}
+
+
+def _googleapis() -> Path:
+    return Path(code_pb2.__file__).parents[2]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
