@@ -4,6 +4,7 @@ Knows credits, heartbeats and how a peer is found to be lost; ``link.py`` makes 
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -17,7 +18,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import (
     StreamBlocksResponse,
 )
 from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
-from live_avatar.serving.cancellation import endless
+from live_avatar.serving.cancellation import CutShortError, endless
 from live_avatar.serving.errors import ServiceError, from_rpc_error, stage_lost
 from live_avatar.serving.mailbox import Mailbox, MailboxClosedError
 from live_avatar.serving.timing import CHANNEL_OPTIONS, HopTiming
@@ -65,7 +66,7 @@ class Connection:
         set_ready(self._ready)
         try:
             await endless(self._write_all(), self._heartbeats(), self._read_all(respond, set_ready))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, CutShortError) as error:
             raise await self._reason(error) from error
 
     async def send(self, request: StreamBlocksRequest, wanted: Callable[[], bool]) -> bool:
@@ -93,10 +94,11 @@ class Connection:
         if self._alive:
             self._outbox.post(request)
 
-    async def fetch_services(self) -> Sequence[ServiceInfo]:
+    async def fetch_services(self, timeout_s: float = math.inf) -> Sequence[ServiceInfo]:
         """See ``Link.fetch_services``."""
+        timeout_s = min(timeout_s, self._timing.silence_s)
         try:
-            answer = await self._stub.GetServiceInfo(GetServiceInfoRequest(), timeout=self._timing.silence_s)
+            answer = await self._stub.GetServiceInfo(GetServiceInfoRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
         return tuple(answer.services)

@@ -5,6 +5,7 @@ Knows the protocol: hello, sessions with their epochs, order, failure, readiness
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
@@ -124,12 +125,16 @@ class HopServer(PipelineServiceServicer):
     async def GetServiceInfo(
         self, request: GetServiceInfoRequest, context: "grpc.aio.ServicerContext[object, object]"
     ) -> GetServiceInfoResponse:
-        """Describes this service and all that follow it; those as last seen where they do not answer."""
+        """Describes this service and all that follow it; those as last seen where they do not answer.
+
+        They get half of the time that the caller waits, so that one that is frozen leaves time for this answer.
+        """
         below: Sequence[ServiceInfo] = ()
         if self._link is not None:
             below = self._link.services
             try:
-                below = await self._link.fetch_services()
+                left_s = context.time_remaining()
+                below = await self._link.fetch_services(math.inf if left_s is None else left_s / 2)
             except ServiceError as error:
                 self._log.info("next service gave no description", error=error.message)
         return GetServiceInfoResponse(services=[self.describe(), *below], ready=self.ready)

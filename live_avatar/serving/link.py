@@ -5,6 +5,7 @@ pipeline) and by every service but the last.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -119,9 +120,12 @@ class Link:
         if self._connection is not None:
             self._connection.post(request)
 
-    async def fetch_services(self) -> Sequence[ServiceInfo]:
-        """Asks for the services behind this link as they are now; raises ServiceError where no answer comes."""
-        return await self._standing().fetch_services()
+    async def fetch_services(self, timeout_s: float = math.inf) -> Sequence[ServiceInfo]:
+        """Asks for the services behind this link as they are now; raises ServiceError where no answer comes.
+
+        Waits for ``timeout_s`` and never longer than for any other sign of life.
+        """
+        return await self._standing().fetch_services(timeout_s)
 
     async def run(self, handler: LinkHandler) -> None:
         """Keeps the link up until cancelled; to be run once, in a task of the owner's."""

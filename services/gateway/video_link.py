@@ -20,7 +20,7 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
     StreamVideoResponse,
 )
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceStub
-from live_avatar.serving.cancellation import endless
+from live_avatar.serving.cancellation import CutShortError, endless
 from live_avatar.serving.errors import STAGE_LOST, ServiceError, from_rpc_error, stage_lost
 from live_avatar.serving.mailbox import Mailbox, MailboxClosedError
 from live_avatar.serving.parts import PartJoiner
@@ -112,7 +112,7 @@ class VideoLink:
             error = lost
         except grpc.aio.AioRpcError as lost:
             error = _lost(from_rpc_error(lost), self.target)
-        except (TimeoutError, asyncio.InvalidStateError):
+        except (TimeoutError, asyncio.InvalidStateError, CutShortError):
             error = stage_lost(f"{self.target} is silent or gone")
         finally:
             self._forget()

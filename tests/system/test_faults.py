@@ -24,6 +24,8 @@ LOG = logging.getLogger(__name__)
 KILLED_KNOWN_S, FROZEN_KNOWN_S, FREED_S = 2.0, 3.0, 5.0
 RATE_HZ = 16_000
 OPTIONS = SessionOptions(sample_rate_hz=RATE_HZ, listening="streaming", video="h264")
+STEADY_S = 2.0
+"""A service that thaws is connected again before it learns that its neighbour gave it up; that takes a heartbeat."""
 UNITS_BEFORE = 2
 BEGIN_S = 20.0
 
@@ -74,7 +76,7 @@ async def endless_film(system: LocalPipeline) -> AsyncIterator[tuple[Film, "asyn
 
 async def check_serves(system: LocalPipeline) -> None:
     """The next session makes a whole film."""
-    await ready(system.gateway)
+    await ready(system.gateway, STEADY_S)
     frames = 0
     async with AvatarClient(system.gateway) as client:
         session = await client.create_session(portrait(), OPTIONS)
