@@ -11,7 +11,7 @@ from live_avatar import wire
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksRequest
 
 from .gateway import Head, VideoOutput, describe, linked, new_session, open_request, video_end
-from .processes import DECODER, ENCODER, Memory, Processes
+from .processes import DECODER, ENCODER, Memory, Processes, left_behind
 from .sessions import Playing
 from .system import SIDE, SMALL, Script, system
 
@@ -56,17 +56,16 @@ async def open_and_cut(count: int, target: str) -> None:
 
 
 async def settled(pipeline: Processes, before: Mapping[str, Memory] | None = None) -> dict[str, Memory]:
-    """What every service takes once no session is left, and no thread or descriptor more than before."""
+    """What every service takes once no session is left, and nothing of what ``left_behind`` counts."""
     deadline = time.monotonic() + SETTLED_S
     while True:
         services = (await describe(pipeline.address(ENCODER))).services
         now = {name: Memory(pipeline[name].process.pid) for name in pipeline.names}
         held = {service.name: (service.sessions_open, service.session_bytes) for service in services}
-        counts = {name: (memory.threads, memory.descriptors) for name, memory in now.items()}
-        wanted = {name: (memory.threads, memory.descriptors) for name, memory in (before or now).items()}
-        if set(held.values()) == {(0, 0)} and counts == wanted:
+        new = left_behind(before or now, now)
+        if set(held.values()) == {(0, 0)} and not new:
             return now
-        assert time.monotonic() < deadline, f"sessions {held}; threads and descriptors {counts}, not {wanted}"
+        assert time.monotonic() < deadline, f"sessions {held}; new threads and descriptors {new}"
         await asyncio.sleep(0.1)
 
 

@@ -2,17 +2,20 @@
 
 import asyncio
 import time
+from typing import Any
 
 import grpc
 import pytest
 
 from live_avatar.pipeline.v1.blocks_pb2 import (
     GetServiceInfoRequest,
+    GetServiceInfoResponse,
     ServiceInfo,
     StreamBlocksRequest,
 )
 from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
 from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.hop import HopServer
 from live_avatar.serving.timing import PROTOCOL_VERSION, HopTiming, duration
 from tests.serving.fakes import (
     DIGEST,
@@ -89,6 +92,25 @@ def test_opened_collects_the_reservations_of_all() -> None:
                 (f"service-{place}", 1, SESSION_BYTES) for place in (3, 2, 1)
             ]
             assert [service.name for service in link.services] == ["service-3", "service-2", "service-1"]
+
+    asyncio.run(scenario())
+
+
+def test_a_description_does_not_wait_for_a_service_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks gets an answer within the time he waits, with the others as they were last seen."""
+    describe = HopServer.GetServiceInfo
+
+    async def hangs_at_the_end(hop: HopServer, request: GetServiceInfoRequest, context: Any) -> GetServiceInfoResponse:
+        if hop.describe().name == "service-1":
+            await asyncio.Event().wait()
+        return await describe(hop, request, context)
+
+    monkeypatch.setattr(HopServer, "GetServiceInfo", hangs_at_the_end)
+
+    async def scenario() -> None:
+        async with chain(three()) as services, grpc.aio.insecure_channel(services[0].target) as channel:
+            answer = await PipelineServiceStub(channel).GetServiceInfo(GetServiceInfoRequest(), timeout=1)
+            assert [service.name for service in answer.services] == ["service-3", "service-2", "service-1"]
 
     asyncio.run(scenario())
 

@@ -15,7 +15,7 @@ from live_avatar.config import TINY
 from live_avatar.launcher.pipeline import DECODER, ENCODER, GATEWAY, LocalPipeline
 from live_avatar.pipeline.v1.blocks_pb2 import GetServiceInfoRequest
 from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
-from tests.pipeline.processes import Memory
+from tests.pipeline.processes import Memory, left_behind
 from tests.pipeline.system import SMALL
 
 QUICK = replace(SMALL, name=TINY.name, max_area=TINY.max_area, dit=replace(SMALL.dit, use_motion=False))
@@ -26,9 +26,6 @@ READY_S = 30.0
 SETTLED_S = 10.0
 IDLE_S = 45.0
 """Longer than gRPC keeps an idle thread."""
-POOL_THREADS = 4
-"""Threads by which pools of a bound of their own may still grow after the warm-up; a leak of one in a hundred sessions
-makes ten of a thousand."""
 
 
 def address(system: LocalPipeline, name: str) -> str:
@@ -94,17 +91,8 @@ async def settled(system: LocalPipeline, before: Mapping[str, Memory] | None = N
     deadline = time.monotonic() + IDLE_S
     while True:
         now = {name: Memory(child.process.pid) for name, child in system.services.items()}
-        new = _new(before or now, now)
+        new = left_behind(before or now, now)
         if not new:
             return now
         assert time.monotonic() < deadline, f"new threads and descriptors: {new}"
         await asyncio.sleep(0.1)
-
-
-def _new(before: Mapping[str, Memory], now: Mapping[str, Memory]) -> dict[str, tuple[int, int]]:
-    """Threads and descriptors that processes have more than before, by name of those that have any."""
-    more = {
-        name: (one.threads - before[name].threads, one.descriptors - before[name].descriptors)
-        for name, one in now.items()
-    }
-    return {name: counts for name, counts in more.items() if counts[0] > POOL_THREADS or counts[1] > 0}
