@@ -8,8 +8,9 @@ GOLDENS = Path(__file__).parent / "golden" / "data"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds ``--goldens DIR``."""
+    """Adds the options of this suite."""
     parser.addoption("--goldens", type=Path, default=GOLDENS, help="folder of goldens (default: the committed copy)")
+    parser.addoption("--endurance-seconds", type=int, default=600, help="media of the endurance test (default: 600)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

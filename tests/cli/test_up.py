@@ -16,7 +16,12 @@ from typer.testing import CliRunner
 from live_avatar.cli import sources
 from live_avatar.cli.main import app
 
-COMMAND = [sys.executable, "-c", "from live_avatar.cli.main import app; app()"]
+# As from a terminal: what runs in the background of a script ignores Ctrl-C, and so do its children.
+START = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from live_avatar.cli.main import app; app()"
+)
+COMMAND = [sys.executable, "-c", START]
 LIMIT_S = 120
 END_S = 5
 

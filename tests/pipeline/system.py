@@ -5,7 +5,7 @@ Knows presets and networks; knows no process and no message.
 Letters: N samples, F latents of a block, h and w latent pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,14 +26,15 @@ from live_avatar.config import (
     TextConfig,
     VAEConfig,
 )
+from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokenEncoder, AudioTokens
 from live_avatar.model.dit import CausalDiT
 from live_avatar.model.networks import Networks, open_networks
 from live_avatar.model.text import TextEncoder
 from live_avatar.model.vae import VAE
 from live_avatar.streaming.audio_grid import whole_file_blocks
-from live_avatar.streaming.audio_window import AudioWindow, encode_block
-from live_avatar.streaming.block import Sink
+from live_avatar.streaming.audio_window import AudioWindow, BlockPlan, encode_block
+from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.denoiser import Denoiser
 from live_avatar.streaming.draws import PhiloxDraws
@@ -130,25 +131,63 @@ class System:
             sink = self._decoder.encode_portrait(pixels)
         return sink, warmup_latents(sink, self._decoder)[:, : self.preset.stream.warmup_latents]
 
-    @torch.inference_mode()
     def solo(self, script: Script, steps: int) -> list[Generated]:
         """What the library's loop makes of a session: every latent and every picture."""
+        return self._loop(script, self._audio(script), steps)
+
+    def first_latent(self, script: Script, features: Tensor, steps: int) -> Tensor:
+        """The first latent [16, 1, h, w] of a session that hears ``features`` in block 0: its sink version 1."""
+        return self._loop(script, [self._tokens(features)], steps)[0].latent[:, :1]
+
+    @torch.inference_mode()
+    def _loop(self, script: Script, audio: Iterable[AudioTokens], steps: int) -> list[Generated]:
+        sink, warmup = self.sink(script)
+        text = self._text.encode(script.prompt)
+        with _one_thread():
+            stages = [self._stage(steps)]
+            made = generate(stages, self._decoder, sink=sink, warmup=warmup, text=text, audio=audio, seed=script.seed)
+            return list(made)
+
+    def _stage(self, steps: int) -> Denoiser:
         rules = self.preset.stream
         draws = PhiloxDraws(rules.reference_distance)
-        stage = Denoiser(self._dit, rules, inference_schedule(steps), range(steps), draws)
+        return Denoiser(self._dit, rules, inference_schedule(steps), range(steps), draws)
+
+    @torch.inference_mode()
+    def late(
+        self, script: Script, own: Tensor, features: Iterable[Tensor], first_block: int, steps: int
+    ) -> Iterator[Generated]:
+        """What the library's loop makes from ``first_block`` on, without the blocks before it.
+
+        The first blocks differ from those of the whole session, whose windows and caches held a past.  All memory is
+        finite, so later ones are equal.
+
+        Args:
+            script: all of the session but its audio.
+            own: [16, 1, h, w] the first latent of the session's block 0.
+            features: of ``first_block`` and the blocks after it.
+        """
+        stage = self._stage(steps)
         sink, warmup = self.sink(script)
+        _, _, height, width = own.shape
+        session = stage.open(script.seed, Geometry(config=self.preset.dit, height=height, width=width))
+        for window in session.windows.values():
+            window.block = first_block
+        for text, reference in ((self._text.encode(script.prompt), sink), (None, sink.own(own))):
+            stage.condition(session, Conditioning(from_block=first_block, sink=reference, text=text))
+        pictures = self._decoder.open()
+        self._decoder.warm(pictures, warmup)
+        pictures.next_block = first_block
         with _one_thread():
-            return list(
-                generate(
-                    [stage],
-                    self._decoder,
-                    sink=sink,
-                    warmup=warmup,
-                    text=self._text.encode(script.prompt),
-                    audio=self._audio(script),
-                    seed=script.seed,
-                )
-            )
+            for index, heard in enumerate(features, first_block):
+                latent = stage.denoise(session, Block(index=index, audio=self._tokens(heard))).latent
+                assert latent is not None
+                yield Generated(index, latent, tuple(self._decoder.decode(pictures, index, latent)))
+
+    def hear(self, plan: BlockPlan) -> Tensor:
+        """Features of one block of streamed audio."""
+        with _one_thread():
+            return encode_block(self._speech, plan)
 
     def _audio(self, script: Script) -> Iterator[AudioTokens]:
         for features in self._streamed(script) if script.streaming else self._whole(script):

@@ -237,9 +237,10 @@ def test_a_pipeline_takes_no_more_live_sessions_than_it_keeps_up_with() -> None:
             assert (error.code, error.reason) == (EXHAUSTED, "CAPACITY_EXHAUSTED")
             await viewers[1].until_block(8)
             positions = [one.frames for one in viewers]
-            await asyncio.sleep(2.4)
+            await asyncio.sleep(7.2)
             gained = [one.frames - frames for one, frames in zip(viewers, positions, strict=True)]
-            assert gained == [pytest.approx(60, abs=13)] * 2
+            # Frames come in blocks of 12, so either count may be a block off at both ends.
+            assert gained == [pytest.approx(180, abs=25)] * 2
             assert (sum(gained) ** 2) / (2 * sum(one**2 for one in gained)) >= 0.97
 
     asyncio.run(scenario())
