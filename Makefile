@@ -18,7 +18,7 @@ ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test demo bench protos
+.PHONY: help setup programs check test endurance demo bench protos
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -62,6 +62,9 @@ protos: setup ## the generated code of protos/
 test: setup ## the tests; ARGS="tests/model -k lora" chooses some
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu and not alone" $(ARGS) || [ $$? = $(NONE) ]
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "alone and not gpu" $(ARGS) || [ $$? = $(NONE) ]
+
+endurance: setup ## one session of 10,000 s, which takes half an hour: nothing grows, the end is the oracle's
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/system/test_endurance.py --endurance-seconds 10000 -o log_cli=true --log-cli-level=INFO
 
 demo: setup ## a portrait speaks: all services on this machine, out/demo.mp4 and how long it took
 	$(BIN)/live-avatar demo $(ARGS)

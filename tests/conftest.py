@@ -10,7 +10,7 @@ GOLDENS = Path(__file__).parent / "golden" / "data"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the options of this suite."""
     parser.addoption("--goldens", type=Path, default=GOLDENS, help="folder of goldens (default: the committed copy)")
-    parser.addoption("--endurance-seconds", type=int, default=600, help="media of the endurance test (default: 600)")
+    parser.addoption("--endurance-seconds", type=int, default=300, help="media of the endurance test (default: 300)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -29,19 +29,21 @@ from .oracle import Recording
 from .running import QUICK
 from .test_bad_input import face, saved
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(7_200)]
 
 LOG = logging.getLogger(__name__)
 TRIVIAL = replace(
     QUICK,
     dit=replace(QUICK.dit, num_layers=1, audio_layers=(0,)),
+    vae=replace(QUICK.vae, multipliers=(1, 1, 1, 1), residual_blocks=1),
+    speech=replace(QUICK.speech, position_kernel=16, position_groups=4),
     stream=replace(QUICK.stream, left_context_s=0.2),
 )
 RULES = TRIVIAL.stream
 BLOCK_SAMPLES, BLOCK_FRAMES = TRIVIAL.samples_per_block, TRIVIAL.frames_per_block
 STEPS = 4
 MEMORY_BLOCKS = 40
-"""Blocks that a block can depend on: 4 steps of a window of 4 in one layer, then 38 latents in the decoder's caches."""
+"""More than a block can depend on: 4 steps of a window of 4 in one layer, then 38 latents in the decoder's caches."""
 COMPARED_BLOCKS = 3
 SIGHTINGS = 24
 """Looks at the processes, evenly over the session."""
