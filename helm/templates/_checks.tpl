@@ -1,0 +1,76 @@
+{{/* What no schema can say: rules over several values. Each fails with one readable line. */}}
+
+{{- define "live-avatar.check" -}}
+{{- include "live-avatar.checkSteps" . -}}
+{{- include "live-avatar.checkGpus" . -}}
+{{- include "live-avatar.checkSharedDevices" . -}}
+{{- include "live-avatar.checkWeights" . -}}
+{{- include "live-avatar.checkStore" . -}}
+{{- end }}
+
+{{- define "live-avatar.checkSteps" -}}
+{{- $due := 0 -}}
+{{- range $index, $stage := .Values.stages -}}
+{{- range $step := $stage.steps -}}
+{{- if ne (int $step) $due -}}
+{{- fail (printf "stages[%d].steps: step %d comes where step %d is due; the stages perform the steps 0, 1, 2 and so on in this order" $index (int $step) $due) -}}
+{{- end -}}
+{{- $due = add1 $due | int -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "live-avatar.checkGpus" -}}
+{{- $encoder := .Values.audioEncoder.gpu -}}
+{{- if and (eq .Values.gpu.mode "cpu") (ne $encoder "none") -}}
+{{- fail "audioEncoder.gpu: gpu.mode cpu has no GPU to give; it must be none" -}}
+{{- end -}}
+{{- if and (eq .Values.gpu.mode "devicePlugin") (eq $encoder "decoder") -}}
+{{- fail "audioEncoder.gpu: a device plugin gives a card to one container alone; take gpu.mode dra or shared, or audioEncoder.gpu own or none" -}}
+{{- end -}}
+{{- if and (eq $encoder "decoder") (not .Values.gpu.allowShared) -}}
+{{- fail "audioEncoder.gpu: decoder puts two services on one card; allow it with gpu.allowShared" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "live-avatar.checkSharedDevices" -}}
+{{- if and (eq .Values.gpu.mode "shared") (not .Values.gpu.allowShared) -}}
+{{- $taken := dict -}}
+{{- range $service := include "live-avatar.services" . | fromYamlArray -}}
+{{- if $service.gpu -}}
+{{- $device := toString $service.device -}}
+{{- if hasKey $taken $device -}}
+{{- fail (printf "gpu.mode shared: %s and %s use device %s; give them different ones or allow it with gpu.allowShared" (get $taken $device) $service.name $device) -}}
+{{- end -}}
+{{- $_ := set $taken $device $service.name -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "live-avatar.checkWeights" -}}
+{{- if and (eq .Values.weights.source "random") (eq .Values.model.preset "S2V_14B") -}}
+{{- fail "weights.source: random weights are for a small system alone, not for S2V_14B" -}}
+{{- end -}}
+{{- if and (has .Values.weights.source (list "image" "copy")) (not .Values.weights.image.reference) -}}
+{{- fail (printf "weights.image.reference: weights.source %s needs the image that holds the weights" .Values.weights.source) -}}
+{{- end -}}
+{{- with .Values.model.description -}}
+{{- if ne (toString .name) $.Values.model.preset -}}
+{{- fail (printf "model.preset: %s is not the name in model.description, %s" $.Values.model.preset (toString .name)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "live-avatar.checkStore" -}}
+{{- if and (eq .Values.redis.mode "none") (gt (int .Values.gateway.replicas) 1) -}}
+{{- fail "gateway.replicas: several gateways need a Redis; redis.mode is none" -}}
+{{- end -}}
+{{- $external := .Values.redis.external -}}
+{{- if and (eq .Values.redis.mode "external") (not (or $external.url $external.existingSecret)) -}}
+{{- fail "redis.external: redis.mode external needs url or existingSecret" -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (eq .Values.gateway.discovery "static") -}}
+{{- fail "gateway.discovery: with autoscaling pipelines come and go; take kubernetes or dns" -}}
+{{- end -}}
+{{- end }}

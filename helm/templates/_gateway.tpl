@@ -1,0 +1,75 @@
+{{/* The gateway's settings from the chart's values. */}}
+
+{{- define "live-avatar.gatewayService" -}}
+{name: gateway, values: gateway, slot: 0}
+{{- end }}
+
+{{- define "live-avatar.gatewayArguments" -}}
+{{- $gateway := .Values.gateway -}}
+{{ include "live-avatar.serverArguments" (list . (include "live-avatar.gatewayService" . | fromYaml)) }}
+- --server.reflection={{ $gateway.reflection }}
+{{- include "live-avatar.discoveryArguments" . }}
+- --allow-shared-devices={{ .Values.gpu.allowShared }}
+{{- if .Values.model.description }}
+- --preset-file={{ include "live-avatar.preset" . }}
+{{- end }}
+{{- with $gateway.endpoint }}
+- --endpoint={{ . }}
+{{- end }}
+- --store.lease-seconds={{ $gateway.store.leaseSeconds }}
+- --store.retention-seconds={{ $gateway.store.retentionSeconds }}
+- --limits.max-whole-file-seconds={{ .Values.audioEncoder.maxWholeFileSeconds }}
+{{- range $name, $value := $gateway.limits }}
+- --limits.{{ kebabcase $name }}={{ $value }}
+{{- end }}
+{{- range $name, $value := $gateway.live }}
+- --live.{{ kebabcase $name }}={{ $value }}
+{{- end }}
+{{- end }}
+
+{{/* How it finds pipelines. */}}
+{{- define "live-avatar.discoveryArguments" -}}
+{{- $service := include "live-avatar.componentName" (list . "pipeline") -}}
+{{- $head := include "live-avatar.grpcPort" (dict "slot" 0) -}}
+{{- $decoder := include "live-avatar.grpcPort" (dict "slot" 99) -}}
+{{- $addresses := list -}}
+{{- range $index := until (int .Values.pipeline.replicas) -}}
+{{- $host := printf "%s-%d.%s" $service $index $service -}}
+{{- $addresses = append $addresses (printf "%s:%s/%s:%s" $host $head $host $decoder) -}}
+{{- end }}
+- --pipelines={{ join "," $addresses }}
+{{- end }}
+
+{{/* Environment that comes from Secrets. */}}
+{{- define "live-avatar.gatewaySecrets" -}}
+- name: LIVE_AVATAR__TOKEN_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ default (include "live-avatar.componentName" (list . "gateway")) .Values.auth.existingSecret }}
+      key: token-key
+{{- if eq .Values.redis.mode "own" }}
+- name: LIVE_AVATAR__STORE__URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "live-avatar.componentName" (list . "redis") }}
+      key: url
+{{- else if eq .Values.redis.mode "external" }}
+- name: LIVE_AVATAR__STORE__URL
+  {{- if .Values.redis.external.existingSecret }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.redis.external.existingSecret }}
+      key: url
+  {{- else }}
+  value: {{ .Values.redis.external.url | quote }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A secret that is made once: what the cluster has, or a new one. List: context, Secret, key. */}}
+{{- define "live-avatar.kept" -}}
+{{- $root := index . 0 -}}
+{{- $there := lookup "v1" "Secret" $root.Release.Namespace (index . 1) | default dict -}}
+{{- $data := get $there "data" | default dict -}}
+{{- if hasKey $data (index . 2) -}}{{ get $data (index . 2) | b64dec }}{{- else -}}{{ randAlphaNum 48 }}{{- end -}}
+{{- end }}
