@@ -1,0 +1,91 @@
+"""``python -m trainer PRESET [--key value ...]``: the one place that reads the command line."""
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from trainer import presets
+from trainer.overrides import override, pairs_of
+
+USAGE = 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a first word starts."""
+
+    config: Callable[[], Any]
+    run: Callable[[Any], int]
+
+
+def _train(config: presets.TrainingConfig) -> int:
+    from trainer.training import train
+
+    return train(config)
+
+
+def _prepare(config: presets.PrepareConfig) -> int:
+    from trainer.prepare import prepare
+
+    report = prepare(config)
+    _say(f"{report.samples} samples written, {report.skipped} clips skipped, {report.kept_shards} shards kept")
+    return 0
+
+
+def _export(config: presets.ExportConfig) -> int:
+    from trainer.export import export
+
+    manifest = export(config)
+    _say(f"{manifest.component} of {manifest.preset} in {config.output}, digest {manifest.digest[:16]}")
+    return 0
+
+
+def _text_encoder(config: presets.TextEncoderConfig) -> int:
+    from live_avatar.config import preset
+    from trainer.export import write_text_encoder
+
+    manifest = write_text_encoder(preset(config.preset), config.output)
+    _say(f"text encoder in {config.output}, digest {manifest.digest[:16]}")
+    return 0
+
+
+def _memory(config: presets.MemoryConfig) -> int:
+    from trainer.memory import memory_table
+
+    for line in memory_table(config):
+        _say(line)
+    return 0
+
+
+COMMANDS = {name: Command(config, _train) for name, config in presets.PHASES.items()} | {
+    "prepare": Command(presets.PrepareConfig, _prepare),
+    "export": Command(presets.ExportConfig, _export),
+    "text_encoder": Command(presets.TextEncoderConfig, _text_encoder),
+    "memory": Command(presets.MemoryConfig, _memory),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    if not arguments or arguments[0] not in COMMANDS:
+        _say(f"usage: python -m trainer PRESET [--key value ...]\npresets and commands: {', '.join(COMMANDS)}")
+        return USAGE
+    command = COMMANDS[arguments[0]]
+    try:
+        config = override(command.config(), pairs_of(arguments[1:]))
+        return command.run(config)
+    except ValueError as error:
+        _say(f"{arguments[0]}: {error}")
+        return USAGE
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

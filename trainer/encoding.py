@@ -1,0 +1,116 @@
+"""One clip to one sample: everything about it that training needs and that frozen networks can say once.
+
+Latents are those that serving would see: the clip follows a still film of its reference, as a session follows its
+portrait, and the reference and motion latents are that film's (spec 2.7).  Speech is heard in the two ways of
+serving, whole or as a stream, by turns.
+
+Letters: T frames, H and W pixels, h and w latent pixels, F latents.
+"""
+
+from pathlib import Path
+from typing import cast
+from zlib import crc32
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from live_avatar.config import MOTION_LATENTS, Preset
+from live_avatar.model import components
+from live_avatar.model.convert import TOKENIZER
+from live_avatar.model.text import TextEncoder, build_tokenizer
+from live_avatar.model.vae import VAE
+from live_avatar.streaming.audio_grid import whole_file_features
+from live_avatar.streaming.audio_window import AudioWindow, encode_block
+from trainer.clip import Clip
+from trainer.data import Sample
+from trainer.videos import ClipError
+
+ENCODERS = ("vae", "speech", "text")
+
+
+class SampleEncoder:
+    """The frozen networks of a preset, as they turn clips into samples."""
+
+    def __init__(self, preset: Preset, folder: Path, device: torch.device) -> None:
+        """Loads the networks.
+
+        Raises:
+            WeightsError: one is not in ``folder``, or damaged.
+        """
+        self.preset, self.device = preset, device
+        # A CPU without bfloat16 units takes many times as long in it; the encoder is exact in both.
+        exact = torch.float32 if device.type == "cpu" else None
+        loaded = {
+            name: components.load(preset, name, folder, dtype=exact if name == "vae" else None, device=device)
+            for name in ENCODERS
+        }
+        self.vae = cast(VAE, loaded["vae"])
+        self.speech = loaded["speech"]
+        tokenizer = build_tokenizer(preset.text, folder / "text" / TOKENIZER)
+        self.text = TextEncoder(loaded["text"], tokenizer, preset.dit.text_len)  # type: ignore[arg-type]
+        self.dtype = components.DTYPES[preset.dtype]
+
+    def encode(self, clip: Clip) -> Sample:
+        """The sample of ``clip``, of as many whole blocks as it has, on the CPU in the preset's precision.
+
+        Raises:
+            ClipError: shorter than one block.
+        """
+        frames = len(clip.frames) // self.preset.frames_per_block * self.preset.frames_per_block
+        if not frames:
+            raise ClipError(f"too short: {len(clip.frames)} frames")
+        seed = crc32(clip.name.encode())
+        film = self.film(clip.frames[:frames], still=seed % frames)
+        latents = self.latents(film)
+        still_latent = (self.preset.stream.reference_frames - 1) // self.preset.vae.temporal_factor
+        return Sample(
+            latents=self._kept(latents[:, MOTION_LATENTS:]),
+            speech=self._kept(self.hear(clip.samples, frames, as_stream=bool(seed % 2))),
+            text=self._kept(self.text.encode(clip.prompt)),
+            reference=self._kept(latents[:, still_latent : still_latent + 1]),
+            motion=self._kept(latents[:, :MOTION_LATENTS]),
+            important=self._kept(self.important(clip)),
+        )
+
+    def film(self, frames: "np.typing.NDArray[np.uint8]", still: int) -> Tensor:
+        """The clip [T, H, W, 3] after a still film of its frame ``still``: [3, 73 + T, H, W] in [-1, 1]."""
+        pixels = rearrange(torch.as_tensor(frames), "t h w c -> c t h w").float() / 127.5 - 1
+        held = 1 + (MOTION_LATENTS - 1) * self.preset.vae.temporal_factor
+        return torch.cat([pixels[:, still : still + 1].expand(-1, held, -1, -1), pixels], dim=1)
+
+    @torch.inference_mode()
+    def latents(self, film: Tensor) -> Tensor:
+        """[16, F, h, w] of a film [3, 1 + 4 (F - 1), H, W]."""
+        return self.vae.encode(film[None].to(self.device))[0]
+
+    def hear(self, samples: "np.typing.NDArray[np.float32]", frames: int, *, as_stream: bool) -> Tensor:
+        """[S, D, T] speech hidden states of the first ``frames`` video frames."""
+        wanted = frames * self.preset.samples_per_block // self.preset.frames_per_block
+        heard = np.ascontiguousarray(samples[:wanted], dtype=np.float32)
+        if not as_stream:
+            whole = whole_file_features(self.speech, torch.from_numpy(heard), self.preset)  # type: ignore[arg-type]
+            return whole[0, ..., :frames]
+        window, parts = AudioWindow(self.preset), []
+        for block in np.split(heard, frames // self.preset.frames_per_block):
+            window.append(block)
+            while window.ready():
+                parts.append(encode_block(self.speech, window.next_block())[0])  # type: ignore[arg-type]
+        window.finish()
+        while window.ready():
+            parts.append(encode_block(self.speech, window.next_block())[0])  # type: ignore[arg-type]
+        return torch.cat(parts, dim=-1)
+
+    def important(self, clip: Clip) -> Tensor:
+        """[h, w] in 0..1: the share of each latent pixel that the clip marks as important; zeros if it marks none."""
+        factor = self.preset.vae.spatial_factor
+        marked = torch.zeros(clip.frames.shape[1:3])
+        box = getattr(clip, "mouth_box", None)
+        if box is not None:
+            top, left, bottom, right = box
+            marked[top:bottom, left:right] = 1
+        return rearrange(marked, "(h p) (w q) -> h w (p q)", p=factor, q=factor).amax(dim=-1)
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        return tensor.to("cpu", self.dtype).clone().contiguous()

@@ -1,0 +1,249 @@
+"""The student's own roll-out, by the code that serves, and its blocks once more with gradients (spec 10.3).
+
+``roll_out`` is Algorithm 1 of the paper: each block walks from noise to the pass at level ``t_s``, re-noised between
+steps; history is what the passes at each level left behind, noisy as it was (History Corrupt).  Every pass is a
+``live_avatar.streaming.Denoiser`` with the one-step schedule from its level to clean, so every level has a window of
+its own, as the stages of a pipeline do.  ``Replay`` gives single blocks of a roll-out again, for Algorithm 2.
+
+Letters: F latents, N blocks, h and w latent pixels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from live_avatar.config import StreamConfig
+from live_avatar.model.attention import attend
+from live_avatar.model.audio_tokens import AudioTokens
+from live_avatar.model.dit import NoisyInput, TextKV
+from live_avatar.model.kv_cache import KVWindow, StreamingAttention
+from live_avatar.streaming.block import Block, Conditioning, Sink
+from live_avatar.streaming.denoiser import Denoiser, StageSession
+from live_avatar.streaming.draws import PhiloxDraws
+from live_avatar.streaming.schedule import Schedule
+from trainer.draws import generator, normal
+from trainer.network import Batch, SpeechToVideo, audio_of_block, audio_of_blocks, geometry_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How roll-outs go."""
+
+    stream: StreamConfig
+    levels: tuple[float, ...]
+    """Noise levels of the steps, from 1 down."""
+    clean_history: bool
+    """Baseline: history is passed through the network again, clean."""
+
+    def schedule(self, step: int) -> tuple[Schedule, range]:
+        """The pass of ``step`` as a schedule that ends clean, and the steps of it to perform."""
+        if step == 0:
+            return Schedule(self.levels[:1]), range(1)
+        return Schedule((self.levels[0], self.levels[step])), range(1, 2)
+
+
+@dataclass(frozen=True)
+class RolledOut:
+    """One clip as the student made it, without gradients."""
+
+    seed: int
+    step: int
+    """Index of the last pass, the one at t_s."""
+    noisy: Tensor
+    """[1, 16, F, h, w] what the last pass was given"""
+    clean: Tensor
+    """[1, 16, F, h, w] what it made of it"""
+
+
+@dataclass(frozen=True)
+class _StepDraws:
+    """The draws of one step of serving, whatever the schedule calls that step."""
+
+    inner: PhiloxDraws
+    step: int
+
+    def noise(self, seed: int, block: int, shape: tuple[int, ...]) -> Tensor:
+        """See ``live_avatar.streaming.draws.Draws``."""
+        return self.inner.noise(seed, block, shape)
+
+    def distance(self, seed: int, block: int, step: int) -> int:
+        """See ``live_avatar.streaming.draws.Draws``."""
+        return self.inner.distance(seed, block, self.step)
+
+
+def roll_out(network: SpeechToVideo, clip: Batch, rules: Rules, step: int, seed: int) -> RolledOut:
+    """The blocks of ``clip`` (a batch of one) from noise, each up to its pass ``step``."""
+    clip = clip.to(network.dtype)
+    passes = [_denoiser(network, rules, index) for index in range(step + 1)]
+    geometry = geometry_of(network, clip.latents)
+    sessions = [denoiser.open(seed, geometry) for denoiser in passes]
+    conditioning = Conditioning(from_block=0, sink=first_sink(clip), text=clip.text[0])
+    with torch.no_grad():
+        audio = blocks_of(audio_of_blocks(network.audio, clip.speech, _blocks(clip, rules)), rules.stream)
+    noisy: list[Tensor] = []
+    clean: list[Tensor] = []
+    for index, tokens in enumerate(audio):
+        for denoiser, session in zip(passes, sessions, strict=True):
+            if conditioning.from_block == index:
+                denoiser.condition(session, conditioning)
+        given, made = _walk(passes, sessions, Block(index=index, audio=tokens), seed, rules)
+        if rules.clean_history:
+            for denoiser, session in zip(passes, sessions, strict=True):
+                _remember_clean(network, session, made, tokens, denoiser)
+        if index == 0:
+            own = first_sink(clip).own(made[:, :1])
+            conditioning = Conditioning(from_block=rules.stream.sink_switch_block, sink=own)
+        noisy.append(given)
+        clean.append(made)
+    return RolledOut(seed, step, torch.cat(noisy, dim=1)[None], torch.cat(clean, dim=1)[None])
+
+
+def first_sink(clip: Batch) -> Sink:
+    """The sink of version 0 of a batch of one."""
+    return Sink(version=0, reference=clip.reference[0], motion=None if clip.motion is None else clip.motion[0])
+
+
+def blocks_of(audio: AudioTokens, stream: StreamConfig) -> list[AudioTokens]:
+    """Audio tokens of a clip, block by block."""
+    count = audio.glob.shape[2] // stream.latents_per_block
+    return [audio_of_block(audio, block, stream.latents_per_block) for block in range(count)]
+
+
+def _denoiser(network: SpeechToVideo, rules: Rules, step: int) -> Denoiser:
+    schedule, steps = rules.schedule(step)
+    draws = _StepDraws(PhiloxDraws(rules.stream.reference_distance), step)
+    return Denoiser(network.dit, rules.stream, schedule, steps, draws)
+
+
+def _walk(
+    passes: list[Denoiser], sessions: list[StageSession], block: Block, seed: int, rules: Rules
+) -> tuple[Tensor, Tensor]:
+    """One block through all passes: what the last was given and what it made, [16, F, h, w]; ordinary tensors."""
+    for step, (denoiser, session) in enumerate(zip(passes, sessions, strict=True)):
+        if block.latent is None:
+            given = denoiser.draws.noise(seed, block.index, _shape(denoiser, session)).to(denoiser.device)
+        else:
+            given = _noised_again(block.latent, rules.levels[step], seed, block.index, step)
+            block = Block(index=block.index, audio=block.audio, latent=given)
+        block = denoiser.denoise(session, block)
+    assert block.latent is not None
+    # Made in inference mode, where tensors may not enter a graph: copies may.
+    return given.to(block.latent.dtype).clone(), block.latent.clone()
+
+
+def _noised_again(clean: Tensor, level: float, seed: int, block: int, step: int) -> Tensor:
+    """``clean`` with new noise at ``level`` (Psi of the paper)."""
+    noise = normal(generator(seed, "roll_out", step, block), *clean.shape).to(clean)
+    return (1 - level) * clean + level * noise
+
+
+def _shape(denoiser: Denoiser, session: StageSession) -> tuple[int, ...]:
+    geometry = session.geometry
+    channels = denoiser.model.config.latent_channels
+    return channels, denoiser.rules.latents_per_block, geometry.height, geometry.width
+
+
+def _blocks(clip: Batch, rules: Rules) -> int:
+    return clip.latents.shape[2] // rules.stream.latents_per_block
+
+
+@torch.inference_mode()
+def _remember_clean(
+    network: SpeechToVideo, session: StageSession, clean: Tensor, audio: AudioTokens, denoiser: Denoiser
+) -> None:
+    """Puts the keys and values of the clean block in the place of those that its passes left."""
+    assert session.text is not None
+    for step, window in session.windows.items():
+        window.block -= 1
+        distance = denoiser.draws.distance(session.seed, window.block, step)
+        _clean_pass(network, window, clean[None], audio, session.text, distance)
+        window.commit()
+
+
+def _clean_pass(
+    network: SpeechToVideo, window: KVWindow, clean: Tensor, audio: AudioTokens, text: TextKV, distance: int
+) -> None:
+    time = network.dit.embed_time(torch.zeros(1, 1, device=clean.device))
+    network.dit(NoisyInput(latent=clean, time=time, audio=audio), None, text, window.begin(distance))
+
+
+@dataclass(frozen=True)
+class ReplayedAttention:
+    """Streaming attention of a block whose own keys and values carry gradients; history and sink are constants.
+
+    Leaves the window as streaming attention would.
+    """
+
+    streaming: StreamingAttention
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Rotates, stores the block's keys without their graph, and attends to copies that have it."""
+        place, window = self.streaming, self.streaming.layers[layer]
+        rotated = place.block_rotation.rotate(k)
+        with torch.no_grad():
+            window.k.index_copy_(1, place.slot_tokens, rotated)
+            window.v.index_copy_(1, place.slot_tokens, v)
+            reference = place.reference_rotation.rotate(window.reference_k)
+            window.k[:, : reference.shape[1]].copy_(reference)
+        keys = window.k[:, : place.visible].index_copy(1, place.slot_tokens, rotated)
+        values = window.v[:, : place.visible].index_copy(1, place.slot_tokens, v)
+        return attend(place.block_rotation.rotate(q), keys, values)
+
+
+class Replay:
+    """The last pass over each block of a roll-out again, in order, with gradients that end at the block's start.
+
+    The window fills with the same keys and values as before, so none of them had to be kept: memory is that of one
+    block and one window, however long the clip.
+    """
+
+    def __init__(self, network: SpeechToVideo, clip: Batch, rules: Rules, rolled: RolledOut) -> None:
+        self.clip, self.rules, self.rolled = clip.to(network.dtype), rules, rolled
+        self.schedule, (self.step,) = rules.schedule(rolled.step)
+        self.draws = PhiloxDraws(rules.stream.reference_distance)
+        self.blocks = _blocks(clip, rules)
+        self.window = KVWindow(
+            geometry_of(network, clip.latents),
+            latents_per_block=rules.stream.latents_per_block,
+            window_blocks=rules.stream.window_blocks,
+            dtype=network.dtype,
+            device=clip.latents.device,
+        )
+        with torch.no_grad():
+            self.audio = blocks_of(audio_of_blocks(network.audio, self.clip.speech, self.blocks), rules.stream)
+
+    def next_block(self, network: SpeechToVideo) -> Tensor:
+        """The clean latents [1, 16, f, h, w] of the next block, with a graph of this block alone."""
+        dit, block = network.dit, self.window.block
+        self._set_sink(network, block)
+        noisy = self._part(self.rolled.noisy, block)
+        time = dit.embed_time(torch.full((1, 1), self.schedule.timestep(self.step), device=noisy.device))
+        distance = self.draws.distance(self.rolled.seed, block, self.rolled.step)
+        pattern = ReplayedAttention(self.window.begin(distance))
+        text = dit.embed_text(self.clip.text)
+        velocity = dit(NoisyInput(latent=noisy, time=time, audio=self.audio[block]), None, text, pattern)
+        clean = self.schedule.advance(noisy, velocity, self.step)
+        if self.rules.clean_history:
+            with torch.no_grad():
+                _clean_pass(network, self.window, clean.detach(), self.audio[block], text, distance)
+        self.window.commit()
+        return clean
+
+    @torch.no_grad()
+    def _set_sink(self, network: SpeechToVideo, block: int) -> None:
+        """Prefills the sink that holds from ``block``, where one begins there."""
+        sink = first_sink(self.clip)
+        if block == self.rules.stream.sink_switch_block:
+            sink = sink.own(self.rolled.clean[0, :, :1])
+        elif block != 0:
+            return
+        motion = None if sink.motion is None else sink.motion[None]
+        prefill = self.window.prefill()
+        text = network.dit.embed_text(self.clip.text)
+        network.dit(None, network.dit.sink_input(sink.reference[None], motion), text, prefill)
+        self.window.set_sink(prefill.states())
+
+    def _part(self, latents: Tensor, block: int) -> Tensor:
+        size = self.rules.stream.latents_per_block
+        return latents[:, :, block * size : (block + 1) * size]
