@@ -19,7 +19,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, SessionKey, StreamBl
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.serving.reservations import Reservations, Room
 from live_avatar.serving.work import Deliver
-from live_avatar.streaming.block import Block, Sink
+from live_avatar.streaming.block import Sink
 from live_avatar.streaming.picture import latent_size
 from services.vae_decoder.media import H264Encoder
 from services.vae_decoder.video import Audience
@@ -106,8 +106,7 @@ class EmulatedStage(EmulatedWork):
             opened = self._sessions.get(block.key)
             latent = torch.zeros(latent_shape(self._preset, opened.width, opened.height), dtype=_DTYPE)
         self._wait()
-        cleaner = Block(index=came.index, audio=came.audio, latent=latent)
-        return (StreamBlocksRequest(block=wire.block_to_message(cleaner, block.key)),)
+        return (wire.passed_on(block, latent),)
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,9 @@ def tensor_to_message(tensor: Tensor) -> tensor_pb2.Tensor:
     Raises:
         ValueError: a dtype the wire has no name for.
     """
-    if tensor.dtype not in _TO_WIRE:
-        raise ValueError(f"no wire type for {tensor.dtype}")
-    assert sys.byteorder == "little", "the wire is little-endian"
-    # Bytes of any dtype by way of uint8: numpy has no bfloat16.
-    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return tensor_pb2.Tensor(dtype=_TO_WIRE[tensor.dtype], shape=tensor.shape, data=flat.numpy().tobytes())
+    message = tensor_pb2.Tensor()
+    _fill(message, tensor)
+    return message
 
 
 def tensor_from_message(message: tensor_pb2.Tensor, field: str, shape: Shape | None = None) -> Tensor:
@@ -177,8 +174,23 @@ def block_to_message(block: Block, key: blocks_pb2.SessionKey) -> blocks_pb2.Str
     """``block`` of the session ``key``; budget, trace context and timings are the hop's to fill in."""
     message = blocks_pb2.StreamBlocksRequest.Block(key=key, index=block.index, audio=audio_to_message(block.audio))
     if block.latent is not None:
-        message.latent.CopyFrom(tensor_to_message(block.latent))
+        _fill(message.latent, block.latent)
     return message
+
+
+def passed_on(came: blocks_pb2.StreamBlocksRequest.Block, latent: Tensor) -> blocks_pb2.StreamBlocksRequest:
+    """The request that carries the block that ``came`` on, with ``latent`` [16, F, h, w] in place of its own.
+
+    Built where it lies: a message handed to the constructor of another is written out and read back, and its audio
+    tokens need not become tensors to stay what they are.
+    """
+    request = blocks_pb2.StreamBlocksRequest()
+    block = request.block
+    block.key.CopyFrom(came.key)
+    block.index = came.index
+    block.audio.CopyFrom(came.audio)
+    _fill(block.latent, latent)
+    return request
 
 
 def block_from_message(message: blocks_pb2.StreamBlocksRequest.Block) -> Block:
@@ -192,6 +204,17 @@ def block_from_message(message: blocks_pb2.StreamBlocksRequest.Block) -> Block:
     if message.HasField("latent"):
         latent = tensor_from_message(message.latent, "latent", (None, audio.local.shape[2], None, None))
     return Block(index=message.index, audio=audio, latent=latent)
+
+
+def _fill(message: tensor_pb2.Tensor, tensor: Tensor) -> None:
+    """Writes ``tensor`` into an empty message; see ``tensor_to_message``."""
+    if tensor.dtype not in _TO_WIRE:
+        raise ValueError(f"no wire type for {tensor.dtype}")
+    assert sys.byteorder == "little", "the wire is little-endian"
+    message.dtype = _TO_WIRE[tensor.dtype]
+    message.shape.extend(tensor.shape)
+    # Bytes of any dtype by way of uint8: numpy has no bfloat16.
+    message.data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _expect(field: str, sizes: tuple[int, ...], shape: Shape) -> None:

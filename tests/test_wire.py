@@ -258,3 +258,11 @@ def test_block_whose_latent_and_audio_disagree_is_refused() -> None:
 def test_block_without_audio_is_refused() -> None:
     message = blocks_pb2.StreamBlocksRequest.Block(key=KEY, index=0)
     assert refused(lambda: wire.block_from_message(message)).field == "audio.local"
+
+
+def test_block_that_is_passed_on_keeps_its_audio_and_gets_its_latent() -> None:
+    came = wire.block_to_message(Block(index=5, audio=tokens(mask=True), latent=torch.ones(16, 3, 2, 4)), KEY)
+    cleaner = torch.rand(16, 3, 2, 4)
+    slow = wire.block_to_message(Block(index=5, audio=tokens(mask=True), latent=cleaner), KEY)
+    assert wire.passed_on(came, cleaner) == blocks_pb2.StreamBlocksRequest(block=slow)
+    assert torch.equal(wire.tensor_from_message(came.latent, "latent"), torch.ones(16, 3, 2, 4)), "what came stays"

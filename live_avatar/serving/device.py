@@ -23,12 +23,13 @@ class Device:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._began: float | None = None
+        self._unfinished = 0
+        self._since: float = 0.0
 
     @property
     def age_s(self) -> float:
         """Seconds since the running call began; 0 when none runs."""
-        return 0.0 if self._began is None else time.monotonic() - self._began
+        return time.monotonic() - self._since if self._unfinished else 0.0
 
     async def run(self, call: Callable[[], T]) -> T:
         """Runs a call and waits for it; calls of one ``Device`` come one after the other.
@@ -36,20 +37,34 @@ class Device:
         Raises:
             ServiceError: as the call raised it, or INTERNAL for any other exception, which is logged.
         """
+        return await outcome(self.start(call))
+
+    def start(self, call: Callable[[], T]) -> "asyncio.Future[T]":
+        """Queues a call behind those before it, at once; ``outcome`` waits for it."""
         future = asyncio.get_running_loop().run_in_executor(self._executor, _finite, call)
-        self._began = time.monotonic()
-        try:
-            await asyncio.wait([future])
-        finally:
-            self._began = None
-        error = future.exception()
-        if error is not None:
-            raise as_service_error(error) from error
-        return future.result()
+        if not self._unfinished:
+            self._since = time.monotonic()
+        self._unfinished += 1
+        future.add_done_callback(self._finished)
+        return future
 
     def submit(self, call: Callable[[], object]) -> None:
         """Queues a call whose result nobody waits for."""
         self._executor.submit(call)
+
+    def _finished(self, _: "asyncio.Future[T]") -> None:
+        """The call that ran is over; the one behind it has begun."""
+        self._unfinished -= 1
+        self._since = time.monotonic()
+
+
+async def outcome(started: "asyncio.Future[T]") -> T:
+    """What a call gave that a ``Device`` was given; see ``Device.run``."""
+    await asyncio.wait([started])
+    error = started.exception()
+    if error is not None:
+        raise as_service_error(error) from error
+    return started.result()
 
 
 def _finite(call: Callable[[], T]) -> T:

@@ -13,7 +13,6 @@ from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, StreamBlocksRequest
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.observer import BlockReport
 from live_avatar.serving.sessions import Session
-from live_avatar.serving.timing import duration
 from live_avatar.serving.work import Deliver
 
 # A longer hop says that the two clocks are not one.
@@ -54,13 +53,12 @@ class Result:
     deliver: Deliver | None = None
 
 
-def begin(service: str, message: Message, now_ns: int) -> BlockTiming:
-    """The timing of a block whose turn is now: its way here and its wait."""
+def begin(timing: BlockTiming, message: Message, now_ns: int) -> None:
+    """Notes in its timing that a block's turn is now: its way here and its wait."""
     sent_at_ns, arrived_at_ns = message.request.block.sent_at_ns, message.arrived_at_ns
-    timing = BlockTiming(service=service, queue_time=duration(now_ns - arrived_at_ns))
+    timing.queue_time.FromNanoseconds(now_ns - arrived_at_ns)
     if 0 < sent_at_ns <= arrived_at_ns <= sent_at_ns + MAX_HOP_NS:
-        timing.hop_time.CopyFrom(duration(arrived_at_ns - sent_at_ns))
-    return timing
+        timing.hop_time.FromNanoseconds(arrived_at_ns - sent_at_ns)
 
 
 def check_budget(message: Message, now_ns: int) -> None:
@@ -85,7 +83,7 @@ def stamp(block: StreamBlocksRequest.Block, message: Message, timing: BlockTimin
     block.idle = came.idle
     if came.HasField("budget"):
         spent_ns = time.monotonic_ns() - message.arrived_at_ns
-        block.budget.CopyFrom(duration(max(came.budget.ToNanoseconds() - spent_ns, 0)))
+        block.budget.FromNanoseconds(max(came.budget.ToNanoseconds() - spent_ns, 0))
 
 
 def report(result: Result, timing: BlockTiming, error: ServiceError | None) -> BlockReport:

@@ -31,6 +31,8 @@ class Session:
         self.opened = False
         # Nothing more is done for it; its memory is freed by an item that waits already.
         self.over = False
+        # Its last work failed, of which the event loop may not have heard yet; set by the device's thread.
+        self.failed = False
         # Blocks that arrived before the flush and have this index or a later one are dropped.
         self._flushed_at_ns = 0
         self._flushed_from = 0
@@ -48,7 +50,7 @@ class Session:
 
     def wants(self, index: int, arrived_at_ns: int) -> bool:
         """Whether a block is still to be worked on."""
-        return not self.over and (index < self._flushed_from or arrived_at_ns > self._flushed_at_ns)
+        return not self.over and not self.failed and (index < self._flushed_from or arrived_at_ns > self._flushed_at_ns)
 
 
 class SessionTable:

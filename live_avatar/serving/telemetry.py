@@ -59,6 +59,8 @@ class Telemetry:
         self._meters = MeterProvider(metric_readers, resource=resource, shutdown_on_exit=False)
         self._tracer = self._traces.get_tracer(_SCOPE)
         meter = self._meters.get_meter(_SCOPE)
+        # A block costs little where nobody listens: neither spans nor numbers are made for it.
+        self._has_traces, self._has_metrics = bool(span_processors), bool(metric_readers)
         self._records = {metric: _record(meter, metric) for metric in metrics.METRICS}
 
     @classmethod
@@ -115,7 +117,10 @@ class Telemetry:
 
     def block_finished(self, report: BlockReport) -> None:
         """One span and the times of a block at one service."""
-        self._span(report)
+        if self._has_traces:
+            self._span(report)
+        if not self._has_metrics:
+            return
         if report.failure:
             self._tell(metrics.BLOCKS_FAILED, 1, service=report.service, reason=report.failure)
         for name, seconds in _times(report.timing).items():
@@ -158,7 +163,8 @@ class Telemetry:
 
     def _tell(self, metric: Metric, value: float, **labels: str) -> None:
         assert tuple(labels) == metric.labels, f"{metric.name} has labels {metric.labels}, not {tuple(labels)}"
-        self._records[metric](value, labels)
+        if self._has_metrics:
+            self._records[metric](value, labels)
 
     def _span(self, report: BlockReport) -> None:
         parent = _PROPAGATOR.extract({"traceparent": report.traceparent})

@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest, StreamBlocksResponse
-from live_avatar.serving.device import Device
+from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, StreamBlocksRequest, StreamBlocksResponse
+from live_avatar.serving.device import Device, outcome
 from live_avatar.serving.errors import ServiceError, as_service_error, session_failed
 from live_avatar.serving.link import Link
 from live_avatar.serving.mailbox import Mailbox
 from live_avatar.serving.observer import Observer
 from live_avatar.serving.passage import Ending, Message, Result, begin, check_budget, report, stamp, too_late
 from live_avatar.serving.sessions import Session, SessionTable
-from live_avatar.serving.timing import HopTiming, duration
+from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.work import Deliver, Work
 
 QUEUE_SIZE = 64
+
+_Made = Sequence[StreamBlocksRequest] | Deliver
 
 
 class Worker:
@@ -95,28 +97,44 @@ class Worker:
         self.end(session, session_failed(session.key, error, self._name))
 
     async def _work_all(self) -> None:
-        while True:
-            item = await self._inbox.get()
-            if isinstance(item, Ending):
-                await self._free(item.session)
-                continue
+        before: asyncio.Task[None] | None = None
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                before = await self._work_on(await self._inbox.get(), before, tasks)
+
+    async def _work_on(
+        self, item: Message | Ending, before: asyncio.Task[None] | None, tasks: asyncio.TaskGroup
+    ) -> asyncio.Task[None] | None:
+        """Works on what came, behind the block ``before`` it; returns the block that runs from now on, if one does.
+
+        The device is given a block while the one before it still runs, so that it need not wait for this loop.
+        """
+        started = None
+        if isinstance(item, Message) and item.request.HasField("block"):
+            started = self._start_block(item, before, tasks)
+        if before is not None:
+            await before
+        if started is None:
+            await self._perform(item)
+        return started
+
+    async def _perform(self, item: Message | Ending) -> None:
+        """Does what is no work on a block, while none runs."""
+        if isinstance(item, Ending):
+            await self._free(item.session)
+        elif not item.session.over:
             try:
-                await self._perform(item)
+                await self._prepare(item)
             except ServiceError as error:
                 self.fail(item.session, error)
 
-    async def _perform(self, message: Message) -> None:
-        kind = message.request.WhichOneof("payload")
-        if kind == "block":
-            await self._work_on_block(message)
-        elif message.session.over:
-            return
-        elif kind == "open":
+    async def _prepare(self, message: Message) -> None:
+        if message.request.HasField("open"):
             await self._open(message)
-        else:
-            requests = await self._device.run(lambda: self._control(message.request))
-            if requests:
-                await self._outbox.put(Result(message, requests))
+            return
+        requests = await self._device.run(lambda: self._control(message.request))
+        if requests:
+            await self._outbox.put(Result(message, requests))
 
     def _control(self, request: StreamBlocksRequest) -> Sequence[StreamBlocksRequest]:
         if request.HasField("audio"):
@@ -151,22 +169,50 @@ class Worker:
             self._observer.session_closed(self._name, session.key, session.reserved_bytes)
             session.reserved_bytes = None
 
-    async def _work_on_block(self, message: Message) -> None:
-        session, block = message.session, message.request.block
-        if not message.wanted():
-            session.upstream.acknowledge(block.key, block.index)
-            return
+    def _start_block(
+        self, message: Message, before: asyncio.Task[None] | None, tasks: asyncio.TaskGroup
+    ) -> asyncio.Task[None]:
+        timing = BlockTiming(service=self._name)
+        turn = self._device.start(lambda: self._turn(message, timing))
+        return tasks.create_task(self._follow_block(message, timing, turn, before))
+
+    def _turn(self, message: Message, timing: BlockTiming) -> _Made | None:
+        """The work on one block, in the device's thread; None where nobody wants it any more."""
         began_ns = time.monotonic_ns()
-        timing = begin(self._name, message, began_ns)
-        self._observer.block_started(self._name, session.key, block.index)
+        if not message.wanted():
+            return None
+        begin(timing, message, began_ns)
         try:
             check_budget(message, began_ns)
-            made = await self._device.run(lambda: _listed(self._work.block(block)))
+            made = self._work.block(message.request.block)
+            made = made if callable(made) else list(made)
+        except Exception:
+            message.session.failed = True
+            raise
+        timing.compute_time.FromNanoseconds(time.monotonic_ns() - began_ns)
+        return made
+
+    async def _follow_block(
+        self,
+        message: Message,
+        timing: BlockTiming,
+        turn: "asyncio.Future[_Made | None]",
+        before: asyncio.Task[None] | None,
+    ) -> None:
+        """Hands over what a block's turn gives, behind the block before it."""
+        if before is not None:
+            await before
+        block = message.request.block
+        if message.wanted():
+            self._observer.block_started(self._name, message.session.key, block.index)
+        try:
+            made = await outcome(turn)
         except ServiceError as error:
-            self._finish(Result(message, (), timing=timing), False, error)
+            self._finish(Result(message, (), timing), False, error)
             return
-        timing.compute_time.CopyFrom(duration(time.monotonic_ns() - began_ns))
-        if callable(made):
+        if made is None:
+            message.session.upstream.acknowledge(block.key, block.index)
+        elif callable(made):
             await self._outbox.put(Result(message, (), timing, made))
         else:
             await self._outbox.put(Result(message, made, timing))
@@ -231,11 +277,6 @@ class Worker:
         self.completed_blocks += sent
         if sent or error is not None:
             self._observer.block_finished(report(result, result.timing, error))
-
-
-def _listed(made: Iterable[StreamBlocksRequest] | Deliver) -> Sequence[StreamBlocksRequest] | Deliver:
-    """Runs a generator to its end while still in the device's thread."""
-    return made if callable(made) else list(made)
 
 
 def _closing(work: Work, session: Session) -> Callable[[], int]:

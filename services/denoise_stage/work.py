@@ -78,7 +78,8 @@ class DenoiseStageWork:
         if not session.conditioned:
             raise _failed(grpc.StatusCode.FAILED_PRECONDITION, "CONDITIONING_MISSING", "a block came before its sink")
         cleaner = self._denoise(session.stage, wire.block_from_message(block))
-        return (StreamBlocksRequest(block=wire.block_to_message(cleaner, block.key)),)
+        assert cleaner.latent is not None, "a denoised block has a latent"
+        return (wire.passed_on(block, cleaner.latent),)
 
     def close(self, key: SessionKey) -> int:
         """Frees the session's K/V."""

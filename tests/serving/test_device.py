@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from live_avatar.serving.device import Device
+from live_avatar.serving.device import Device, outcome
 from live_avatar.serving.errors import ServiceError
 
 
@@ -22,6 +22,19 @@ def test_calls_give_results_errors_and_the_age_of_the_running_one() -> None:
             assert device.age_s == 0
             with pytest.raises(ServiceError, match="INTERNAL"):
                 await device.run(lambda: 1 // 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_waits_for_another_is_not_older_than_its_own_run() -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            device = Device(executor)
+            calls = [device.start(lambda: time.sleep(0.3)) for _ in range(2)]
+            await outcome(calls[0])
+            assert device.age_s < 0.2
+            await outcome(calls[1])
+            assert device.age_s == 0
 
     asyncio.run(scenario())
 

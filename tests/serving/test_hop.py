@@ -221,6 +221,57 @@ def test_one_sessions_failure_leaves_the_others(where: int, what: str) -> None:
     asyncio.run(scenario())
 
 
+def test_the_device_begins_the_next_block_while_the_event_loop_is_busy() -> None:
+    async def scenario() -> None:
+        work, loop = FakeWork(last=True), asyncio.get_running_loop()
+        began: list[float] = []
+        busy_until: list[float] = []
+
+        def hold_the_loop() -> None:
+            time.sleep(1.0)
+            busy_until.append(time.monotonic())
+
+        def before(what: str, session: str) -> None:
+            if what != "block":
+                return
+            began.append(time.monotonic())
+            if len(began) == 1:
+                time.sleep(0.3)  # the second block comes meanwhile
+                loop.call_soon_threadsafe(hold_the_loop)
+                time.sleep(0.1)  # the loop is held before this block ends
+
+        work.before = before
+        async with serving(work) as head, linked(head.target) as (link, heard):
+            await link.send(opening())
+            await link.send(block("a", 0))
+            await link.send(block("a", 1))
+            await until(lambda: len(heard.acks) == 2)
+            assert began[1] < busy_until[0]
+
+    asyncio.run(scenario())
+
+
+def test_a_block_behind_one_that_failed_is_not_worked_on() -> None:
+    async def scenario() -> None:
+        work = FakeWork(last=True)
+        work.before = lambda what, session: _late_failure() if what == "block" else None
+        async with serving(work) as head, linked(head.target) as (link, heard):
+            await link.send(opening())
+            await link.send(block("a", 0))
+            await link.send(block("a", 1))
+            await until(lambda: sorted(heard.acks) == [0, 1])
+            assert [failed.reason for failed in heard.failed] == ["INTERNAL"]
+            await until(lambda: not work.open_sessions)
+            assert work.done == ["open a", "close a"]
+
+    asyncio.run(scenario())
+
+
+def _late_failure() -> None:
+    time.sleep(0.2)  # the block behind it comes meanwhile
+    raise ZeroDivisionError
+
+
 def test_close_frees_all_services_and_skips_what_waits() -> None:
     async def scenario() -> None:
         works = three()
