@@ -22,7 +22,7 @@ from live_avatar.config import Preset, preset_json
 from live_avatar.model import checkpoint, components
 from live_avatar.model.convert import TOKENIZER
 from live_avatar.model.text import build_tokenizer
-from live_avatar.model.weight_files import WeightsError
+from live_avatar.model.weight_files import WeightsError, model_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,19 +79,29 @@ class Networks:
         return build_tokenizer(self.preset.text, folder)
 
 
-def open_networks(preset: Preset, folder: Path | None, device: torch.device | str = "cpu") -> Networks:
+def open_networks(
+    preset: Preset, folder: Path | None, device: torch.device | str = "cpu", *, expected_digest: str = ""
+) -> Networks:
     """Finds the networks of ``preset``; reads manifests, but no weights yet.
 
+    Args:
+        preset: the system.
+        folder: converted weights; None: random ones.
+        device: where the networks go.
+        expected_digest: ``model_digest`` that the weights must have; empty: any.
+
     Raises:
-        WeightsError: ``folder`` lacks a file set or holds another preset; or there is none and ``preset`` is too
-            large to try with random weights.
+        WeightsError: ``folder`` lacks a file set, holds another preset or other weights than expected; or there is
+            none and ``preset`` is too large to try with random weights.
     """
     if folder is None and parameter_count(preset) > MAX_RANDOM_PARAMETERS:
         raise WeightsError(
             f"preset {preset.name} needs a folder of weights; "
             f"only one of at most {MAX_RANDOM_PARAMETERS} parameters runs with random ones, such as TINY"
         )
-    digest = _random_digest(preset) if folder is None else _digest(preset, folder)
+    if folder is None and expected_digest:
+        raise WeightsError(f"random weights are not those with the digest {expected_digest}")
+    digest = _random_digest(preset) if folder is None else _digest(preset, folder, expected_digest)
     return Networks(preset, folder, digest, torch.device(device))
 
 
@@ -132,14 +142,17 @@ def _random_digest(preset: Preset) -> str:
     return f"random:{preset.name}:{RANDOM_SEED}:{described[:_DIGEST_CHARACTERS]}"
 
 
-def _digest(preset: Preset, folder: Path) -> str:
+def _digest(preset: Preset, folder: Path, expected: str) -> str:
     """SHA-256 over the preset and the manifests of all file sets, the adapter's included where there is one."""
     whole = hashlib.sha256(preset_json(preset).encode())
-    sets = (*components.FILE_SETS, components.ADAPTER)
-    for file_set in sets:
+    manifests = []
+    for file_set in (*components.FILE_SETS, components.ADAPTER):
         if file_set == components.ADAPTER and not (folder / file_set).is_dir():
             continue
         weights = components.open_converted(preset, file_set, folder)
         assert weights.manifest is not None
+        manifests.append(weights.manifest)
         whole.update(f"{file_set}={weights.manifest.digest};".encode())
+    if expected and model_digest(manifests) != expected:
+        raise WeightsError(f"{folder}: digest of the weights is {model_digest(manifests)}, expected is {expected}")
     return whole.hexdigest()

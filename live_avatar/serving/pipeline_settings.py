@@ -18,6 +18,11 @@ class PipelineSettings(Settings):
         default=None,
         description="folder of live-avatar weights convert; unset: random weights, for a small system alone",
     )
+    weights_digest: str = Field(
+        default="",
+        pattern="^([0-9a-f]{64})?$",
+        description="digest that the weights must have, as live-avatar weights check prints it; unset: any",
+    )
     device: str = Field(default="cpu", description="cpu, cuda or cuda:N")
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads of one operation")
     max_sessions: int = Field(default=0, ge=0, description="sessions at the same time; 0: as many as memory allows")

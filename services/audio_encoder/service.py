@@ -46,7 +46,7 @@ async def build(settings: AudioEncoderSettings, telemetry: Telemetry) -> AsyncIt
 
 def _load(settings: AudioEncoderSettings) -> tuple[Networks, AudioEncoderWork]:
     device = open_device(settings.device, settings.threads)
-    networks = open_networks(preset(settings.preset), settings.weights, device)
+    networks = open_networks(preset(settings.preset), settings.weights, device, expected_digest=settings.weights_digest)
     speech, tokens, text = (networks.load(name) for name in ("speech", "audio", "text"))
     assert isinstance(speech, Wav2Vec2Model)
     assert isinstance(tokens, AudioTokenEncoder)

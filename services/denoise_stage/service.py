@@ -46,7 +46,7 @@ async def build(settings: DenoiseStageSettings, telemetry: Telemetry) -> AsyncIt
 
 def _load(settings: DenoiseStageSettings) -> tuple[Networks, DenoiseStageWork]:
     device = open_device(settings.device, settings.threads)
-    networks = open_networks(preset(settings.preset), settings.weights, device)
+    networks = open_networks(preset(settings.preset), settings.weights, device, expected_digest=settings.weights_digest)
     denoiser = load_denoiser(
         networks,
         settings.step_range,

@@ -60,7 +60,7 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
 
 def _load(settings: VaeDecoderSettings) -> tuple[Networks, FrameDecoder, Room]:
     device = open_device(settings.device, settings.threads)
-    networks = open_networks(preset(settings.preset), settings.weights, device)
+    networks = open_networks(preset(settings.preset), settings.weights, device, expected_digest=settings.weights_digest)
     vae = networks.load("vae")
     assert isinstance(vae, VAE)
     decoder = FrameDecoder(vae, networks.preset.stream, use_motion=networks.preset.dit.use_motion)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from live_avatar.cli.weights import check
 from live_avatar.config import S2V_14B, TINY
 from live_avatar.model import checkpoint, components
 from live_avatar.model.networks import MAX_RANDOM_PARAMETERS, open_networks, parameter_count, random_network
@@ -99,6 +100,17 @@ def test_weights_of_a_folder(tmp_path: Path) -> None:
 def test_folder_without_weights(tmp_path: Path) -> None:
     with pytest.raises(WeightsError):
         open_networks(TINY, tmp_path)
+
+
+def test_weights_other_than_expected_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _save(tmp_path)
+    check(tmp_path, TINY.name)  # tells the digest as an operator reads it
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("model digest ")).split()[-1]
+    assert open_networks(TINY, tmp_path, expected_digest=told).digest == open_networks(TINY, tmp_path).digest
+    with pytest.raises(WeightsError, match=f"digest of the weights is {told}, expected is {'0' * 64}"):
+        open_networks(TINY, tmp_path, expected_digest="0" * 64)
+    with pytest.raises(WeightsError, match="random weights"):
+        open_networks(TINY, None, expected_digest=told)
 
 
 def test_the_digest_tells_systems_of_one_name_apart(tmp_path: Path) -> None:
