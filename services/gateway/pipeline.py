@@ -86,6 +86,11 @@ class Pipeline:
         return self._link.ready and not self._fault
 
     @property
+    def in_use(self) -> bool:
+        """Holds sessions, or is about to."""
+        return bool(self._listeners)
+
+    @property
     def services(self) -> Sequence[ServiceInfo]:
         """The chain, as of the last time it became ready."""
         return self._link.services

@@ -21,7 +21,9 @@ from live_avatar.serving.logs import session_name
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway import messages
+from services.gateway.discovery.singleton import Everyone, Singleton
 from services.gateway.feeder import condition
+from services.gateway.fleet import Fleet
 from services.gateway.limits import INVALID, Limits, check_create, check_update, expired
 from services.gateway.live import LiveRules
 from services.gateway.pipeline import SERVICE, Pipeline
@@ -61,9 +63,12 @@ class Terms:
 class Registry:
     """All sessions that this gateway holds; ``run`` must run while it is used."""
 
-    def __init__(self, store: SessionStore, pipelines: Sequence[Pipeline], terms: Terms, telemetry: Telemetry) -> None:
+    def __init__(
+        self, store: SessionStore, fleet: Fleet, terms: Terms, telemetry: Telemetry, reaps: Singleton | None = None
+    ) -> None:
         self.store = store
-        self.pipelines = pipelines
+        self._fleet = fleet
+        self._reaps = reaps or Everyone()
         self.terms = terms
         self._telemetry = telemetry
         self._sessions: dict[str, Session] = {}
@@ -78,6 +83,11 @@ class Registry:
         return len(self._sessions)
 
     @property
+    def pipelines(self) -> Sequence[Pipeline]:
+        """Those that may get new sessions."""
+        return self._fleet.pipelines
+
+    @property
     def ready(self) -> bool:
         """At least one pipeline takes sessions."""
         return not self._draining and any(pipeline.ready for pipeline in self.pipelines)
@@ -86,8 +96,8 @@ class Registry:
         """Keeps pipelines and leases alive until cancelled; then ends all sessions."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                for pipeline in self.pipelines:
-                    self._tasks.create_task(pipeline.run())
+                self._tasks.create_task(self._fleet.run())
+                self._tasks.create_task(self._reaps.run())
                 self._tasks.create_task(self._sweep_all())
                 self._tasks.create_task(self._renew_all())
         finally:
@@ -331,11 +341,16 @@ class Registry:
             await asyncio.sleep(self.terms.lease_s / 3)
             for session in tuple(self._sessions.values()):
                 await self._renew(session)
-            try:
-                for record in await self.store.reap():
-                    self._log.warning("a gateway left a session behind", session=session_name(record.session_id))
-            except ServiceError as error:
-                self._log.warning("leases could not be looked at", reason=error.reason)
+            if self._reaps.mine:
+                await self._reap()
+
+    async def _reap(self) -> None:
+        """Ends the sessions of gateways that have vanished."""
+        try:
+            for record in await self.store.reap():
+                self._log.warning("a gateway left a session behind", session=session_name(record.session_id))
+        except ServiceError as error:
+            self._log.warning("leases could not be looked at", reason=error.reason)
 
     async def _renew(self, session: Session) -> None:
         now, name = time.monotonic(), session.record.session_id

@@ -18,6 +18,9 @@ from live_avatar.serving.telemetry import Telemetry
 from live_avatar.serving.timing import HopTiming
 from live_avatar.v1 import avatar_service_pb2
 from live_avatar.v1.avatar_service_pb2_grpc import add_AvatarServiceServicer_to_server
+from services.gateway.discovery.choice import open_discovery, open_singleton
+from services.gateway.discovery.source import Address
+from services.gateway.fleet import Fleet
 from services.gateway.pipeline import Pipeline
 from services.gateway.redis_access import IN_MEMORY, connect
 from services.gateway.registry import Registry, Terms
@@ -33,7 +36,9 @@ _AVATAR_SERVICE = avatar_service_pb2.DESCRIPTOR.services_by_name["AvatarService"
 async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterator[Service]:
     """The gateway, running; it is ready as soon as a pipeline is."""
     store = _open_store(settings)
-    registry = Registry(store, _pipelines(settings, telemetry), _terms(settings), telemetry)
+    registry = Registry(
+        store, _fleet(settings, telemetry), _terms(settings), telemetry, open_singleton(settings.discovery)
+    )
     servicer = AvatarServicer(registry, telemetry)
 
     def register(server: grpc.aio.Server) -> None:
@@ -67,21 +72,20 @@ def _open_store(settings: GatewaySettings) -> SessionStore:
     )
 
 
-def _pipelines(settings: GatewaySettings, telemetry: Telemetry) -> list[Pipeline]:
-    pipelines, presets = [], _presets(settings)
-    for address in settings.pipelines:
-        head, _, decoder = address.partition("/")
-        pipelines.append(
-            Pipeline(
-                head,
-                decoder,
-                timing=HopTiming(),
-                allow_shared_devices=settings.allow_shared_devices,
-                observer=telemetry,
-                presets=presets,
-            )
+def _fleet(settings: GatewaySettings, telemetry: Telemetry) -> Fleet:
+    presets = _presets(settings)
+
+    def make(address: Address) -> Pipeline:
+        return Pipeline(
+            address.head,
+            address.decoder,
+            timing=HopTiming(),
+            allow_shared_devices=settings.allow_shared_devices,
+            observer=telemetry,
+            presets=presets,
         )
-    return pipelines
+
+    return Fleet(open_discovery(settings.pipelines, settings.discovery), make)
 
 
 def _presets(settings: GatewaySettings) -> Mapping[str, Preset]:

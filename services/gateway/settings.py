@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from live_avatar.serving.settings import CommaSeparated, Group, Settings
+from services.gateway.discovery.settings import DiscoverySettings
 from services.gateway.limits import Limits
 from services.gateway.live import LiveRules
 from services.gateway.redis_access import IN_MEMORY
@@ -98,8 +99,11 @@ class GatewaySettings(Settings):
     """Serves the public API in front of one or more pipelines."""
 
     pipelines: CommaSeparated[PipelineAddress] = Field(
-        min_length=1, description="each as HEAD/DECODER: addresses of its audio encoder and its VAE decoder"
+        default=(),
+        description="each as HEAD/DECODER: addresses of its audio encoder and its VAE decoder; "
+        "unset: they are found, see discovery",
     )
+    discovery: DiscoverySettings = DiscoverySettings()
     allow_shared_devices: bool = Field(
         default=False, description="accept a pipeline of which several services use the same accelerator"
     )
@@ -117,3 +121,10 @@ class GatewaySettings(Settings):
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
     live: LiveSettings = LiveSettings()
+
+    @model_validator(mode="after")
+    def _pipelines_must_come_from_one_place(self) -> Self:
+        places = (bool(self.pipelines), self.discovery.dns is not None, self.discovery.service is not None)
+        if sum(places) != 1:
+            raise ValueError("give exactly one of pipelines, discovery.dns and discovery.service")
+        return self

@@ -1,0 +1,54 @@
+"""The way of finding pipelines that the settings choose.
+
+Composes.  The Kubernetes client takes a second and 50 MB to import, so it comes in only where a cluster is asked.
+"""
+
+import socket
+import uuid
+from collections.abc import Sequence
+
+from services.gateway.discovery.dns import DnsDiscovery, DnsName
+from services.gateway.discovery.settings import DiscoverySettings
+from services.gateway.discovery.singleton import Everyone, Singleton
+from services.gateway.discovery.slices import PortNames
+from services.gateway.discovery.source import Discovery, parse_address
+from services.gateway.discovery.static import StaticDiscovery
+
+
+def open_discovery(pipelines: Sequence[str], settings: DiscoverySettings) -> Discovery:
+    """How pipelines are found: by name (``HEAD/DECODER``) where any is given, else as ``settings`` say.
+
+    Raises:
+        ValueError: there is no cluster to ask.
+    """
+    if settings.dns is not None:
+        return DnsDiscovery(DnsName.parse(settings.dns), settings.dns_poll_seconds)
+    if settings.service is None:
+        return StaticDiscovery(parse_address(text) for text in pipelines)
+    from kubernetes.client import DiscoveryV1Api
+
+    from services.gateway.discovery.cluster import ObjectName, open_client
+    from services.gateway.discovery.kubernetes import KubernetesDiscovery
+
+    return KubernetesDiscovery(
+        DiscoveryV1Api(open_client(settings.kubeconfig)),
+        ObjectName.parse(settings.service),
+        PortNames(settings.head_port_name, settings.decoder_port_name),
+    )
+
+
+def open_singleton(settings: DiscoverySettings) -> Singleton:
+    """Who ends the sessions of vanished gateways; raises as ``open_discovery``."""
+    if settings.lease is None:
+        return Everyone()
+    from kubernetes.client import CoordinationV1Api
+
+    from services.gateway.discovery.cluster import ObjectName, open_client
+    from services.gateway.discovery.lease import LeaseHolder
+
+    return LeaseHolder(
+        CoordinationV1Api(open_client(settings.kubeconfig)),
+        ObjectName.parse(settings.lease),
+        f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        duration_s=settings.lease_seconds,
+    )

@@ -1,0 +1,51 @@
+"""Settings of how pipelines are found."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from live_avatar.serving.settings import Group
+
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_PortName = Annotated[str, Field(pattern=f"^{_LABEL}$", max_length=15)]
+_ObjectName = Annotated[str, Field(pattern=rf"^{_LABEL}/{_LABEL}(\.{_LABEL})*$")]
+
+
+class DiscoverySettings(Group):
+    """Where pipelines are looked for when they are not named."""
+
+    dns: Annotated[str, Field(pattern=r"^[^/\s]+:\d+/\d+$")] | None = Field(
+        default=None,
+        description="host name whose addresses are pipelines, as HOST:HEAD_PORT/DECODER_PORT; "
+        "for example that of a headless Service",
+    )
+    dns_poll_seconds: float = Field(
+        default=5.0, ge=0.05, le=3600, description="time between two look-ups of the host name"
+    )
+    service: _ObjectName | None = Field(
+        default=None,
+        description="Service of a Kubernetes cluster whose ready pods are pipelines, as NAMESPACE/NAME",
+    )
+    head_port_name: _PortName = Field(
+        default="head", description="name of the Service's port at which audio encoders listen"
+    )
+    decoder_port_name: _PortName = Field(
+        default="decoder", description="name of the Service's port at which VAE decoders listen"
+    )
+    lease: _ObjectName | None = Field(
+        default=None,
+        description="Lease of the cluster whose holder alone ends the sessions of vanished gateways, as "
+        "NAMESPACE/NAME; unset: every gateway does",
+    )
+    lease_seconds: int = Field(
+        default=15, ge=1, le=600, description="how long the Lease outlives its holder's last sign of life"
+    )
+    kubeconfig: Path | None = Field(
+        default=None, description="file that says where the cluster is; unset: the one this pod runs in"
+    )
+
+    @property
+    def asks_cluster(self) -> bool:
+        """The API server of a cluster is needed."""
+        return self.service is not None or self.lease is not None
