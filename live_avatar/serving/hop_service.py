@@ -49,13 +49,14 @@ async def running_hop(
         device: executor with one thread, where it does it.
         settings: how it treats its neighbours.
         target: address of the next service; None at the end of the chain.
-        observer: told about sessions and blocks.
+        observer: told about room, sessions and blocks.
     """
     timing = hop_timing(settings)
     link = None
     if target is not None:
         link = Link(target, peer=info.name, expected_model_digest=info.model_digest, timing=timing, observer=observer)
     hop = HopServer(info, work, link, device, block_credits=settings.block_credits, timing=timing, observer=observer)
+    observer.capacity(info.name, info.session_capacity)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(hop.run())
         try:

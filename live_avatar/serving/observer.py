@@ -30,6 +30,9 @@ class BlockReport:
 class Observer(Protocol):
     """Receives the events of one service."""
 
+    def capacity(self, service: str, sessions: int) -> None:
+        """The service is loaded and has room for so many sessions at the same time."""
+
     def block_started(self, service: str, key: SessionKey, index: int) -> None:
         """Device work on a block begins."""
 
@@ -51,6 +54,9 @@ class Observer(Protocol):
 
 class NoObserver:
     """Receives events and forgets them."""
+
+    def capacity(self, service: str, sessions: int) -> None:
+        """Does nothing."""
 
     def block_started(self, service: str, key: SessionKey, index: int) -> None:
         """Does nothing."""
