@@ -9,7 +9,7 @@
 {{ include "live-avatar.serverArguments" (list . (include "live-avatar.gatewayService" . | fromYaml)) }}
 - --server.reflection={{ $gateway.reflection }}
 {{- include "live-avatar.discoveryArguments" . }}
-- --allow-shared-devices={{ .Values.gpu.allowShared }}
+- --allow-shared-devices={{ or .Values.gpu.allowShared (eq .Values.gpu.mode "cpu") }}
 {{- if .Values.model.description }}
 - --preset-file={{ include "live-avatar.preset" . }}
 {{- end }}
@@ -27,17 +27,25 @@
 {{- end }}
 {{- end }}
 
-{{/* How it finds pipelines. */}}
+{{/* How it finds pipelines, and who reaps the sessions of vanished gateways. */}}
 {{- define "live-avatar.discoveryArguments" -}}
 {{- $service := include "live-avatar.componentName" (list . "pipeline") -}}
-{{- $head := include "live-avatar.grpcPort" (dict "slot" 0) -}}
-{{- $decoder := include "live-avatar.grpcPort" (dict "slot" 99) -}}
+{{- $ports := printf "%s/%s" (include "live-avatar.grpcPort" (dict "slot" 0)) (include "live-avatar.grpcPort" (dict "slot" 99)) -}}
+{{- if eq .Values.gateway.discovery "kubernetes" }}
+- --discovery.service={{ .Release.Namespace }}/{{ $service }}
+- --discovery.head-port-name=audio-encoder
+- --discovery.decoder-port-name=vae-decoder
+- --discovery.lease={{ .Release.Namespace }}/{{ include "live-avatar.componentName" (list . "reaper") }}
+{{- else if eq .Values.gateway.discovery "dns" }}
+- --discovery.dns={{ $service }}:{{ $ports }}
+{{- else }}
 {{- $addresses := list -}}
 {{- range $index := until (int .Values.pipeline.replicas) -}}
 {{- $host := printf "%s-%d.%s" $service $index $service -}}
-{{- $addresses = append $addresses (printf "%s:%s/%s:%s" $host $head $host $decoder) -}}
+{{- $addresses = append $addresses (printf "%s:%s" $host (replace "/" (printf "/%s:" $host) $ports)) -}}
 {{- end }}
 - --pipelines={{ join "," $addresses }}
+{{- end }}
 {{- end }}
 
 {{/* Environment that comes from Secrets. */}}

@@ -90,6 +90,9 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
 - --preset={{ include "live-avatar.preset" $root }}
 {{- if ne $root.Values.weights.source "random" }}
 - --weights=/weights
+{{- with $root.Values.weights.digest }}
+- --weights-digest={{ . }}
+{{- end }}
 {{- end }}
 - --device={{ include "live-avatar.device" . }}
 - --threads={{ $own.threads }}
