@@ -6,6 +6,7 @@
 {{- include "live-avatar.checkSharedDevices" . -}}
 {{- include "live-avatar.checkWeights" . -}}
 {{- include "live-avatar.checkStore" . -}}
+{{- include "live-avatar.checkTrainer" . -}}
 {{- end }}
 
 {{- define "live-avatar.checkSteps" -}}
@@ -72,5 +73,14 @@
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (eq .Values.gateway.discovery "static") -}}
 {{- fail "gateway.discovery: with autoscaling pipelines come and go; take kubernetes or dns" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "live-avatar.checkTrainer" -}}
+{{- if and (eq .Values.trainer.backend "job") (gt (int .Values.trainer.nodes) 1) -}}
+{{- fail "trainer.nodes: a Job trains on one node; several need trainer.backend trainJob" -}}
+{{- end -}}
+{{- if and .Values.prepare.enabled (eq .Values.weights.source "random") -}}
+{{- fail "weights.source: training data are made with the weights of the encoders; random ones will not do" -}}
 {{- end -}}
 {{- end }}

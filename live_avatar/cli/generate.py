@@ -12,8 +12,10 @@ from live_avatar.launcher.layout import parse_layout
 
 
 def generate(
-    audio: Annotated[Path, typer.Option(help="Speech: WAV, MP3, FLAC or whatever FFmpeg reads.", dir_okay=False)],
     out: Annotated[Path, typer.Option(help="The MP4 file to write.", dir_okay=False)],
+    audio: Annotated[
+        Path, typer.Option(help="Speech: WAV, MP3, FLAC or whatever FFmpeg reads.", dir_okay=False)
+    ] = sources.SPEECH,
     image: Annotated[Path, typer.Option(help="Portrait: JPEG, PNG or WebP.", dir_okay=False)] = sources.PORTRAIT,
     gateway: Annotated[str, typer.Option(help="host:port; without it a pipeline is started here and ended.")] = "",
     prompt: Annotated[str, typer.Option(help="What the picture shows.")] = "",
