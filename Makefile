@@ -71,3 +71,12 @@ demo: setup ## a portrait speaks: all services on this machine, out/demo.mp4 and
 
 bench: setup ## how close the pipeline is to its limits on this machine: out/bench.json; ARGS="steps tiny" chooses sections
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench $(ARGS)
+
+images: setup ## the container images of all services, with docker, podman or buildah; ARGS="--torch cuda" and more
+	$(BIN)/python tools/images.py $(ARGS)
+
+lab: ## a podman of its own on Debian, for images and container tests where there is no other
+	tools/containers/setup.sh
+
+lock: setup ## locks/: the versions that images are built from, as installed here
+	$(BIN)/python tools/lock.py

@@ -28,10 +28,10 @@ class DiscoverySettings(Group):
         description="Service of a Kubernetes cluster whose ready pods are pipelines, as NAMESPACE/NAME",
     )
     head_port_name: _PortName = Field(
-        default="head", description="name of the Service's port at which audio encoders listen"
+        default="audio-encoder", description="name of the Service's port at which audio encoders listen"
     )
     decoder_port_name: _PortName = Field(
-        default="decoder", description="name of the Service's port at which VAE decoders listen"
+        default="vae-decoder", description="name of the Service's port at which VAE decoders listen"
     )
     lease: _ObjectName | None = Field(
         default=None,
