@@ -279,7 +279,7 @@ TINY = Preset(
         text_dim=64,
         text_len=64,
     ),
-    vae=VAEConfig(dim=16),
+    vae=VAEConfig(dim=8, multipliers=(1, 2, 4, 8)),
     speech=SpeechConfig(hidden_size=96, num_layers=4, num_heads=4, ffn_dim=192, conv_dim=(32,) * 7),
     text=TextConfig(
         vocab_size=384, dim=64, attention_dim=64, ffn_dim=128, num_heads=4, num_layers=2, tokenizer="bytes"
