@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 
 from live_avatar.config import DataType
@@ -90,21 +90,33 @@ def _again(forward: Callable[..., Any], roles: Roles | None, *inputs: Any) -> An
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
 
 
-def shard(network: SpeechToVideo, group: Processes) -> None:
+def shard(network: SpeechToVideo, group: Processes, compute: DataType) -> None:
     """Splits the parameters over all processes, layer by layer; nothing happens to a process alone.
 
+    Where ``compute`` is bfloat16, weights are gathered in it, and float32 ones stay so where they are kept.
     Text keys and values are computed before the layers run, so each layer's cross-attention is a unit of its own.
     """
     if group.count == 1:
         return
-    mesh = init_device_mesh(group.device.type, (group.count,))
+    split = functools.partial(
+        fully_shard,
+        mesh=init_device_mesh(group.device.type, (group.count,)),
+        mp_policy=_policy(network, compute),
+    )
     for layer in network.dit.layers:
         attention = layer.get_submodule("cross_attn")
-        fully_shard(attention, mesh=mesh)
+        split(attention)
         register_fsdp_forward_method(attention, "keys_values")
-        fully_shard(layer, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+        split(layer)
+    split(network)
     _allocate(network)
+
+
+def _policy(network: SpeechToVideo, compute: DataType) -> MixedPrecisionPolicy:
+    """Casts weights to ``compute`` where all of them are trained; adapters cast themselves, beside a frozen base."""
+    if compute == "float32" or not network.dit.patch_embedding.weight.requires_grad:
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def _allocate(network: nn.Module) -> None:

@@ -19,7 +19,7 @@ from live_avatar.config import Preset
 from live_avatar.model.attention import SelfAttend
 from live_avatar.model.attention_patterns import Geometry, block_causal_attention, joint_attention
 from live_avatar.model.audio_tokens import AudioTokenEncoder, AudioTokens
-from live_avatar.model.dit import CausalDiT, NoisyInput
+from live_avatar.model.dit import CausalDiT, NoisyInput, TextKV
 from live_avatar.model.kv_cache import rolling_reference_position
 from live_avatar.streaming.schedule import TIMESTEP_SCALE
 
@@ -93,10 +93,19 @@ def velocity(
     time = dit.embed_time(TIMESTEP_SCALE * levels)
     sink = dit.sink_input(batch.reference, batch.motion)
     result = dit(
-        NoisyInput(latent=noisy.to(network.dtype), time=time, audio=audio), sink, dit.embed_text(batch.text), pattern
+        NoisyInput(latent=noisy.to(network.dtype), time=time, audio=audio), sink, text_of(dit, batch.text), pattern
     )
     assert isinstance(result, Tensor)
     return result
+
+
+def text_of(dit: CausalDiT, states: Tensor) -> TextKV:
+    """The prompt's keys and values.
+
+    Its states are made part of the graph although nobody asks for their gradient: sharded parameters learn from an
+    input's gradient that their own are complete, and here a frozen embedding would be the only input.
+    """
+    return dit.embed_text(states.detach().requires_grad_(torch.is_grad_enabled()))
 
 
 def bidirectional_velocity(network: SpeechToVideo, batch: Batch, noisy: Tensor, level: Tensor) -> Tensor:

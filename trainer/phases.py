@@ -1,5 +1,6 @@
 """From a configuration to a phase that can step: networks, adapters, data, sharding, in the order they need."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class FlowMatching:
     ) -> None:
         self.network, self.roles, self.dataset, self.config = network, roles, dataset, config
         self.device = group.device
+        self.is_sharded = group.count > 1
         self.items = items_of(config, group.rank, group.count)
         every = {name: p for name, p in network.named_parameters() if p.requires_grad}
         trained = every if roles is None else adapter_parameters(network, STUDENT)
@@ -50,12 +52,17 @@ class FlowMatching:
         batch = with_dropped_conditions(batch, self.dataset.negative_text, config, step, self.items)
         is_causal = generator(config.seed, "order", step, 1).random() < config.causal_share
         compute, name = (causal_loss, "causal") if is_causal else (bidirectional_loss, "bidirectional")
-        role = self.roles.using(STUDENT) if self.roles else precision("float32", self.device)
-        with role, precision("float32" if self.roles else config.precision, self.device):
+        with self._computing():
             loss: Tensor = self.network(compute, batch, config, step, self.items)
         loss.backward()
         norm = self.learners[0].update(step)
         return {name: loss.detach(), "norm": torch.tensor(norm, device=self.device)}
+
+    def _computing(self) -> AbstractContextManager[None]:
+        """In the student's role where there are roles; in the run's precision where nobody else sees to it."""
+        if self.roles:
+            return self.roles.using(STUDENT)
+        return nullcontext() if self.is_sharded else precision(self.config.precision, self.device)
 
 
 def build(config: TrainingConfig, group: Processes) -> tuple[FlowMatching | SelfForcing, str]:
@@ -66,6 +73,7 @@ def build(config: TrainingConfig, group: Processes) -> tuple[FlowMatching | Self
     """
     dataset = Dataset(config.data, config.seed)
     _check_data(dataset, config)
+    torch.manual_seed(config.seed)
     network, digest = open_network(config, group.device)
     names = (STUDENT, FAKE) if isinstance(config, SelfForcingConfig) else (STUDENT,)
     roles = share(network.dit, config.system.lora, names) if config.train_adapter else None
@@ -75,7 +83,7 @@ def build(config: TrainingConfig, group: Processes) -> tuple[FlowMatching | Self
         load_adapter(network.dit, config.system.lora, STUDENT, tensors, str(config.adapter))
     if config.gradient_checkpointing:
         checkpoint_layers(network, roles)
-    shard(network, group)
+    shard(network, group, config.precision)
     if isinstance(config, SelfForcingConfig):
         assert roles is not None
         return SelfForcing(network, roles, dataset, config, group), digest
@@ -95,7 +103,6 @@ def open_network(config: TrainingConfig, device: torch.device) -> tuple[SpeechTo
         if config.train_adapter:
             raise ValueError(f"an adapter of {preset.name} is trained on weights: give --weights DIR")
         network = SpeechToVideo(preset)
-        torch.manual_seed(config.seed)
         initialise(network, config.seed)
         return network.to(device), ""
     with torch.device("meta"):

@@ -72,7 +72,7 @@ def prepare(config: PrepareConfig) -> Report:
     source, report = open_source(config, preset), Report()
     config.output.mkdir(parents=True, exist_ok=True)
     _write(config.output / NEGATIVE_TEXT, {"text": encoder.text.encode(config.negative_prompt).cpu()}, {}, worker)
-    facts = {"preset": preset.name, "source": source_digest(preset, config.weights)}
+    facts = {"source": source_digest(preset, config.weights)}
     shards = range(-(-len(source) // config.clips_per_shard))
     for number in shards[worker :: config.count]:
         path = config.output / f"clips-{number:06}{SHARD_SUFFIX}"

@@ -23,7 +23,7 @@ from live_avatar.streaming.denoiser import Denoiser, StageSession
 from live_avatar.streaming.draws import PhiloxDraws
 from live_avatar.streaming.schedule import Schedule
 from trainer.draws import generator, normal
-from trainer.network import Batch, SpeechToVideo, audio_of_block, audio_of_blocks, geometry_of
+from trainer.network import Batch, SpeechToVideo, audio_of_block, audio_of_blocks, geometry_of, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +221,7 @@ class Replay:
         time = dit.embed_time(torch.full((1, 1), self.schedule.timestep(self.step), device=noisy.device))
         distance = self.draws.distance(self.rolled.seed, block, self.rolled.step)
         pattern = ReplayedAttention(self.window.begin(distance))
-        text = dit.embed_text(self.clip.text)
+        text = text_of(dit, self.clip.text)
         velocity = dit(NoisyInput(latent=noisy, time=time, audio=self.audio[block]), None, text, pattern)
         clean = self.schedule.advance(noisy, velocity, self.step)
         if self.rules.clean_history:

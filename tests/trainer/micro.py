@@ -102,10 +102,10 @@ def flow_config(folder: Path, **changes: Any) -> FlowMatchingConfig:
     data = folder / "data"
     if not data.exists():
         write_data(data)
-    short: dict[str, Any] = dict(
-        preset=changes.get("preset") or preset_file(folder), data=data, output=folder / "run", steps=6, batch=4, blocks=3, log_every=1,
-        save_every=2, warmup_steps=2, ema_from=2,
-    )  # fmt: skip
+    short: dict[str, Any] = {
+        "preset": changes.get("preset") or preset_file(folder), "data": data, "output": folder / "run", "steps": 6,
+        "batch": 4, "blocks": 3, "log_every": 1, "save_every": 2, "warmup_steps": 2, "ema_from": 2,
+    }  # fmt: skip
     return replace(tiny(), **(short | changes))
 
 
@@ -116,8 +116,9 @@ def self_forcing_config(folder: Path, **changes: Any) -> SelfForcingConfig:
         write_data(data)
     if not weights.exists():
         write_weights(weights)
-    short: dict[str, Any] = dict(
-        preset=changes.get("preset") or preset_file(folder), data=data, weights=weights, output=folder / "run", steps=4, batch=2, blocks=4,
-        log_every=1, save_every=2, fake_warmup=0, generator_every=1, ema_from=1,
-    )  # fmt: skip
+    short: dict[str, Any] = {
+        "preset": changes.get("preset") or preset_file(folder), "data": data, "weights": weights,
+        "output": folder / "run", "steps": 4, "batch": 2, "blocks": 4, "log_every": 1, "save_every": 2,
+        "fake_warmup": 0, "generator_every": 1, "ema_from": 1,
+    }  # fmt: skip
     return replace(tiny_self_forcing(), **(short | changes))
