@@ -18,7 +18,7 @@ ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test endurance demo bench protos
+.PHONY: help setup programs check test endurance demo bench protos images lab lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1	\2/' | expand -t 16

@@ -119,12 +119,13 @@ class LocalPipeline:
             own = ("--steps", ",".join(map(str, steps)), "--step-count", str(plan.layout.step_count))
             name = f"denoise-stage-{steps.start}"
             programs.append(_program(name, "denoise_stage", "--next", address[following], *own, *model))
-        programs.append(_program(ENCODER, "audio_encoder", "--next", address[names[-2]], *model))
+        # On one machine several services may well share one device.
+        shared = "--allow-shared-devices"
+        programs.append(_program(ENCODER, "audio_encoder", "--next", address[names[-2]], shared, *model))
         pipeline = ["--pipelines", f"{address[ENCODER]}/{address[DECODER]}"]
         if plan.preset not in PRESETS:
             pipeline += ["--preset-file", plan.preset]
-        # On one machine several services may well share one device.
-        gateway = _program(GATEWAY, "gateway", *pipeline, "--store.url", plan.redis, "--allow-shared-devices")
+        gateway = _program(GATEWAY, "gateway", *pipeline, "--store.url", plan.redis, shared)
         gateway = replace(gateway, environment=QUIET)  # no tensors: what portraits took goes back to the system
         return [*((program, ports[program.name]) for program in programs), (gateway, plan.gateway_port)]
 

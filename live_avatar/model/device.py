@@ -30,10 +30,21 @@ def open_device(name: str, threads: int) -> torch.device:
 
 
 def device_identity(device: torch.device) -> str:
-    """The UUID of an accelerator; for the CPU, host and process."""
+    """The UUID of an accelerator; for the CPU, host and process.
+
+    The containers of a pod have one host name, and each its own first process: their namespaces tell them apart.
+    """
     if device.type == "cuda":
         return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    return f"{device.type}:{socket.gethostname()}:{os.getpid()}"
+    return f"{device.type}:{socket.gethostname()}:{_process_namespace()}:{os.getpid()}"
+
+
+def _process_namespace() -> int:
+    """Number of the namespace in which this process has its number; 0 where the system has none."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def free_bytes(device: torch.device, root: Path = Path("/")) -> int:

@@ -91,6 +91,11 @@ class HopServer(PipelineServiceServicer):
         """This service and all that follow accept sessions."""
         return self.alive and not self._draining and (self._link is None or self._link.ready)
 
+    @property
+    def chain(self) -> Sequence[ServiceInfo]:
+        """This service and all that follow, as of the last time that these became ready."""
+        return [self.describe(), *(self._link.services if self._link is not None else ())]
+
     async def run(self) -> None:
         """Works and keeps the link up until cancelled; frees all sessions then."""
         async with asyncio.TaskGroup() as tasks:

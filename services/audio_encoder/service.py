@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from transformers import PreTrainedModel, Wav2Vec2Model
 
@@ -17,6 +18,7 @@ from live_avatar.serving.hop_service import as_service, running_hop
 from live_avatar.serving.reservations import Room
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
+from services.audio_encoder.readiness import HeadReadiness
 from services.audio_encoder.settings import AudioEncoderSettings
 from services.audio_encoder.work import AudioEncoderWork
 
@@ -41,7 +43,8 @@ async def build(settings: AudioEncoderSettings, telemetry: Telemetry) -> AsyncIt
         )
         async with running_hop(info, work, device, settings=settings, target=settings.next, observer=telemetry) as hop:
             loaded = {"networks": networks.description, "device": info.device, "capacity": work.capacity}
-            yield as_service(hop, loaded)
+            ready = HeadReadiness(hop, allow_shared_devices=settings.allow_shared_devices)
+            yield replace(as_service(hop, loaded), ready=ready)
 
 
 def _load(settings: AudioEncoderSettings) -> tuple[Networks, AudioEncoderWork]:

@@ -10,6 +10,9 @@ class AudioEncoderSettings(PipelineSettings):
 
     name: str = Field(default="audio-encoder", description="name in logs, metrics and timings")
     next: str = Field(description="address of the first denoising stage, as host:port")
+    allow_shared_devices: bool = Field(
+        default=False, description="take sessions though several services of the pipeline use the same accelerator"
+    )
     max_whole_file_seconds: float = Field(
         default=120.0,
         gt=0,

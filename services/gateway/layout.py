@@ -3,11 +3,11 @@
 Knows what services say of themselves; nothing of streams.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from live_avatar.config import PRESETS, Preset
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
+from live_avatar.serving.chain import shared_devices
 from live_avatar.serving.timing import PROTOCOL_VERSION
 
 
@@ -27,8 +27,8 @@ def check_layout(
     _check_roles(services)
     _check_equal(services, presets)
     _check_steps([service for service in services if service.role == ServiceInfo.ROLE_DENOISE_STAGE])
-    if not allow_shared_devices:
-        _check_devices(services)
+    if not allow_shared_devices and (fault := shared_devices(services)):
+        raise ValueError(fault)
 
 
 def capacity(services: Sequence[ServiceInfo]) -> int:
@@ -77,10 +77,3 @@ def _check_steps(stages: Sequence[ServiceInfo]) -> None:
     if len(counts) != 1 or steps != list(range(counts.copy().pop())):
         told = ", ".join(f"{stage.name} {list(stage.steps)} of {stage.step_count}" for stage in stages)
         raise ValueError(f"every denoising step must be performed once and in order, but there are: {told}")
-
-
-def _check_devices(services: Sequence[ServiceInfo]) -> None:
-    for device, count in Counter(service.device for service in services).items():
-        if count > 1:
-            names = ", ".join(service.name for service in services if service.device == device)
-            raise ValueError(f"device {device} is shared by {names}; pipelines.allow_shared_devices permits that")
