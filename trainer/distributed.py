@@ -78,7 +78,7 @@ def processes(device: str) -> Iterator[Processes]:
 def checkpoint_layers(network: SpeechToVideo, roles: Roles | None) -> None:
     """Keeps only the inputs of layers for the backward pass, which computes the rest again, in the same role."""
     for layer in network.dit.layers:
-        layer.forward = functools.partial(_again, layer.forward, roles)  # type: ignore[method-assign]
+        layer.forward = functools.partial(_again, layer.forward, roles)
 
 
 def _again(forward: Callable[..., Any], roles: Roles | None, *inputs: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import cast
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -25,7 +26,7 @@ from live_avatar.streaming.audio_grid import whole_file_features
 from live_avatar.streaming.audio_window import AudioWindow, encode_block
 from trainer.clip import Clip
 from trainer.data import Sample
-from trainer.videos import ClipError
+from trainer.marks import NO_MARKS, ClipError, Marks
 
 ENCODERS = ("vae", "speech", "text")
 
@@ -52,7 +53,7 @@ class SampleEncoder:
         self.text = TextEncoder(loaded["text"], tokenizer, preset.dit.text_len)  # type: ignore[arg-type]
         self.dtype = components.DTYPES[preset.dtype]
 
-    def encode(self, clip: Clip) -> Sample:
+    def encode(self, clip: Clip, marks: Marks = NO_MARKS) -> Sample:
         """The sample of ``clip``, of as many whole blocks as it has, on the CPU in the preset's precision.
 
         Raises:
@@ -62,7 +63,8 @@ class SampleEncoder:
         if not frames:
             raise ClipError(f"too short: {len(clip.frames)} frames")
         seed = crc32(clip.name.encode())
-        film = self.film(clip.frames[:frames], still=seed % frames)
+        portrait = clip.frames[seed % frames] if marks.portrait is None else marks.portrait
+        film = self.film(clip.frames[:frames], portrait)
         latents = self.latents(film)
         still_latent = (self.preset.stream.reference_frames - 1) // self.preset.vae.temporal_factor
         return Sample(
@@ -71,21 +73,22 @@ class SampleEncoder:
             text=self._kept(self.text.encode(clip.prompt)),
             reference=self._kept(latents[:, still_latent : still_latent + 1]),
             motion=self._kept(latents[:, :MOTION_LATENTS]),
-            important=self._kept(self.important(clip)),
+            important=self._kept(self.important(clip, marks)),
         )
 
-    def film(self, frames: "np.typing.NDArray[np.uint8]", still: int) -> Tensor:
-        """The clip [T, H, W, 3] after a still film of its frame ``still``: [3, 73 + T, H, W] in [-1, 1]."""
-        pixels = rearrange(torch.as_tensor(frames), "t h w c -> c t h w").float() / 127.5 - 1
+    def film(self, frames: "npt.NDArray[np.uint8]", portrait: "npt.NDArray[np.uint8]") -> Tensor:
+        """The clip [T, H, W, 3] after a still film of ``portrait`` [H, W, 3]: [3, 73 + T, H, W] in [-1, 1]."""
         held = 1 + (MOTION_LATENTS - 1) * self.preset.vae.temporal_factor
-        return torch.cat([pixels[:, still : still + 1].expand(-1, held, -1, -1), pixels], dim=1)
+        still = np.broadcast_to(portrait, (held, *portrait.shape))
+        pixels = torch.from_numpy(np.concatenate([still, frames]))
+        return rearrange(pixels, "t h w c -> c t h w").float() / 127.5 - 1
 
     @torch.inference_mode()
     def latents(self, film: Tensor) -> Tensor:
         """[16, F, h, w] of a film [3, 1 + 4 (F - 1), H, W]."""
         return self.vae.encode(film[None].to(self.device))[0]
 
-    def hear(self, samples: "np.typing.NDArray[np.float32]", frames: int, *, as_stream: bool) -> Tensor:
+    def hear(self, samples: "npt.NDArray[np.float32]", frames: int, *, as_stream: bool) -> Tensor:
         """[S, D, T] speech hidden states of the first ``frames`` video frames."""
         wanted = frames * self.preset.samples_per_block // self.preset.frames_per_block
         heard = np.ascontiguousarray(samples[:wanted], dtype=np.float32)
@@ -102,13 +105,12 @@ class SampleEncoder:
             parts.append(encode_block(self.speech, window.next_block())[0])  # type: ignore[arg-type]
         return torch.cat(parts, dim=-1)
 
-    def important(self, clip: Clip) -> Tensor:
-        """[h, w] in 0..1: the share of each latent pixel that the clip marks as important; zeros if it marks none."""
+    def important(self, clip: Clip, marks: Marks) -> Tensor:
+        """[h, w]: 1 where a latent pixel touches what is important, 0 elsewhere."""
         factor = self.preset.vae.spatial_factor
         marked = torch.zeros(clip.frames.shape[1:3])
-        box = getattr(clip, "mouth_box", None)
-        if box is not None:
-            top, left, bottom, right = box
+        if marks.important is not None:
+            top, left, bottom, right = marks.important
             marked[top:bottom, left:right] = 1
         return rearrange(marked, "(h p) (w q) -> h w (p q)", p=factor, q=factor).amax(dim=-1)
 

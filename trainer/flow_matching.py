@@ -48,7 +48,7 @@ def _level_weights(shift: float) -> tuple[float, float]:
 
 
 def _raw_weight(level: Tensor) -> Tensor:
-    return torch.exp(-2 * ((TIMESTEP_SCALE * level - 500) / 1000) ** 2)
+    return torch.exp(-2 * ((TIMESTEP_SCALE * level - 500) / 1000).square())
 
 
 def level_weight(level: Tensor, config: FlowMatchingConfig) -> Tensor:
@@ -56,7 +56,8 @@ def level_weight(level: Tensor, config: FlowMatchingConfig) -> Tensor:
     if config.levels == "logit_normal":
         return torch.ones_like(level)
     least, mean = _level_weights(config.level_shift)
-    return (_raw_weight(level) - least).clamp(min=0) / mean
+    weight: Tensor = (_raw_weight(level) - least).clamp(min=0) / mean
+    return weight
 
 
 def velocity_loss(predicted: Tensor, target: Tensor, weight: Tensor, level_weights: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ Letters: B clips, F latents, N blocks, S hidden states, D audio width, T audio f
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Concatenate, ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from einops import rearrange
@@ -49,14 +49,17 @@ class Batch:
 
     def take(self, index: int) -> "Batch":
         """The batch of the clip at ``index`` alone."""
-        fields = {name: value if value is None else value[index : index + 1] for name, value in vars(self).items()}
-        return replace(self, **fields)
+        return self._each(lambda tensor: tensor[index : index + 1])
 
     def to(self, dtype: torch.dtype) -> "Batch":
         """The batch in another precision."""
-        return replace(
-            self, **{name: value if value is None else value.to(dtype) for name, value in vars(self).items()}
-        )
+        return self._each(lambda tensor: tensor.to(dtype))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        parts: dict[str, Any] = {
+            name: None if tensor is None else change(tensor) for name, tensor in vars(self).items()
+        }
+        return Batch(**parts)
 
 
 class SpeechToVideo(nn.Module):

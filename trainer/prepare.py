@@ -26,8 +26,9 @@ from live_avatar.model.device import open_device
 from trainer.clip import Clip
 from trainer.data import NEGATIVE_TEXT, SHARD_SUFFIX, DataError, Sample, Shard
 from trainer.encoding import ENCODERS, SampleEncoder
+from trainer.marks import ClipError, Marks
 from trainer.presets import PrepareConfig
-from trainer.videos import ClipError, VideoFolder
+from trainer.videos import VideoFolder
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,10 @@ class Source(Protocol):
         Raises:
             ClipError: it cannot be used.
         """
+        ...
+
+    def marks(self, clip: Clip) -> Marks:
+        """What else is known of ``clip``."""
         ...
 
 
@@ -115,7 +120,7 @@ def open_source(config: PrepareConfig, preset: Preset) -> Source:
         return VideoFolder(config.input, size=(height, width), fps=preset.stream.fps, prompt=config.prompt)
     from trainer.sources import made_source
 
-    return made_source(config, (height, width))
+    return made_source(config, preset, (height, width))
 
 
 def source_digest(preset: Preset, folder: Path) -> str:
@@ -153,10 +158,8 @@ def _encode(
             clip = source.read(number)
             if len(clip.frames) < config.min_blocks * block:
                 raise ClipError(f"too short: {len(clip.frames)} frames, {config.min_blocks * block} are needed")
-            usable = [
-                part for part in pieces(clip, config.blocks * block) if len(part.frames) >= config.min_blocks * block
-            ]
-            samples += [encoder.encode(part) for part in usable]
+            marks, parts = source.marks(clip), pieces(clip, config.blocks * block)
+            samples += [encoder.encode(part, marks) for part in parts if len(part.frames) >= config.min_blocks * block]
         except ClipError as error:
             skipped[source.name(number)] = str(error)
             log.warning("%s skipped: %s", source.name(number), error)

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader as loading
+from torch.distributed.checkpoint import state_dict_saver as saving
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from trainer.distributed import Processes
 
@@ -49,7 +52,7 @@ class Checkpoints:
             partial.mkdir(parents=True)
         self.group.wait()
         with _quiet():
-            dcp.save(dict(state), checkpoint_id=partial, no_dist=self.group.count == 1)
+            saving.save(dict(state), checkpoint_id=partial, no_dist=self.group.count == 1)
         self.group.wait()
         if self.group.is_first:
             shutil.rmtree(path, ignore_errors=True)
@@ -83,7 +86,7 @@ def load(path: Path, state: dict[str, Tensor], *, alone: bool = True) -> None:
     holder = dict(state)
     try:
         with _quiet():
-            dcp.load(holder, checkpoint_id=path, no_dist=alone)
+            loading.load(holder, checkpoint_id=path, no_dist=alone)
     except (CheckpointException, OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
         raise CheckpointError(f"{path}: cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
 
@@ -103,11 +106,11 @@ def read_all(path: Path) -> dict[str, Tensor]:
         CheckpointError: the checkpoint is damaged.
     """
     try:
-        metadata = dcp.FileSystemReader(path).read_metadata()
+        metadata = FileSystemReader(path).read_metadata()
     except (CheckpointException, OSError, ValueError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"{path}: not a checkpoint: {error}") from error
     state = {key: torch.empty(entry.size, dtype=entry.properties.dtype) for key, entry in
-             metadata.state_dict_metadata.items() if hasattr(entry, "size")}  # fmt: skip
+             metadata.state_dict_metadata.items() if isinstance(entry, TensorStorageMetadata)}  # fmt: skip
     load(path, state)
     return state
 

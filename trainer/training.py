@@ -31,7 +31,10 @@ FINISHED, INTERRUPTED = 0, 143
 class Phase(Protocol):
     """One kind of training."""
 
-    learners: tuple[Learner, ...]
+    @property
+    def learners(self) -> tuple[Learner, ...]:
+        """What is trained."""
+        ...
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Moves the weights once; numbers to report, of this process."""
@@ -102,19 +105,19 @@ def journal(folder: Path, group: Processes, first: int) -> Iterator[Any]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=first or None)  # type: ignore[no-untyped-call]
+    board = SummaryWriter(str(folder / "tensorboard"), purge_step=first or None)
     with (folder / METRICS).open("a") as lines:
 
         def write(step: int, numbers: dict[str, float]) -> None:
             lines.write(json.dumps({"step": step, **numbers}) + "\n")
             lines.flush()
             for name, number in numbers.items():
-                board.add_scalar(name, number, step)  # type: ignore[no-untyped-call]
+                board.add_scalar(name, number, step)
 
         try:
             yield write
         finally:
-            board.close()  # type: ignore[no-untyped-call]
+            board.close()
 
 
 def _write_run(config: TrainingConfig, origin: str) -> None:

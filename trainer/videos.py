@@ -12,18 +12,16 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.model.portrait import fit_portrait
 from trainer.clip import Clip
+from trainer.marks import NO_MARKS, ClipError, Marks
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 SILENT_RMS = 0.001
 """Root mean square of sound that nobody hears (-60 dB of full scale)."""
-
-
-class ClipError(ValueError):
-    """A clip that cannot be trained on; the message says why."""
 
 
 class VideoFolder:
@@ -58,6 +56,10 @@ class VideoFolder:
         prompt = beside.read_text().strip() if beside.exists() else self.prompt
         frames, samples = read_video(path, self.size, self.fps)
         return Clip(name=self.name(index), frames=frames, samples=samples, prompt=prompt)
+
+    def marks(self, clip: Clip) -> Marks:
+        """Nothing but the clip itself."""
+        return NO_MARKS
 
 
 def read_video(path: Path, size: tuple[int, int], fps: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
@@ -94,7 +96,8 @@ def _check_streams(container: "av.container.InputContainer", fps: int) -> None:
 
 
 def _fit(frame: "av.VideoFrame", size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    return np.asarray(fit_portrait(frame.to_image(), *size, "cover"), dtype=np.uint8)
+    picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+    return np.asarray(fit_portrait(picture, *size, "cover"), dtype=np.uint8)
 
 
 def _sound(container: "av.container.InputContainer") -> npt.NDArray[np.float32]:

@@ -20,9 +20,10 @@ from tests.trainer.videos import write_video
 from trainer.clip import Clip
 from trainer.data import Dataset
 from trainer.encoding import SampleEncoder
+from trainer.marks import ClipError
 from trainer.prepare import Report, prepare, worker_index
 from trainer.presets import PrepareConfig
-from trainer.videos import ClipError, read_video
+from trainer.videos import read_video
 
 CPU = torch.device("cpu")
 FRAMES = 70
