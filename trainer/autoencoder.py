@@ -1,0 +1,325 @@
+"""Trains the small autoencoder on puppets: single pictures first, then short videos.
+
+Pictures teach the network space at a fraction of the price; videos then only have to teach it time.  Every draw
+follows from the seed and the step, so that a run that was killed goes on as if nothing had happened.
+
+Letters: B batch, T frames, H and W pixels.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from live_avatar.config import Preset, preset
+from live_avatar.model import components
+from live_avatar.model.checkpoint import save_component
+from live_avatar.model.vae import VAE, DecoderCache, public_names
+from live_avatar.model.weight_files import Manifest
+from trainer import snapshot
+from trainer.autoencoder_start import initialise, still_twin
+from trainer.muon import Muon
+from trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, stills, videos
+
+SNAPSHOT = "autoencoder.pt"
+METRICS = "autoencoder.jsonl"
+LONGEST_RAMP = 20
+"""Steps over which the learning rate rises at the start of a stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of the training with clips of one length."""
+
+    frames: int
+    batch: int
+    steps: int
+    learning_rate: float
+    final_rate: float
+    """Share of the learning rate left at the last step; it falls by a cosine."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of ``step`` of this stage."""
+        fall = (1 + math.cos(math.pi * step / self.steps)) / 2
+        ramp = min(1.0, (step + 1) / LONGEST_RAMP)
+        return self.learning_rate * ramp * (self.final_rate + (1 - self.final_rate) * fall)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """One run."""
+
+    preset: str = "TINY"
+    output: Path = Path("out/autoencoder")
+    seed: int = 0
+    size: int = 64
+    stages: tuple[Stage, ...] = (
+        Stage(frames=1, batch=8, steps=1300, learning_rate=2e-3, final_rate=0.25),
+        Stage(frames=5, batch=4, steps=450, learning_rate=6e-4, final_rate=0.5),
+        Stage(frames=9, batch=3, steps=350, learning_rate=3e-4, final_rate=0.05),
+    )
+    people: int = 400
+    poses: int = 12
+    """Of each of the people, for the stage of single pictures."""
+    clips: int = 200
+    """For the stages of videos."""
+    clip_frames: int = 50
+    box_weight: float = 3.0
+    """Of a pixel in the boxes of mouth and eyes against another."""
+    gradient_weight: float = 0.5
+    change_weight: float = 0.5
+    """Of the difference between neighbouring frames."""
+    square_weight: float = 2.0
+    divergence_weight: float = 1e-5
+    clip_norm: float = 1.0
+    ema: float = 0.99
+    save_every: int = 100
+    log_every: int = 20
+    evaluate_every: int = 100
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def at(self, step: int) -> tuple[Stage, int]:
+        """The stage of a step of the run, and which of its steps that is."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage, step
+            step -= stage.steps
+        raise ValueError(f"the run is {step + 1} steps shorter")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips ready for the network."""
+
+    video: Tensor
+    """[B, 3, T, H, W] in -1..1."""
+    weights: Tensor
+    """[B, 1, T, H, W]: how much each pixel counts, 1 on average."""
+
+
+def make_batch(pictures: Pictures, box_weight: float) -> Batch:
+    """``pictures`` as tensors, with ``box_weight`` on mouths and eyes."""
+    video = torch.from_numpy(pictures.frames).movedim(-1, 1).float() / 127.5 - 1
+    weights = torch.ones(video.shape[0], 1, *video.shape[2:])
+    for boxes in (pictures.mouths, pictures.eyes):
+        for clip, frame in np.ndindex(*boxes.shape[:2]):
+            top, left, bottom, right = boxes[clip, frame]
+            weights[clip, 0, frame, top:bottom, left:right] = box_weight
+    return Batch(video, weights / weights.mean())
+
+
+def reconstruction_loss(decoded: Tensor, batch: Batch, config: AutoencoderConfig) -> Tensor:
+    """Distance of ``decoded`` [B, 3, T, H, W] to the clips: values, edges, changes in time."""
+    error = decoded - batch.video
+    loss = (batch.weights * (error.abs() + config.square_weight * error.square())).mean()
+    for axis in (-1, -2):
+        weights = batch.weights.narrow(axis, 1, error.shape[axis] - 1)
+        loss = loss + config.gradient_weight / 2 * (weights * error.diff(dim=axis).abs()).mean()
+    if error.shape[2] > 1:
+        loss = loss + config.change_weight * (batch.weights[:, :, 1:] * error.diff(dim=2).abs()).mean()
+    return loss
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Of the posterior from a unit normal distribution, per latent number."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def build(system: Preset, seed: int) -> VAE:
+    """The autoencoder of ``system`` with first weights; its latents are not normalised yet."""
+    channels = system.vae.latent_channels
+    vae = VAE(replace(system.vae, mean=(0.0,) * channels, std=(1.0,) * channels))
+    initialise(vae, seed)
+    return vae
+
+
+class Training:
+    """A run at one of its steps."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        self.config = config
+        self.vae = build(preset(config.preset), config.seed)
+        self.twin = still_twin(self.vae)
+        self.optimizers = _optimizers(self.vae)
+        self.average = {name: tensor.clone() for name, tensor in self.vae.state_dict().items()}
+        self.step = 0
+
+    def restore(self) -> None:
+        """Goes on from the last snapshot, if there is one."""
+        state = snapshot.load(self.config.output / SNAPSHOT)
+        if state is not None:
+            self.vae.load_state_dict(state["weights"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            self.average, self.step = state["average"], state["step"]
+
+    def save(self) -> None:
+        """Writes a snapshot."""
+        state = {"weights": self.vae.state_dict(), "optimizers": [each.state_dict() for each in self.optimizers]}
+        snapshot.save(self.config.output / SNAPSHOT, state | {"average": self.average, "step": self.step})
+
+    def learn(self, pictures: Pictures, learning_rate: float) -> dict[str, float]:
+        """One step on ``pictures``; what it measured."""
+        batch = make_batch(pictures, self.config.box_weight)
+        network = self.twin if batch.video.shape[2] == 1 else self.vae
+        mean, log_variance = network.posterior(batch.video)
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.step))
+        latents = mean + noise * (0.5 * log_variance).exp()
+        decoded = network.decode_next(latents, DecoderCache())
+        reconstruction = reconstruction_loss(decoded, batch, self.config)
+        loss = reconstruction + self.config.divergence_weight * divergence(mean, log_variance)
+        self._move(loss, learning_rate)
+        return {"loss": float(reconstruction.detach()), "psnr": psnr(F.mse_loss(decoded.detach(), batch.video))}
+
+    def _move(self, loss: Tensor, learning_rate: float) -> None:
+        self.vae.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.config.clip_norm)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+        self.step += 1
+        decay = min(self.config.ema, self.step / (self.step + 10))
+        with torch.no_grad():
+            for name, tensor in self.vae.state_dict().items():
+                self.average[name].lerp_(tensor, 1 - decay)
+
+    def averaged(self) -> VAE:
+        """The network with the average of its weights."""
+        vae = VAE(self.vae.config)
+        vae.load_state_dict(self.average)
+        return vae.eval()
+
+
+def _optimizers(vae: VAE) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for what maps features to features; Adam for gains, biases and the two ends, which deal in colours."""
+    ends = {id(vae.encoder.stem.weight), id(vae.decoder.head.weight)}
+    matrices = [each for each in vae.parameters() if sum(side > 1 for side in each.shape) > 1 and id(each) not in ends]
+    chosen = {id(each) for each in matrices}
+    rest = [each for each in vae.parameters() if id(each) not in chosen]
+    return Muon(matrices, lr=0.0), torch.optim.Adam(rest, lr=0.0, betas=(0.9, 0.99))
+
+
+def psnr(square_error: Tensor) -> float:
+    """Decibels of a mean square error of values in -1..1."""
+    return -10 * math.log10(float(square_error) / 4 + 1e-12)
+
+
+@torch.no_grad()
+def evaluate(vae: VAE, pictures: Pictures) -> dict[str, float]:
+    """PSNR in dB of clips that went through ``vae``: whole frames, mouth boxes, eye boxes."""
+    network = still_twin(vae) if pictures.frames.shape[1] == 1 else vae
+    errors: dict[str, list[Tensor]] = {"whole": [], "mouth": [], "eyes": []}
+    for clip in range(len(pictures.frames)):
+        one = pictures.take(np.array([clip]))
+        video = make_batch(one, 1.0).video
+        decoded = network.decode_next(network.posterior(video)[0], DecoderCache())
+        error = (decoded.clamp(-1, 1) - video)[0].square()
+        errors["whole"].append(error.mean())
+        errors["mouth"].append(_inside(error, one.mouths[0]))
+        errors["eyes"].append(_inside(error, one.eyes[0]))
+    return {name: psnr(torch.stack(each).mean()) for name, each in errors.items()}
+
+
+def _inside(error: Tensor, boxes: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    """Mean of ``error`` [3, T, H, W] over one box per frame, [T, 4]."""
+    parts = [error[:, frame, top:bottom, left:right] for frame, (top, left, bottom, right) in enumerate(boxes)]
+    return torch.stack([part.mean() for part in parts]).mean()
+
+
+def draw_pictures(pool: Pictures, stage: Stage, seed: tuple[int, int]) -> Pictures:
+    """A random batch of ``stage``: clips of ``pool``, each from a random frame on."""
+    draws = np.random.default_rng(seed)
+    chosen = draws.choice(len(pool.frames), stage.batch, replace=False)
+    first = int(draws.integers(pool.frames.shape[1] - stage.frames + 1))
+    return pool.take(chosen).cut(first, stage.frames)
+
+
+def _paint(config: AutoencoderConfig, is_still: bool) -> tuple[Pictures, Pictures]:
+    if is_still:
+        return (
+            stills(config.people, config.poses, config.size, split=TRAINING, seed=config.seed),
+            stills(16, 4, config.size, split=HELD_OUT),
+        )
+    return (
+        videos(config.clips, config.clip_frames, config.size, split=TRAINING, seed=config.seed),
+        videos(12, 25, config.size, split=HELD_OUT),
+    )
+
+
+def train_autoencoder(config: AutoencoderConfig) -> VAE:
+    """Runs ``config`` to its end, from its last snapshot if there is one; returns the averaged network."""
+    training = Training(config)
+    training.restore()
+    before = 0
+    with (_metrics_file(config)).open("a") as lines:
+        pools: dict[bool, tuple[Pictures, Pictures]] = {}
+        for stage in config.stages:
+            before += stage.steps
+            if training.step >= before:
+                continue
+            is_still = stage.frames == 1
+            if is_still not in pools:
+                pools[is_still] = _paint(config, is_still)
+            for numbers in _run_stage(training, stage, before - stage.steps, *pools[is_still]):
+                lines.write(json.dumps(numbers) + "\n")
+                lines.flush()
+    training.save()
+    return training.averaged()
+
+
+def _metrics_file(config: AutoencoderConfig) -> Path:
+    config.output.mkdir(parents=True, exist_ok=True)
+    return config.output / METRICS
+
+
+def _run_stage(
+    training: Training, stage: Stage, first: int, pool: Pictures, held_out: Pictures
+) -> Iterator[dict[str, float]]:
+    """The steps of ``stage`` that are left, the run's step ``first`` being its first; what to report."""
+    config = training.config
+    while training.step < first + stage.steps:
+        began = time.monotonic()
+        pictures = draw_pictures(pool, stage, (config.seed, training.step))
+        measured = training.learn(pictures, stage.rate(training.step - first))
+        step = training.step
+        if step % config.log_every == 0:
+            yield {"step": step, **measured, "seconds": time.monotonic() - began}
+        if step % config.save_every == 0:
+            training.save()
+        if step % config.evaluate_every == 0 or step == first + stage.steps:
+            yield {
+                "step": step,
+                **{f"held_out_{name}": db for name, db in evaluate(training.averaged(), held_out).items()},
+            }
+
+
+@torch.no_grad()
+def measure_latents(vae: VAE, pictures: Pictures) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel of the latents of ``pictures``, for ``VAEConfig``."""
+    means = torch.cat([vae.posterior(make_batch(pictures.take(np.array([clip])), 1.0).video)[0].flatten(2)
+                       for clip in range(len(pictures.frames))], dim=2)  # fmt: skip
+    deviation, mean = torch.std_mean(means[0], dim=1)
+    return tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) for x in deviation)
+
+
+def export_autoencoder(vae: VAE, system: Preset, folder: Path) -> Manifest:
+    """Writes ``vae`` as the file set ``vae`` of ``system`` under ``folder``.
+
+    Raises:
+        DamagedFileError: the folder holds an autoencoder already.
+    """
+    stored = vae.to(components.DTYPES[system.vae_dtype])
+    return save_component(stored, public_names(system.vae), folder / "vae", preset=system.name, component="vae")

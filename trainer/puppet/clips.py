@@ -1,0 +1,130 @@
+"""The puppet set: talking portraits without end, each a function of its index.
+
+A puppet's speech is real audio by espeak-ng, its mouth the truth of that speech; so whether a model's mouth follows
+its sound can be measured exactly.  People, voices, words and so sentences of the two splits never meet.
+
+Letters: T frames, N samples.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.clip import FPS, SAMPLES_PER_FRAME, Clip
+from trainer.puppet.identity import Identity, draw_identity
+from trainer.puppet.motion import Mouth, Track, Traits, draw_motion, still
+from trainer.puppet.painter import Boxes, eye_boxes, mouth_boxes, paint
+from trainer.puppet.recording import record
+from trainer.puppet.sentences import draw_text
+from trainer.puppet.synthesis import Voice, stretched, synthesiser
+from trainer.puppet.visemes import mouth_of
+
+Split = Literal["train", "held_out"]
+
+ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland")
+
+
+def _voices(*variants: str) -> tuple[str, ...]:
+    return tuple(f"{accent}+{variant}" for accent in ACCENTS for variant in variants)
+
+
+SEEDS: dict[Split, int] = {"train": 0, "held_out": 1}
+"""First number of every seed: what is drawn for the two splits has nothing in common."""
+VOICES: dict[Split, tuple[str, ...]] = {
+    "train": _voices("m1", "m2", "m3", "m5", "m7", "f1", "f2", "f4", "f5"),
+    "held_out": _voices("m4", "m8", "f3"),
+}
+WORDS_PER_MINUTE = (120, 180)
+PITCH = (25, 75)
+STRETCH = (0.88, 1.12)
+"""How much slower and lower a voice is played: throats are of more sizes than the synthesiser's."""
+LATEST_START_S = 0.6
+WORDS_PER_SECOND = 3.5
+"""More than the fastest voice speaks, so that speech fills the clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PuppetClip(Clip):
+    """A clip with the truth about it."""
+
+    split: Split
+    identity: int
+    """Number of the person within the split."""
+    traits: Traits
+    openness: Track
+    """[T], of the mouth, 0 to about 1; so are the three below."""
+    width: Track
+    roundness: Track
+    teeth: Track
+    mouth_boxes: Boxes
+    """Top, left, bottom and right pixel, [T, 4]."""
+    eye_boxes: Boxes
+    """The same of both eyes together."""
+
+
+def puppet_clip(index: int, *, frames: int, size: int, split: Split) -> PuppetClip:
+    """Clip ``index`` of ``split``: ``frames`` pictures of ``size`` x ``size`` pixels.  Every clip is another person.
+
+    Raises:
+        ValueError: a negative index, or sizes that are not positive.
+        SpeechError: libespeak-ng is not installed.
+    """
+    if index < 0 or frames < 1 or size < 1:
+        raise ValueError(f"index={index} must not be negative, frames={frames} and size={size} must be positive")
+    draws = np.random.default_rng((SEEDS[split], 2, index))
+    traits = Traits(smile=bool(draws.integers(2)), lively=bool(draws.integers(2)))
+    samples, mouth = speech(frames, split, draws)
+    motion, person = draw_motion(mouth, traits, draws), person_of(index, split)
+    return PuppetClip(
+        name=f"puppet-{split}-{index:06}",
+        frames=paint(person, motion, size),
+        samples=samples,
+        prompt=prompt_of(traits),
+        split=split,
+        identity=index,
+        traits=traits,
+        openness=mouth.openness,
+        width=mouth.width,
+        roundness=mouth.roundness,
+        teeth=mouth.teeth,
+        mouth_boxes=mouth_boxes(person, motion, size),
+        eye_boxes=eye_boxes(person, motion, size),
+    )
+
+
+def reference(clip: PuppetClip) -> npt.NDArray[np.uint8]:
+    """The still portrait [H, W, 3] of the clip's person: at rest, mouth shut, no trait of the prompt in it."""
+    portrait: npt.NDArray[np.uint8] = paint(person_of(clip.identity, clip.split), still(), clip.frames.shape[1])[0]
+    return portrait
+
+
+def person_of(index: int, split: Split) -> Identity:
+    """Person ``index`` of ``split``."""
+    return draw_identity(np.random.default_rng((SEEDS[split], 3, index)))
+
+
+def prompt_of(traits: Traits) -> str:
+    """``traits`` in words; at most 64 bytes."""
+    mood = "smiling" if traits.smile else "serious"
+    movement = "lively" if traits.lively else "calm"
+    return f"A {mood}, {movement} person is talking."
+
+
+def speech(frames: int, split: Split, draws: np.random.Generator) -> tuple[npt.NDArray[np.float32], Mouth]:
+    """Random speech of ``frames`` frames: samples [N] as a microphone hears them, and the mouth that says it."""
+    voice = Voice(
+        name=str(draws.choice(VOICES[split])),
+        words_per_minute=int(draws.integers(*WORDS_PER_MINUTE)),
+        pitch=int(draws.integers(*PITCH)),
+    )
+    words = max(6, round(frames / FPS * WORDS_PER_SECOND))
+    spoken = synthesiser().say(draw_text(split, words, draws), voice)
+    spoken = stretched(spoken, draws.uniform(*STRETCH))
+    delay_s = draws.uniform(0, LATEST_START_S)
+    samples = np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
+    first = round(delay_s * FPS * SAMPLES_PER_FRAME)
+    heard = spoken.samples[: max(0, samples.size - first)]
+    samples[first : first + heard.size] = heard
+    return record(samples, draws), mouth_of(spoken.phonemes, frames, delay_s)

@@ -1,0 +1,106 @@
+"""Pictures in memory, painted before training begins: painting one puppet at a time is too slow for a step.
+
+Letters: P pictures, T frames, H and W pixels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.puppet.identity import Identity, draw_identity
+from trainer.puppet.motion import Motion, Mouth, Traits, draw_motion
+from trainer.puppet.painter import Boxes, eye_boxes, mouth_boxes, paint
+
+TRAINING, HELD_OUT = 0, 1
+"""First number of every seed: people of the two never meet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Frames with their boxes."""
+
+    frames: npt.NDArray[np.uint8]
+    """[P, T, H, W, 3]."""
+    mouths: Boxes
+    """Top, left, bottom, right, [P, T, 4]."""
+    eyes: Boxes
+    """The same."""
+
+    def take(self, chosen: npt.NDArray[np.int64]) -> "Pictures":
+        """Those of ``chosen`` [n]."""
+        return Pictures(frames=self.frames[chosen], mouths=self.mouths[chosen], eyes=self.eyes[chosen])
+
+    def cut(self, first: int, frames: int) -> "Pictures":
+        """``frames`` frames of every clip, from ``first`` on."""
+        part = slice(first, first + frames)
+        return Pictures(frames=self.frames[:, part], mouths=self.mouths[:, part], eyes=self.eyes[:, part])
+
+
+def stills(people: int, each: int, size: int, *, split: int, seed: int = 0) -> Pictures:
+    """``each`` unrelated poses of every one of ``people``, T = 1; mouths of every shape are equally frequent."""
+    parts = [_poses(each, size, np.random.default_rng((split, seed, person))) for person in range(people)]
+    return Pictures(
+        frames=np.concatenate([part.frames for part in parts])[:, None],
+        mouths=np.concatenate([part.mouths for part in parts])[:, None],
+        eyes=np.concatenate([part.eyes for part in parts])[:, None],
+    )
+
+
+def _poses(count: int, size: int, draws: np.random.Generator) -> Pictures:
+    person = draw_identity(draws)
+    return _painted(person, _unrelated(count, draws), size)
+
+
+def _painted(person: Identity, motion: Motion, size: int) -> Pictures:
+    """One clip, without the axis P."""
+    return Pictures(
+        frames=paint(person, motion, size),
+        mouths=mouth_boxes(person, motion, size),
+        eyes=eye_boxes(person, motion, size),
+    )
+
+
+def _unrelated(count: int, draws: np.random.Generator) -> Motion:
+    """``count`` frames that do not follow from each other."""
+
+    def uniform(low: float, high: float) -> npt.NDArray[np.float32]:
+        return draws.uniform(low, high, count).astype(np.float32)
+
+    mouth = Mouth(
+        openness=np.maximum(uniform(-0.15, 1.0), 0),
+        width=np.maximum(uniform(-0.5, 1.0), 0),
+        roundness=np.maximum(uniform(-1.0, 1.0), 0),
+        teeth=np.maximum(uniform(-0.5, 1.0), 0),
+    )
+    frame = draw_motion(mouth, Traits(smile=False, lively=True), draws).tracks()
+    frame |= {
+        "smile": (draws.random(count) < 0.5).astype(np.float32),
+        "lid": np.maximum(uniform(-3.0, 1.0), 0),
+        "brow": np.maximum(uniform(-0.5, 0.9), 0),
+        "gaze": uniform(-0.6, 0.6),
+        "sway_x": uniform(-0.05, 0.05),
+        "sway_y": uniform(-0.03, 0.03),
+        "turn": uniform(-0.065, 0.065),
+    }
+    return Motion(**frame)
+
+
+def videos(clips: int, frames: int, size: int, *, split: int, seed: int = 0) -> Pictures:
+    """``clips`` people who move and talk for ``frames`` frames; their mouths follow no sound."""
+    parts = [_talking(frames, size, np.random.default_rng((split, seed, 1, clip))) for clip in range(clips)]
+    return Pictures(
+        frames=np.stack([part.frames for part in parts]),
+        mouths=np.stack([part.mouths for part in parts]),
+        eyes=np.stack([part.eyes for part in parts]),
+    )
+
+
+def _talking(frames: int, size: int, draws: np.random.Generator) -> Pictures:
+    """A person whose mouth runs from one random shape to the next, as fast as in speech."""
+    shapes = draws.uniform((-0.3, -0.5, -1.0, -0.5), 1.0, (frames, 4)).clip(0).astype(np.float32)
+    times = np.cumsum(draws.choice((2, 3, 3, 4, 5, 9), frames))
+    tracks = [np.interp(np.arange(frames), times, track).astype(np.float32) for track in shapes.T]
+    mouth = Mouth(**dict(zip(("openness", "width", "roundness", "teeth"), tracks, strict=True)))
+    traits = Traits(smile=bool(draws.integers(2)), lively=bool(draws.random() < 0.7))
+    return _painted(draw_identity(draws), draw_motion(mouth, traits, draws), size)
