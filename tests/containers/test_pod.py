@@ -1,0 +1,168 @@
+"""The rendered chart runs: gateway, Redis and pipeline from the built images, used from outside, hurt, and well."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from live_avatar.cli.sources import PORTRAIT, SPEECH
+from live_avatar.client import AvatarClient, AvatarError, SessionOptions, VideoUnit, generate_file
+from live_avatar.client.speech import SpeechFile
+from live_avatar.config import SAMPLE_RATE_HZ, TINY
+from tests.helm.rendering import NAMESPACE, RELEASE, Document, ci_values, merged, render
+from tests.pipeline.system import System
+from tests.system.oracle import Recording, film_of
+
+from . import lab
+from .kubelet import Kubelet, clean_up, kill
+from .manifests import Node, common
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1_500)]
+
+LOG = logging.getLogger(__name__)
+PREFIX = "10.89.213"
+GATEWAY, PIPELINE = f"{RELEASE}-live-avatar-gateway-0", f"{RELEASE}-live-avatar-pipeline-0"
+GATEWAY_PORT = 7_000
+READY_S, RECOVERED_S = 120.0, 60.0
+SEED, PROMPT = 11, "a person talks to the camera"
+SERVICES = {
+    "gateway": "gateway",
+    "audio-encoder": "audio_encoder",
+    "denoise-stage": "denoise_stage",
+    "vae-decoder": "vae_decoder",
+}
+SECONDS = 2.0
+"""Of speech: enough for the sink to switch."""
+
+
+def documents() -> list[Document]:
+    """The chart as CI and a laptop use it."""
+    quick = {"drain": {"seconds": 2, "preStopSeconds": 1, "marginSeconds": 1}, "probes": {"periodSeconds": 1}}
+    return render(merged(ci_values("cpu"), quick))
+
+
+def image_names(rendered: list[Document]) -> dict[str, str]:
+    """Name of every image in the lab by the one in the manifests."""
+    wanted = {
+        container["image"]
+        for document in rendered
+        if document["kind"] in ("StatefulSet", "Deployment")
+        for container in document["spec"]["template"]["spec"]["containers"]
+    }
+    names = {}
+    for name in sorted(wanted):
+        service = next((folder for kind, folder in SERVICES.items() if f"live-avatar-{kind}:" in name), None)
+        names[name] = lab.image(service) if service else lab.valkey_image()
+    return names
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Kubelet]:
+    """Everything the chart deploys but its tests, ready."""
+    lab.set_up()
+    clean_up()
+    rendered = [one for one in documents() if "helm.sh/hook" not in one["metadata"].get("annotations", {})]
+    began = time.monotonic()
+    images = image_names(rendered)
+    LOG.info("images: %.0f s", time.monotonic() - began)
+    pods = Node(PREFIX, NAMESPACE, images).pods(rendered)
+    began = time.monotonic()
+    with Kubelet(pods, common(rendered), PREFIX) as kubelet:
+        kubelet.wait_ready(READY_S)
+        LOG.info("%d pods ready: %.0f s", len(pods), time.monotonic() - began)
+        yield kubelet
+
+
+@pytest.fixture(scope="module")
+def gateway(running: Kubelet) -> str:
+    """Where it is reached from outside."""
+    return f"{running.pods[GATEWAY].ip}:{GATEWAY_PORT}"
+
+
+@pytest.fixture(scope="module")
+def speech() -> npt.NDArray[np.float32]:
+    """The beginning of the sample speech."""
+    with SpeechFile(SPEECH) as file:
+        assert file.rate_hz == SAMPLE_RATE_HZ
+        samples = np.frombuffer(b"".join(file.chunks()), "<i2")
+    return (samples.astype(np.float32) / np.float32(32_768))[: int(SECONDS * SAMPLE_RATE_HZ)]
+
+
+@pytest.fixture(scope="module")
+def expected(speech: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """The pictures [N, H, W, 3] that the library's loop makes of it, outside the containers."""
+    recording = Recording(face=PORTRAIT.read_bytes(), speech=speech.tobytes(), seed=SEED, prompt=PROMPT)
+    return film_of(System(TINY), recording)
+
+
+async def pictures(gateway: str, speech: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """What the pod makes of it, without compression."""
+    options = SessionOptions(
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        sample_format="f32",
+        video="rgb24",
+        listening="whole_file",
+        seed=SEED,
+        prompt=PROMPT,
+    )
+    async with AvatarClient(gateway) as client:
+        session = await client.create_session(PORTRAIT.read_bytes(), options)
+        async with session.stream() as stream:
+            await stream.send_audio(speech.tobytes())
+            await stream.end()
+            data = b"".join([result.data async for result in stream if isinstance(result, VideoUnit)])
+    return np.frombuffer(data, np.uint8).reshape(-1, 64, 64, 3)
+
+
+def test_the_pods_pictures_are_those_of_the_loop(
+    gateway: str, speech: npt.NDArray[np.float32], expected: npt.NDArray[np.uint8]
+) -> None:
+    got = asyncio.run(pictures(gateway, speech))
+    assert torch.equal(torch.from_numpy(got.copy()), torch.from_numpy(expected))
+
+
+def test_generate_makes_a_film_from_outside(gateway: str, tmp_path: Path) -> None:
+    async def run() -> int:
+        async with AvatarClient(gateway) as client:
+            measured = await generate_file(client, PORTRAIT.read_bytes(), SPEECH, tmp_path / "film.mp4", seed=SEED)
+            return measured.frames
+
+    frames = asyncio.run(run())
+    assert frames > 100
+    assert (tmp_path / "film.mp4").stat().st_size > 10_000
+
+
+def test_the_others_survive_a_container_and_the_pod_recovers(
+    running: Kubelet, gateway: str, speech: npt.NDArray[np.float32], expected: npt.NDArray[np.uint8]
+) -> None:
+    before = {name: running.process(PIPELINE, name) for name in running.pods[PIPELINE].containers}
+    victim = "denoise-stage-2"
+    kill(before[victim])
+    running.wait_unready(PIPELINE, 10)
+    with pytest.raises(AvatarError, match=r"UNAVAILABLE|STAGE_LOST|not ready|no pipeline"):
+        asyncio.run(pictures(gateway, speech))
+    began = time.monotonic()
+    running.wait_ready(RECOVERED_S)
+    LOG.info("recovered: %.1f s", time.monotonic() - began)
+    after = {name: running.process(PIPELINE, name) for name in before}
+    assert after.pop(victim) != before.pop(victim)
+    assert after == before
+    assert not running.restarts
+    got = asyncio.run(until_served(gateway, speech))
+    assert torch.equal(torch.from_numpy(got.copy()), torch.from_numpy(expected))
+
+
+async def until_served(gateway: str, speech: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """``pictures``, as soon as the gateway has found the pipeline again."""
+    async with asyncio.timeout(RECOVERED_S):
+        while True:
+            try:
+                return await pictures(gateway, speech)
+            except AvatarError:
+                await asyncio.sleep(0.5)
