@@ -3,11 +3,14 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
 from live_avatar.serving.device import Device, outcome
 from live_avatar.serving.errors import ServiceError
+
+WAIT_S = 10.0
 
 
 def test_calls_give_results_errors_and_the_age_of_the_running_one() -> None:
@@ -15,9 +18,13 @@ def test_calls_give_results_errors_and_the_age_of_the_running_one() -> None:
         with ThreadPoolExecutor(1) as executor:
             device = Device(executor)
             assert await device.run(lambda: 7) == 7
-            running = asyncio.create_task(device.run(lambda: time.sleep(0.2)))
-            await asyncio.sleep(0.1)
-            assert 0.05 < device.age_s < 0.2
+            asked, released = time.monotonic(), Event()
+            running = asyncio.create_task(device.run(lambda: released.wait(WAIT_S)))
+            async with asyncio.timeout(WAIT_S):
+                while device.age_s < 0.05:  # noqa: ASYNC110 - grows in another thread
+                    await asyncio.sleep(0.01)
+            assert device.age_s <= time.monotonic() - asked
+            released.set()
             await running
             assert device.age_s == 0
             with pytest.raises(ServiceError, match="INTERNAL"):
@@ -30,9 +37,16 @@ def test_a_call_that_waits_for_another_is_not_older_than_its_own_run() -> None:
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as executor:
             device = Device(executor)
-            calls = [device.start(lambda: time.sleep(0.3)) for _ in range(2)]
-            await outcome(calls[0])
-            assert device.age_s < 0.2
+            released = Event()
+
+            def first() -> float:
+                time.sleep(0.3)
+                return time.monotonic()
+
+            calls = device.start(first), device.start(lambda: released.wait(WAIT_S))
+            ended = await outcome(calls[0])
+            assert device.age_s <= time.monotonic() - ended
+            released.set()
             await outcome(calls[1])
             assert device.age_s == 0
 
