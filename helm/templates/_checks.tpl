@@ -6,6 +6,7 @@
 {{- include "live-avatar.checkSharedDevices" . -}}
 {{- include "live-avatar.checkWeights" . -}}
 {{- include "live-avatar.checkStore" . -}}
+{{- include "live-avatar.checkScaling" . -}}
 {{- include "live-avatar.checkTrainer" . -}}
 {{- end }}
 
@@ -73,6 +74,13 @@
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (eq .Values.gateway.discovery "static") -}}
 {{- fail "gateway.discovery: with autoscaling pipelines come and go; take kubernetes or dns" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "live-avatar.checkScaling" -}}
+{{- $scaling := .Values.autoscaling -}}
+{{- if and $scaling.enabled (lt (int $scaling.maxReplicas) (int $scaling.minReplicas)) -}}
+{{- fail (printf "autoscaling.maxReplicas: %d is less than minReplicas, %d" (int $scaling.maxReplicas) (int $scaling.minReplicas)) -}}
 {{- end -}}
 {{- end }}
 

@@ -9,7 +9,7 @@
 {{ include "live-avatar.serverArguments" (list . (include "live-avatar.gatewayService" . | fromYaml)) }}
 - --server.reflection={{ $gateway.reflection }}
 {{- include "live-avatar.discoveryArguments" . }}
-- --allow-shared-devices={{ or .Values.gpu.allowShared (eq .Values.gpu.mode "cpu") }}
+- --allow-shared-devices={{ .Values.gpu.allowShared }}
 {{- if .Values.model.description }}
 - --preset-file={{ include "live-avatar.preset" . }}
 {{- end }}

@@ -17,6 +17,7 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
   device: {{ eq .Values.audioEncoder.gpu "decoder" | ternary .Values.vaeDecoder.device .Values.audioEncoder.device }}
   args:
     - --max-whole-file-seconds={{ .Values.audioEncoder.maxWholeFileSeconds }}
+    - --allow-shared-devices={{ .Values.gpu.allowShared }}
 {{- range $index, $stage := .Values.stages }}
 {{- $name := printf "denoise-stage-%d" (first $stage.steps | int) }}
 - name: {{ $name }}

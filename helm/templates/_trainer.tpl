@@ -51,7 +51,7 @@ spec:
   {{- end }}
   containers:
     - name: node
-      image: {{ include "live-avatar.image" (list . "denoise-stage") }}
+      image: {{ include "live-avatar.image" (list . "trainer") }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       command: [python, -m, torch.distributed.run]
       args:
