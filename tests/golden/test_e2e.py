@@ -43,7 +43,9 @@ def _generate(golden: Golden) -> list[Generated]:
     context = text(input_ids=tensors["in/ids"], attention_mask=tensors["in/mask"]).last_hidden_state[0, :rows]
     draws = ReplayDraws(tensors["in/noise"], tensors["in/relative_dist"])
     schedule = inference_schedule(config["steps"])
-    stages = [Denoiser(denoiser, rules, schedule, steps, draws) for steps in split_steps(config["steps"], config["steps"])]
+    stages = [
+        Denoiser(denoiser, rules, schedule, steps, draws) for steps in split_steps(config["steps"], config["steps"])
+    ]
     decoder = FrameDecoder(vae, rules, use_motion=True)
     sink = decoder.encode_portrait(tensors["in/pixels"][0, :, 0])
     return list(
