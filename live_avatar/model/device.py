@@ -29,6 +29,13 @@ def open_device(name: str, threads: int) -> torch.device:
     return device
 
 
+def keep_compiled_code(folder: Path | None) -> None:
+    """Lets the compiler keep its code in ``folder``, where the next process finds it; None: where it would."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.resolve())
+
+
 def device_identity(device: torch.device) -> str:
     """The UUID of an accelerator; for the CPU, host and process.
 

@@ -239,7 +239,7 @@ class CausalDiT(nn.Module):
         x, level = self._tokens(noisy, sink)
         for layer, text_kv in zip(self.layers, text.layers, strict=True):
             x = layer(x, level, text_kv, noisy.audio if noisy else None, pattern)
-        return self._velocity(x, level, noisy) if noisy else None
+        return self.velocity(x, level, noisy) if noisy else None
 
     def embed_text(self, states: Tensor) -> TextKV:
         """Keys and values of a prompt for every layer (spec 1.6).
@@ -316,7 +316,7 @@ class CausalDiT(nn.Module):
         time = TimeEmbedding(torch.cat([t.head for t in times], dim=1), torch.cat([t.layers for t in times], dim=1))
         return torch.cat(parts, dim=1), NoiseLevels(time, tuple(sizes), noisy_tokens)
 
-    def _velocity(self, x: Tensor, level: NoiseLevels, noisy: NoisyInput) -> Tensor:
+    def velocity(self, x: Tensor, level: NoiseLevels, noisy: NoisyInput) -> Tensor:
         """Unpatchifies the head's output of the noisy tokens (spec 1.13)."""
         runs = noisy.time.head.shape[1]
         time = TimeEmbedding(level.time.head[:, :runs], level.time.layers[:, :runs])

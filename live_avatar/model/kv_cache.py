@@ -36,6 +36,20 @@ class LayerWindow:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the next block of a window stands, as plain numbers."""
+
+    first_frame: int
+    """Frame position of the block's first latent."""
+    reference_frame: int
+    """Frame position of the reference as the block sees it."""
+    slot: int
+    """First token of the slot that the block writes."""
+    visible: int
+    """Length of the prefix that the block attends to."""
+
+
+@dataclass(frozen=True)
 class StreamingAttention:
     """One block attends to its window and the sink, and writes its own keys and values there (spec 2.3)."""
 
@@ -51,10 +65,18 @@ class StreamingAttention:
         """Rotates and stores the block's keys and the reference's, then attends to the visible prefix."""
         window = self.layers[layer]
         reference_tokens = window.reference_k.shape[1]
-        window.k.index_copy_(1, self.slot_tokens, self.block_rotation.rotate(k))
-        window.v.index_copy_(1, self.slot_tokens, v)
+        _write(window.k, self.slot_tokens, self.block_rotation.rotate(k))
+        _write(window.v, self.slot_tokens, v)
         window.k[:, :reference_tokens].copy_(self.reference_rotation.rotate(window.reference_k))
-        return attend(self.block_rotation.rotate(q), window.k[:, : self.visible], window.v[:, : self.visible])
+        keys, values = (memory[:, : self.visible].to(q.dtype) for memory in (window.k, window.v))
+        return attend(self.block_rotation.rotate(q), keys, values)
+
+
+def _write(memory: Tensor, tokens: Tensor, values: Tensor) -> None:
+    """Stores ``values`` [B, L, H, D] at ``tokens`` [L], rounded to the type of the memory."""
+    if memory.dtype.itemsize == 1:  # nothing can be indexed in 8-bit floats but their bytes
+        memory, values = memory.view(torch.uint8), values.to(memory.dtype).view(torch.uint8)
+    memory.index_copy_(1, tokens, values)
 
 
 class KVWindow:
@@ -76,7 +98,7 @@ class KVWindow:
         self.latents_per_block = latents_per_block
         self.window_blocks = window_blocks
         self.device = torch.device(device)
-        self._block_tokens = latents_per_block * geometry.latent_tokens
+        self.block_tokens = latents_per_block * geometry.latent_tokens
         self._motion_rotation = (
             motion_rotation(config, geometry.height, geometry.width, self.device) if config.use_motion else None
         )
@@ -84,7 +106,7 @@ class KVWindow:
         def zeros(tokens: int) -> Tensor:
             return torch.zeros(batch, tokens, config.num_heads, config.head_dim, dtype=dtype, device=self.device)
 
-        tokens = geometry.sink_tokens + window_blocks * self._block_tokens
+        tokens = geometry.sink_tokens + window_blocks * self.block_tokens
         self.layers = tuple(
             LayerWindow(zeros(tokens), zeros(tokens), zeros(geometry.latent_tokens)) for _ in range(config.num_layers)
         )
@@ -93,7 +115,7 @@ class KVWindow:
     def reset(self) -> None:
         """Forgets all blocks and the sink; memory stays allocated."""
         self.block = 0
-        self._has_sink = False
+        self.has_sink = False
 
     @property
     def nbytes(self) -> int:
@@ -112,7 +134,7 @@ class KVWindow:
             layer.reference_k.copy_(k[:, :reference])
             if self._motion_rotation is not None:
                 layer.k[:, reference : k.shape[1]].copy_(self._motion_rotation.rotate(k[:, reference:]))
-        self._has_sink = True
+        self.has_sink = True
 
     def begin(self, distance: int) -> StreamingAttention:
         """The pattern for the forward of the next block, with the reference ``distance`` frames ahead of it.
@@ -120,18 +142,30 @@ class KVWindow:
         Raises:
             RuntimeError: no sink has been set since the last reset.
         """
-        if not self._has_sink:
-            raise RuntimeError("the window has no sink yet: prefill and set_sink come before the first block")
-        first = self.block * self.latents_per_block
-        reference = rolling_reference_position(first, distance, self.geometry.config.reference_position)
-        slot = self.geometry.sink_tokens + self.block % self.window_blocks * self._block_tokens
-        filled = min(self.block + 1, self.window_blocks)
+        place = self.place(distance)
         return StreamingAttention(
             layers=self.layers,
-            block_rotation=self.geometry.noisy_rotation(self._position(first), self.latents_per_block),
-            reference_rotation=self.geometry.reference_rotation(self._position(reference)),
-            slot_tokens=torch.arange(slot, slot + self._block_tokens, device=self.device),
-            visible=self.geometry.sink_tokens + filled * self._block_tokens,
+            block_rotation=self.geometry.noisy_rotation(self._position(place.first_frame), self.latents_per_block),
+            reference_rotation=self.geometry.reference_rotation(self._position(place.reference_frame)),
+            slot_tokens=torch.arange(place.slot, place.slot + self.block_tokens, device=self.device),
+            visible=place.visible,
+        )
+
+    def place(self, distance: int) -> Place:
+        """Where the next block stands, with the reference ``distance`` frames ahead of it.
+
+        Raises:
+            RuntimeError: no sink has been set since the last reset.
+        """
+        if not self.has_sink:
+            raise RuntimeError("the window has no sink yet: prefill and set_sink come before the first block")
+        first = self.block * self.latents_per_block
+        sink = self.geometry.sink_tokens
+        return Place(
+            first_frame=first,
+            reference_frame=rolling_reference_position(first, distance, self.geometry.config.reference_position),
+            slot=sink + self.block % self.window_blocks * self.block_tokens,
+            visible=sink + min(self.block + 1, self.window_blocks) * self.block_tokens,
         )
 
     def commit(self) -> None:

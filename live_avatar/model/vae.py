@@ -181,6 +181,10 @@ class VAE(nn.Module):
         cache.histories = walk.finish()
         return rearrange(frames, "b t h w c -> b c t h w")
 
+    def decode_pixels(self, latents: Tensor, cache: DecoderCache) -> Tensor:
+        """As `decode_next`, as pictures [B, 4f, H, W, 3] of 0..255."""
+        return to_uint8(self.decode_next(latents, cache))
+
     def normalise(self, latents: Tensor) -> Tensor:
         """[B, C, F, h, w] as encoded, to zero mean and unit spread per channel, in its own precision (spec 3.1)."""
         mean, inverse_std = self._scale(latents)

@@ -27,7 +27,7 @@ class TimeWalk:
     """
 
     def __init__(self, histories: tuple[Tensor, ...]) -> None:
-        self.is_start = not histories
+        self.is_start = len(histories) == 0
         """True where nothing came before: every history is empty."""
         self._old = histories
         self._new: list[Tensor] = []

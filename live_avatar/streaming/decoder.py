@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from live_avatar.config import MOTION_LATENTS, StreamConfig
-from live_avatar.model.vae import VAE, DecoderCache, to_uint8
+from live_avatar.model.vae import VAE, DecoderCache
 from live_avatar.streaming.block import Sink
 
 
@@ -86,7 +86,7 @@ class FrameDecoder:
         per_latent = self.vae.config.temporal_factor
         first = block * latent.shape[1] * per_latent - self.rules.dropped_frames
         for one in latent[None].split(1, dim=2):
-            pixels = to_uint8(self.vae.decode_next(one, session.cache))[0]
+            pixels = self.vae.decode_pixels(one, session.cache)[0]
             hidden = min(max(0, -first), len(pixels))
             if hidden < len(pixels):
                 yield Frames(first + hidden, pixels[hidden:])

@@ -17,6 +17,7 @@ from live_avatar.config import StreamConfig
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.model.dit import CausalDiT, NoisyInput, SinkInput, TextKV
+from live_avatar.model.fast_step import EagerStep, StepForward
 from live_avatar.model.kv_cache import KVWindow
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.draws import Draws
@@ -59,7 +60,28 @@ class StageSession:
 class Denoiser:
     """Performs the steps ``steps`` of ``schedule`` on blocks of any session."""
 
-    def __init__(self, model: CausalDiT, rules: StreamConfig, schedule: Schedule, steps: range, draws: Draws) -> None:
+    def __init__(
+        self,
+        model: CausalDiT,
+        rules: StreamConfig,
+        schedule: Schedule,
+        steps: range,
+        draws: Draws,
+        *,
+        forward: StepForward | None = None,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
+        """A stage of ``model``.
+
+        Args:
+            model: the denoiser.
+            rules: of the stream.
+            schedule: all noise levels.
+            steps: those of this stage.
+            draws: random numbers.
+            forward: a faster way through the model; None: operator by operator.
+            kv_dtype: how keys and values are stored; None: as the model calculates.
+        """
         self.model = model
         self.rules = rules
         self.schedule = schedule
@@ -67,6 +89,8 @@ class Denoiser:
         self.draws = draws
         self.dtype = model.patch_embedding.weight.dtype
         self.device = model.patch_embedding.weight.device
+        self.kv_dtype = kv_dtype or self.dtype
+        self._forward = forward or EagerStep(model)
         with torch.inference_mode():
             self._times = {
                 step: model.embed_time(torch.full((1, 1), schedule.timestep(step), device=self.device))
@@ -88,8 +112,8 @@ class Denoiser:
         config = self.model.config
         block = self.rules.latents_per_block * geometry.latent_tokens
         window = 2 * (geometry.sink_tokens + self.rules.window_blocks * block) + geometry.latent_tokens
-        values = len(self.steps) * window + 2 * config.text_len
-        return config.num_layers * config.dim * self.dtype.itemsize * values
+        windows = len(self.steps) * window * self.kv_dtype.itemsize
+        return config.num_layers * config.dim * (windows + 2 * config.text_len * self.dtype.itemsize)
 
     def condition(self, session: StageSession, conditioning: Conditioning) -> None:
         """Takes note of ``conditioning``; it is applied when its first block comes."""
@@ -120,8 +144,7 @@ class Denoiser:
         distance = self.draws.distance(session.seed, window.block, step)
         noisy = NoisyInput(latent=latent, time=self._times[step], audio=audio)
         assert session.text is not None
-        velocity: Tensor = self.model(noisy, None, session.text, window.begin(distance))
-        return velocity
+        return self._forward(noisy, session.text, window, distance)
 
     def _check(self, session: StageSession, block: Block) -> None:
         if block.index != session.next_block:
@@ -142,7 +165,9 @@ class Denoiser:
             sink = sink if conditioning.sink is None else _with_motion(conditioning.sink, sink)
         if text is None or sink is None:
             raise ValueError(f"block {block} came before the session had a text and a sink")
-        text_kv = self.model.embed_text(text.to(self.device, self.dtype)[None])
+        text_kv = session.text
+        if text_kv is None or text is not session.text_states:
+            text_kv = self.model.embed_text(text.to(self.device, self.dtype)[None])
         prefill = next(iter(session.windows.values())).prefill()
         self.model(None, self._sink_input(sink), text_kv, prefill)
         for window in session.windows.values():
@@ -172,7 +197,7 @@ class Denoiser:
             geometry,
             latents_per_block=self.rules.latents_per_block,
             window_blocks=self.rules.window_blocks,
-            dtype=self.dtype,
+            dtype=self.kv_dtype,
             device=self.device,
         )
 

@@ -3,26 +3,53 @@
 Reads files; knows nothing of sessions or messages.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from live_avatar.config import Preset
+from live_avatar.model import fp8
+from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.dit import CausalDiT
+from live_avatar.model.fast_step import CompiledStep, StepForward, fastest_step
+from live_avatar.model.kv_cache import KVWindow
 from live_avatar.model.networks import Networks
 from live_avatar.streaming.denoiser import Denoiser
 from live_avatar.streaming.draws import Draws, PhiloxDraws, ReplayDraws
+from live_avatar.streaming.picture import latent_size
 from live_avatar.streaming.schedule import inference_schedule
 
 
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a stage gives up for speed or room; by default nothing."""
+
+    compiled_sizes: tuple[tuple[int, int], ...] = ()
+    """Width and height of the pictures that code is generated for; none: no code is."""
+    fp8: bool = False
+    """Linear layers in 8 bits."""
+    fp8_kv: bool = False
+    """Keys and values in 8 bits."""
+
+
 def load_denoiser(
-    networks: Networks, steps: range, step_count: int, *, join_last_step: bool = False, replay: Path | None = None
+    networks: Networks,
+    steps: range,
+    step_count: int,
+    *,
+    join_last_step: bool = False,
+    replay: Path | None = None,
+    speed: Speed | None = None,
 ) -> Denoiser:
     """The denoiser of ``steps`` out of ``step_count``; see ``Schedule.without_last_step`` for ``join_last_step``.
 
+    Compiles for minutes where ``speed`` asks for it.
+
     Raises:
-        ValueError: weights or replay cannot be used, or there is no schedule of so many steps.
+        ValueError: weights, replay or a size cannot be used, or there is no schedule of so many steps.
     """
     preset, draws = networks.preset, load_draws(networks.preset, replay, step_count)
     if join_last_step:
@@ -31,7 +58,31 @@ def load_denoiser(
         schedule = inference_schedule(step_count)
     model = networks.load("dit")
     assert isinstance(model, CausalDiT)
-    return Denoiser(model, preset.stream, schedule, steps, draws)
+    speed = speed or Speed()
+    if speed.fp8:
+        fp8.quantise(model, preset.dit)
+    kv_dtype = fp8.FP8 if speed.fp8_kv else None
+    forward = _compiled(model, preset, speed.compiled_sizes, kv_dtype) if speed.compiled_sizes else None
+    return Denoiser(model, preset.stream, schedule, steps, draws, forward=forward, kv_dtype=kv_dtype)
+
+
+def _compiled(
+    model: CausalDiT, preset: Preset, sizes: tuple[tuple[int, int], ...], kv_dtype: torch.dtype | None
+) -> StepForward:
+    """A compiled way through the model, warm for pictures of ``sizes``."""
+    step, weight = CompiledStep(model), model.patch_embedding.weight
+    for width, height in sizes:
+        latent_height, latent_width = latent_size(preset, width, height)
+        geometry = Geometry(config=preset.dit, height=latent_height, width=latent_width)
+        window = KVWindow(
+            geometry,
+            latents_per_block=preset.stream.latents_per_block,
+            window_blocks=preset.stream.window_blocks,
+            dtype=kv_dtype or weight.dtype,
+            device=weight.device,
+        )
+        step.warm_up([window])
+    return fastest_step(step)
 
 
 def load_draws(preset: Preset, replay: Path | None, step_count: int) -> Draws:

@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from live_avatar.config import preset
-from live_avatar.model.device import device_identity, free_bytes, open_device
+from live_avatar.model.device import device_identity, free_bytes, keep_compiled_code, open_device
 from live_avatar.model.networks import Networks, open_networks
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
 from live_avatar.serving.hop_service import as_service, running_hop
 from live_avatar.serving.reservations import Room
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
-from services.denoise_stage.loading import load_denoiser
+from services.denoise_stage.gate import check_report
+from services.denoise_stage.loading import Speed, load_denoiser
 from services.denoise_stage.settings import DenoiseStageSettings
 from services.denoise_stage.work import DenoiseStageWork
 
@@ -47,12 +48,20 @@ async def build(settings: DenoiseStageSettings, telemetry: Telemetry) -> AsyncIt
 def _load(settings: DenoiseStageSettings) -> tuple[Networks, DenoiseStageWork]:
     device = open_device(settings.device, settings.threads)
     networks = open_networks(preset(settings.preset), settings.weights, device, expected_digest=settings.weights_digest)
+    if settings.linear == "fp8":
+        check_report(settings.fp8_report, networks.digest)
+    keep_compiled_code(settings.compile_cache)
     denoiser = load_denoiser(
         networks,
         settings.step_range,
         settings.step_count,
         join_last_step=settings.join_last_step,
         replay=settings.replay,
+        speed=Speed(
+            compiled_sizes=settings.sizes if settings.forward == "compiled" else (),
+            fp8=settings.linear == "fp8",
+            fp8_kv=settings.kv == "fp8",
+        ),
     )
     room = Room(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
     return networks, DenoiseStageWork(networks.preset, denoiser, room=room)

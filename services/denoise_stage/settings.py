@@ -2,16 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from live_avatar.serving.pipeline_settings import PipelineSettings
+from live_avatar.serving.compile_settings import CompileSettings
 
 _STEPS = re.compile(r"(\d{1,2})(?:-(\d{1,2}))?")
 
 
-class DenoiseStageSettings(PipelineSettings):
+class DenoiseStageSettings(CompileSettings):
     """Performs a slice of the denoising steps on every block."""
 
     name: str = Field(
@@ -26,6 +26,16 @@ class DenoiseStageSettings(PipelineSettings):
     )
     replay: Path | None = Field(
         default=None, description="safetensors file with recorded noise and distance, drawn instead of random numbers"
+    )
+
+    linear: Literal["exact", "fp8"] = Field(
+        default="exact", description="fp8: most linear layers in 8-bit floats; needs fp8_report"
+    )
+    fp8_report: Path | None = Field(
+        default=None, description="what python -m services.denoise_stage.gate wrote about these weights"
+    )
+    kv: Literal["exact", "fp8"] = Field(
+        default="exact", description="fp8: keys and values in 8-bit floats, for twice the sessions in the same memory"
     )
 
     @model_validator(mode="after")

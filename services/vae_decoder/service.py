@@ -7,7 +7,8 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 
 from live_avatar.config import preset
-from live_avatar.model.device import device_identity, free_bytes, open_device
+from live_avatar.model.device import device_identity, free_bytes, keep_compiled_code, open_device
+from live_avatar.model.fast_vae import fast_vae
 from live_avatar.model.networks import Networks, open_networks
 from live_avatar.model.vae import VAE
 from live_avatar.pipeline.v1 import vae_decoder_service_pb2
@@ -18,6 +19,7 @@ from live_avatar.serving.reservations import Room
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.decoder import FrameDecoder
+from live_avatar.streaming.picture import latent_size
 from services.vae_decoder.encoding import EncoderThread
 from services.vae_decoder.servicer import VaeDecoderServicer
 from services.vae_decoder.settings import VaeDecoderSettings
@@ -63,6 +65,11 @@ def _load(settings: VaeDecoderSettings) -> tuple[Networks, FrameDecoder, Room]:
     networks = open_networks(preset(settings.preset), settings.weights, device, expected_digest=settings.weights_digest)
     vae = networks.load("vae")
     assert isinstance(vae, VAE)
+    if settings.forward == "compiled":
+        keep_compiled_code(settings.compile_cache)
+        vae = fast_vae(vae)
+        for width, height in settings.sizes:
+            vae.warm_up(*latent_size(networks.preset, width, height))
     decoder = FrameDecoder(vae, networks.preset.stream, use_motion=networks.preset.dit.use_motion)
     room = Room(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
     return networks, decoder, room

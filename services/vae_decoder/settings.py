@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from live_avatar.serving.pipeline_settings import PipelineSettings
+from live_avatar.serving.compile_settings import CompileSettings
 
 
-class VaeDecoderSettings(PipelineSettings):
+class VaeDecoderSettings(CompileSettings):
     """Turns clean latents into encoded video, and portraits into sinks."""
 
     name: str = Field(default="vae-decoder", description="name in logs, metrics and timings")

@@ -1,0 +1,312 @@
+"""The streaming forward, three times: operator by operator, as compiled code of fixed shapes, as a recorded graph.
+
+All three are a ``StepForward`` and go through the one ``CausalDiT.forward``; they differ in who runs its layers.
+``EagerStep`` is the twin of the other two.  ``CompiledStep`` compiles one layer and uses the code for all that are
+alike, so that the time it takes does not grow with the depth.  ``RecordedStep`` replays a CUDA graph of a compiled
+step, from buffers that never move.
+
+Knows windows and sizes; knows nothing of sessions, schedules or transport.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from live_avatar.model.attention_patterns import Geometry
+from live_avatar.model.audio_tokens import AudioTokens
+from live_avatar.model.dit import CausalDiT, NoiseLevels, NoisyInput, TextKV, TransformerLayer
+from live_avatar.model.kv_cache import KVWindow, Place, StreamingAttention
+from live_avatar.model.rope import Rotation
+
+Compile = Callable[..., Callable[..., Any]]
+"""``torch.compile``, or something that takes the same."""
+Replay = Callable[[], object]
+Record = Callable[[Replay], Replay]
+"""Records what a call does on the device; the result does it again, from and to the same memory."""
+_COMPILATIONS = 64
+"""Of one layer: with and without audio, by number of blocks in the window, for every size of picture."""
+
+
+class StepForward(Protocol):
+    """Predicts the velocity of the next block of a window, and writes its keys and values there."""
+
+    def __call__(self, noisy: NoisyInput, text: TextKV, window: KVWindow, distance: int) -> Tensor:
+        """Velocity [B, 16, F, h, w]; the reference stands ``distance`` frames ahead of the block."""
+        ...
+
+
+@dataclass(frozen=True)
+class EagerStep:
+    """Operator by operator."""
+
+    model: CausalDiT
+
+    def __call__(self, noisy: NoisyInput, text: TextKV, window: KVWindow, distance: int) -> Tensor:
+        """See ``StepForward``."""
+        velocity: Tensor = self.model(noisy, None, text, window.begin(distance))
+        return velocity
+
+
+class CompiledStep:
+    """Compiled code for the sizes that were warmed up; other sizes take the eager way.
+
+    Args:
+        model: shares its weights with the compiled one.
+        compiler: what compiles.
+    """
+
+    def __init__(self, model: CausalDiT, compiler: Compile = torch.compile) -> None:
+        self.model = model
+        self._eager = EagerStep(model)
+        options = {"cpp_wrapper": True} if _device(model).type == "cpu" else None
+        self._compiled = _CompiledDiT(model, compiler, options)
+        self._rotations = compiler(_rotations, dynamic=False, fullgraph=True, options=options)
+        self._warm: set[tuple[Geometry, int, int, torch.dtype]] = set()
+
+    def __call__(self, noisy: NoisyInput, text: TextKV, window: KVWindow, distance: int) -> Tensor:
+        """See ``StepForward``."""
+        if not self.covers(noisy, window):
+            return self._eager(noisy, text, window, distance)
+        place = window.place(distance)
+        device = window.device
+        frames = torch.tensor([place.first_frame, place.reference_frame], device=device)
+        slot = torch.arange(place.slot, place.slot + window.block_tokens, device=device)
+        return self.forward(_copied(noisy), text, window, place.visible, (frames, slot))
+
+    def covers(self, noisy: NoisyInput, window: KVWindow) -> bool:
+        """Whether the shapes of this forward were warmed up."""
+        usual = noisy.pose is None and noisy.audio.mask is None and noisy.audio.local.shape[:2] == (1, 1)
+        return usual and _shapes(window) in self._warm
+
+    def forward(
+        self, noisy: NoisyInput, text: TextKV, window: KVWindow, visible: int, where: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """The compiled forward.
+
+        Args:
+            noisy: what ``covers`` says yes to, in plain memory order, on which the code relies.
+            text: the prompt.
+            window: of the session.
+            visible: see ``Place``.
+            where: frame positions [2] of block and reference, and tokens [L] of the slot.
+        """
+        frames, slot = where
+        cos, sin, reference_cos, reference_sin = self._rotations(window.geometry, frames, window.latents_per_block)
+        pattern = StreamingAttention(
+            window.layers, Rotation(cos, sin), Rotation(reference_cos, reference_sin), slot, visible
+        )
+        velocity: Tensor = self._compiled(noisy, None, text, pattern)
+        return velocity
+
+    @torch.inference_mode()
+    def warm_up(self, windows: Iterable[KVWindow]) -> None:
+        """Compiles what the blocks of these windows need, from the first to one that finds its window full.
+
+        Slow; to be called before a service is ready.  The windows are empty afterwards.
+        """
+        for window in windows:
+            self._warm.add(_shapes(window))
+            with torch._dynamo.config.patch(recompile_limit=_COMPILATIONS):
+                for _ in range(window.window_blocks + 1):
+                    warm_block(self, self.model, window)
+            window.reset()
+
+
+def warm_block(forward: StepForward, model: CausalDiT, window: KVWindow) -> Tensor:
+    """One block of zeros through ``forward``; gives the window a sink of zeros where it has none."""
+    config, dtype, device = model.config, model.patch_embedding.weight.dtype, window.device
+    geometry, latents = window.geometry, window.latents_per_block
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    text = model.embed_text(zeros(1, 1, config.text_dim))
+    if not window.has_sink:
+        size = (geometry.height, geometry.width)
+        motion = zeros(1, config.latent_channels, 1, *size) if config.use_motion else None
+        prefill = window.prefill()
+        model(None, model.sink_input(zeros(1, config.latent_channels, 1, *size), motion), text, prefill)
+        window.set_sink(prefill.states())
+    noisy = NoisyInput(
+        latent=zeros(1, config.latent_channels, latents, geometry.height, geometry.width),
+        time=model.embed_time(torch.zeros(1, 1, device=device)),
+        audio=AudioTokens(zeros(1, 1, latents, config.audio_tokens + 1, config.dim), zeros(1, 1, latents, config.dim)),
+    )
+    velocity = forward(noisy, text, window, 0)
+    window.commit()
+    return velocity
+
+
+class _CompiledLayer(nn.Module):
+    """A layer run by code that all layers share: it sees its own window alone, and no number of its own."""
+
+    def __init__(self, layer: TransformerLayer, run: Callable[..., Any]) -> None:
+        super().__init__()
+        self.index = layer.index
+        self.layer = copy.copy(layer)
+        self.layer.index = 0
+        self._run = run
+
+    def forward(
+        self,
+        x: Tensor,
+        level: NoiseLevels,
+        text: tuple[Tensor, Tensor],
+        audio: AudioTokens | None,
+        pattern: StreamingAttention,
+    ) -> Tensor:
+        """See ``TransformerLayer``."""
+        own = StreamingAttention(
+            (pattern.layers[self.index],),
+            pattern.block_rotation,
+            pattern.reference_rotation,
+            pattern.slot_tokens,
+            pattern.visible,
+        )
+        out: Tensor = self._run(self.layer, x, level, text, audio, own)
+        return out
+
+
+class _CompiledDiT(CausalDiT):
+    """The same weights and the same forward; layers, first and last part run compiled."""
+
+    def __init__(self, model: CausalDiT, compiler: Compile, options: dict[str, bool] | None) -> None:
+        nn.Module.__init__(self)
+        self.config = model.config
+        for name, module in model.named_children():
+            self.add_module(name, module)
+        run = compiler(_run_layer, dynamic=False, fullgraph=True, options=options)
+        layers = (layer for layer in model.layers if isinstance(layer, TransformerLayer))
+        self.layers = nn.ModuleList(_CompiledLayer(layer, run) for layer in layers)
+        self._run_first = compiler(model.noisy_tokens, dynamic=False, fullgraph=True, options=options)
+        self._run_last = compiler(model.velocity, dynamic=False, fullgraph=True, options=options)
+
+    def noisy_tokens(self, noisy: NoisyInput) -> Tensor:
+        """See ``CausalDiT``."""
+        tokens: Tensor = self._run_first(noisy)
+        return tokens
+
+    def velocity(self, x: Tensor, level: NoiseLevels, noisy: NoisyInput) -> Tensor:
+        """See ``CausalDiT``."""
+        velocity: Tensor = self._run_last(x, level, noisy)
+        return velocity
+
+
+class _Recording:
+    """Everything that a recorded step of one window reads and writes, at places that never change."""
+
+    def __init__(self, noisy: NoisyInput, text: TextKV, window: KVWindow) -> None:
+        self.noisy = _copied(noisy)
+        self.text = text
+        self.velocity = torch.empty_like(self.noisy.latent)
+        self.frames = torch.zeros(2, dtype=torch.int64, device=window.device)
+        self.slot = torch.zeros(window.block_tokens, dtype=torch.int64, device=window.device)
+        self._tokens = torch.arange(window.block_tokens, device=window.device)
+        self.replay: Replay | None = None
+
+    def fits(self, noisy: NoisyInput, text: TextKV) -> bool:
+        """Whether prompt and noise level are those that were recorded."""
+        return text is self.text and noisy.time is self.noisy.time
+
+    def fill(self, noisy: NoisyInput, place: Place) -> None:
+        """Copies the inputs of a block in; no value is read back, nothing is allocated."""
+        self.noisy.latent.copy_(noisy.latent, non_blocking=True)
+        self.noisy.audio.local.copy_(noisy.audio.local, non_blocking=True)
+        self.noisy.audio.glob.copy_(noisy.audio.glob, non_blocking=True)
+        self.frames[0].fill_(place.first_frame)
+        self.frames[1].fill_(place.reference_frame)
+        torch.add(self._tokens, place.slot, out=self.slot)
+
+
+class RecordedStep:
+    """Replays a recording of the compiled step once a window is full; before that, the compiled step itself.
+
+    A window is recorded when it is full for the first time, and again where its prompt has changed.
+    """
+
+    def __init__(self, step: CompiledStep, record: Record) -> None:
+        self._step = step
+        self._record = record
+        self._recordings: WeakKeyDictionary[KVWindow, _Recording] = WeakKeyDictionary()
+
+    def __call__(self, noisy: NoisyInput, text: TextKV, window: KVWindow, distance: int) -> Tensor:
+        """See ``StepForward``; the velocity is overwritten by the next step of the same window."""
+        place = window.place(distance)
+        if place.visible < window.layers[0].k.shape[1] or not self._step.covers(noisy, window):
+            return self._step(noisy, text, window, distance)
+        recording = self._recordings.get(window)
+        if recording is None or not recording.fits(noisy, text):
+            recording = self._recordings[window] = _Recording(noisy, text, window)
+        recording.fill(noisy, place)
+        if recording.replay is None:
+            recording.replay = self._record(lambda: self._run(recording, window, place.visible))
+        recording.replay()
+        return recording.velocity
+
+    def _run(self, recording: _Recording, window: KVWindow, visible: int) -> None:
+        where = (recording.frames, recording.slot)
+        recording.velocity.copy_(self._step.forward(recording.noisy, recording.text, window, visible, where))
+
+
+class CudaRecorder:
+    """Records CUDA graphs, all in one memory pool: what one leaves there, the next may overwrite."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Replay) -> Replay:
+        """See ``Record``."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            run()  # what libraries allocate at their first call must not be part of the graph
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            run()
+        return graph.replay
+
+
+def fastest_step(step: CompiledStep) -> StepForward:
+    """The recorded step on a GPU; elsewhere the compiled one."""
+    return RecordedStep(step, CudaRecorder()) if _device(step.model).type == "cuda" else step
+
+
+def _run_layer(
+    layer: TransformerLayer,
+    x: Tensor,
+    level: NoiseLevels,
+    text: tuple[Tensor, Tensor],
+    audio: AudioTokens | None,
+    pattern: StreamingAttention,
+) -> Tensor:
+    return layer.forward(x, level, text, audio, pattern)
+
+
+def _rotations(geometry: Geometry, frames: Tensor, latents: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tables of the block at ``frames[0]`` and of the reference at ``frames[1]``."""
+    block = geometry.noisy_rotation(frames[0], latents)
+    reference = geometry.reference_rotation(frames[1])
+    return block.cos, block.sin, reference.cos, reference.sin
+
+
+def _copied(noisy: NoisyInput) -> NoisyInput:
+    """The same values in plain memory order: parts of larger tensors have strides that no code was made for."""
+    latent, local, glob = (
+        torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+        for tensor in (noisy.latent, noisy.audio.local, noisy.audio.glob)
+    )
+    return NoisyInput(latent=latent, time=noisy.time, audio=AudioTokens(local, glob))
+
+
+def _shapes(window: KVWindow) -> tuple[Geometry, int, int, torch.dtype]:
+    return window.geometry, window.latents_per_block, window.window_blocks, window.layers[0].k.dtype
+
+
+def _device(model: CausalDiT) -> torch.device:
+    return model.patch_embedding.weight.device
