@@ -31,7 +31,10 @@ _POLICY = fields("type value periodSeconds", type={"enum": ["Pods", "Percent"]},
 _DIRECTION = fields(stabilizationWindowSeconds={**COUNT, "maximum": 3600}, policies=many(_POLICY), selectPolicy=TEXT)
 _TARGET = fields("name", apiVersion=TEXT, kind=TEXT, name=TEXT)
 _PROMETHEUS = fields(
-    "serverAddress threshold query", serverAddress=TEXT, query=TEXT, threshold={"type": "string", "pattern": r"^[0-9.]+$"}
+    "serverAddress threshold query",
+    serverAddress=TEXT,
+    query=TEXT,
+    threshold={"type": "string", "pattern": r"^[0-9.]+$"},
 )
 _TRIGGER = fields(
     "type metadata", type={"const": "prometheus"}, metricType={"enum": ["Value", "AverageValue"]}, metadata=_PROMETHEUS

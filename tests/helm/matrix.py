@@ -74,7 +74,7 @@ def combinations() -> Iterator[tuple[tuple[str, str, str, str], Values]]:
     layouts, secrets = list(LAYOUTS), list(AUTH)
     for (row, gpu), (column, weights) in product(enumerate(GPU_MODES), enumerate(WEIGHTS)):
         layout = layouts[(row + column) % len(layouts)]
-        auth = secrets[(row + 2 * column + column // 2) % len(secrets)]
+        auth = secrets[(column + 3 * (row // 2)) % len(secrets)]
         yield (layout, gpu, weights, auth), merged(WEIGHTS[weights], GPU_MODES[gpu], stages(layout), AUTH[auth])
 
 

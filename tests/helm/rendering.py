@@ -59,7 +59,7 @@ def render_texts(values: Values, *, upgrade: bool = False, release: str = RELEAS
     import helm_python
 
     try:
-        return _chart().render(
+        texts: dict[str, str] = _chart().render(
             dict(values),
             name=release,
             namespace=NAMESPACE,
@@ -67,6 +67,7 @@ def render_texts(values: Values, *, upgrade: bool = False, release: str = RELEAS
             is_install=not upgrade,
             is_upgrade=upgrade,
         )
+        return texts
     except helm_python.HelmError as error:
         raise RefusedError(str(error)) from error
 

@@ -1,0 +1,182 @@
+"""Every rendered configuration is read by the settings class of the service that gets it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from live_avatar.config import TINY, preset_json
+from live_avatar.serving.settings import Settings, load
+from services.audio_encoder.settings import AudioEncoderSettings
+from services.denoise_stage.settings import DenoiseStageSettings
+from services.gateway.settings import GatewaySettings
+from services.vae_decoder.settings import VaeDecoderSettings
+from tests.helm.matrix import combinations, samples
+from tests.helm.rendering import Document, Values, arguments, merged, named, of_kind, pods, render
+
+CLASSES: dict[str, type[Settings]] = {
+    "audio-encoder": AudioEncoderSettings,
+    "denoise-stage": DenoiseStageSettings,
+    "vae-decoder": VaeDecoderSettings,
+    "gateway": GatewaySettings,
+}
+SAMPLES = samples()
+TOKEN_KEY = "LIVE_AVATAR__TOKEN_KEY"
+OUTSIDE = {"token-key": "a key of the operator's", "url": "redis://:secret@redis:6379/0"}
+"""What Secrets hold that the chart does not make."""
+
+
+def secrets_of(documents: list[Document]) -> dict[str, dict[str, str]]:
+    return {one["metadata"]["name"]: one["stringData"] for one in of_kind(documents, "Secret")}
+
+
+def read(container: Document, documents: list[Document], monkeypatch: pytest.MonkeyPatch, preset: str = "") -> Any:
+    """The settings a container would have; ``preset`` stands for the mounted file."""
+    service = container["image"].rpartition("/")[2].partition(":")[0].removeprefix("live-avatar-")
+    with monkeypatch.context() as environment:
+        for one in container.get("env", []):
+            value = one.get("value")
+            if value is None:
+                key = one["valueFrom"]["secretKeyRef"]
+                value = secrets_of(documents).get(key["name"], OUTSIDE)[key["key"]]
+            environment.setenv(one["name"], value)
+        flags = [flag.replace("/etc/live-avatar/preset.json", preset) for flag in container["args"]]
+        return load(CLASSES[service], flags, program=service)
+
+
+def services_of(documents: list[Document]) -> list[Document]:
+    return [
+        container
+        for owner, _, pod in pods(of_kind(documents, "StatefulSet", "Deployment"))
+        if not owner.endswith("-redis")
+        for container in pod["containers"]
+    ]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_service_reads_its_configuration(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = render(SAMPLES[name])
+    containers = services_of(documents)
+    assert len(containers) >= 4
+    for container in containers:
+        settings = read(container, documents, monkeypatch)
+        ports = {port["name"].partition("-")[0]: port["containerPort"] for port in container["ports"]}
+        server = settings.server
+        told = {"grpc": server.port, "health": server.health_port, "metrics": settings.telemetry.prometheus_port}
+        assert told == ports
+
+
+def test_every_service_of_the_matrix_reads_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _, values in combinations():
+        documents = render(values)
+        for container in services_of(documents):
+            read(container, documents, monkeypatch)
+
+
+def test_a_wrong_flag_would_be_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    documents = render(SAMPLES["pvc"])
+    for container in services_of(documents):
+        with pytest.raises(SystemExit):
+            read({**container, "args": [*container["args"], "--no-such-flag=1"]}, documents, monkeypatch)
+    assert "--no-such-flag" in capsys.readouterr().err
+
+
+def gateway_of(values: Values, monkeypatch: pytest.MonkeyPatch) -> GatewaySettings:
+    documents = render(values)
+    (container,) = named(documents, "Deployment", "-gateway")["spec"]["template"]["spec"]["containers"]
+    settings = read(container, documents, monkeypatch)
+    assert isinstance(settings, GatewaySettings)
+    return settings
+
+
+def test_defaults_of_chart_and_gateway_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = gateway_of(SAMPLES["pvc"], monkeypatch)
+    plain = GatewaySettings(pipelines=("a:1/b:2",))
+    assert (settings.limits, settings.live) == (plain.limits, plain.live)
+    assert settings.store.model_copy(update={"url": plain.store.url}) == plain.store
+
+
+def test_defaults_of_chart_and_services_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = render(SAMPLES["pvc"])
+    plain = VaeDecoderSettings()
+    for container in services_of(documents)[1:]:
+        settings = read(container, documents, monkeypatch)
+        if isinstance(settings, GatewaySettings):
+            continue
+        for name in ("max_sessions", "memory_fraction", "block_credits", "block_deadline_seconds"):
+            assert getattr(settings, name) == getattr(plain, name), f"{container['name']}: {name}"
+
+
+def test_gateways_look_where_the_pipelines_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asks = gateway_of(SAMPLES["pvc"], monkeypatch).discovery
+    documents = render(SAMPLES["pvc"])
+    service = named(documents, "Service", "-pipeline")
+    assert asks.service == f"ns/{service['metadata']['name']}"
+    ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
+    head, decoder = ports[asks.head_port_name], ports[asks.decoder_port_name]
+    assert gateway_of(SAMPLES["dns"], monkeypatch).discovery.dns == f"rel-live-avatar-pipeline:{head}/{decoder}"
+    static = gateway_of(SAMPLES["static"], monkeypatch)
+    hosts = [f"rel-live-avatar-pipeline-{index}.rel-live-avatar-pipeline" for index in range(3)]
+    assert static.pipelines == tuple(f"{host}:{head}/{host}:{decoder}" for host in hosts)
+    lease = named(documents, "Role", "-gateway")["rules"][-1]["resourceNames"]
+    assert asks.lease == f"ns/{lease[0]}"
+
+
+def test_store_and_tokens_come_from_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = gateway_of(SAMPLES["auth-made"], monkeypatch)
+    assert made.token_key is not None
+    assert len(made.token_key.get_secret_value()) >= 32
+    assert made.store.url.startswith("redis://:")
+    given = gateway_of(SAMPLES["auth-given"], monkeypatch)
+    assert given.token_key is not None
+    assert given.token_key.get_secret_value() == OUTSIDE["token-key"]
+    assert given.store.url == "redis://:s3cret@rel-live-avatar-redis:6379/0"
+    assert gateway_of(SAMPLES["auth-external"], monkeypatch).store.url == OUTSIDE["url"]
+    assert gateway_of(SAMPLES["auth-none"], monkeypatch).store.url == "memory://"
+
+
+def test_the_valkey_has_the_password_that_gateways_use() -> None:
+    (secret,) = (one for name, one in secrets_of(render(SAMPLES["pvc"])).items() if name.endswith("-redis"))
+    assert f'requirepass "{secret["password"]}"' in secret["valkey.conf"]
+    assert f":{secret['password']}@" in secret["url"]
+
+
+def test_a_system_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = json.loads(preset_json(TINY)) | {"name": "MINE"}
+    documents = render(merged(SAMPLES["random"], {"model": {"preset": "MINE", "description": described}}))
+    mounted = named(documents, "ConfigMap", "-preset")["data"]["preset.json"]
+    file = tmp_path / "preset.json"
+    file.write_text(mounted)
+    assert json.loads(mounted) == described
+    for container in services_of(documents):
+        settings = read(container, documents, monkeypatch, str(file))
+        name = settings.preset_file if isinstance(settings, GatewaySettings) else settings.preset
+        assert str(name) == str(file)
+
+
+def test_drain_fits_into_the_time_before_the_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = render(merged(SAMPLES["pvc"], {"drain": {"seconds": 1000, "preStopSeconds": 7, "marginSeconds": 11}}))
+    for owner, _, pod in pods(of_kind(documents, "StatefulSet", "Deployment")):
+        if owner.endswith("-redis"):
+            continue
+        for container in pod["containers"]:
+            assert read(container, documents, monkeypatch).server.drain_seconds == 1000
+            assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": 7}}}
+        assert pod["terminationGracePeriodSeconds"] == 1018
+
+
+def test_jobs_of_training_take_options_that_exist() -> None:
+    from trainer import presets
+    from trainer.overrides import override, pairs_of
+
+    documents = render(SAMPLES["everything"])
+    prepare = named(documents, "Job", "prepare-1")["spec"]["template"]["spec"]["containers"][0]
+    config = override(presets.PrepareConfig(), pairs_of(prepare["args"][1:]))
+    assert (config.count, str(config.input), config.clips_per_shard) == (8, "/videos", 8)
+    training = named(documents, "Job", "trainer-1")["spec"]["template"]["spec"]["containers"][0]
+    at = training["args"].index("--module")
+    module, phase, *options = training["args"][at + 1 :]
+    run = override(presets.PHASES[phase](), pairs_of(options))
+    assert (module, run.steps, run.learning_rate, run.device) == ("trainer", 10, 2e-5, "cuda")
+    assert arguments(training)["nproc-per-node"] == "8"
