@@ -42,6 +42,11 @@ SOON = "NOT_YET_SERVED"
 INVALID, NOT_YET = Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED
 LIMITS = Limits()
 SOON_S = 0.2
+COPIES = 3
+"""What is sent is in memory with the client, on the wire and with the server: all in one process here."""
+LONG_CHUNK_BYTES = 2 * RATE_HZ * 20 + 2
+SENT_BYTES = {"a long chunk": LONG_CHUNK_BYTES}
+"""Of messages whose own size counts."""
 FORMAT, ORDER = "AUDIO_FORMAT_UNSUPPORTED", "MESSAGE_OUT_OF_ORDER"
 VIDEO, UNREADABLE, TOO_LARGE = "VIDEO_FORMAT_UNSUPPORTED", "IMAGE_UNREADABLE", "IMAGE_TOO_LARGE"
 IMAGE, BITRATE = "reference_image", "config.video.max_bitrate_kbps"
@@ -145,7 +150,7 @@ TALK = {
     "nan": (chunk(floats(0, np.nan)), {"audio": audio_format(encoding=F32)}, INVALID, FORMAT),
     "infinity": (chunk(floats(np.inf)), {"audio": audio_format(encoding=F32)}, INVALID, FORMAT),
     "nothing": (chunk(b""), {}, INVALID, FORMAT),
-    "a long chunk": (chunk(bytes(2 * RATE_HZ * 20 + 2)), {}, INVALID, FORMAT),
+    "a long chunk": (chunk(bytes(LONG_CHUNK_BYTES)), {}, INVALID, FORMAT),
     "offset back": (several(chunk(bytes(64)), chunk(bytes(64), 31)), {}, INVALID, ORDER),
     "offset ahead": (chunk(bytes(64), 1), {}, INVALID, ORDER),
     "two utterances": (several(chunk(bytes(64), 0, "a"), chunk(bytes(64), 32, "b")), {}, INVALID, ORDER),
@@ -212,11 +217,12 @@ async def failing_talk(running: Gateway, message: Callable[[Talk], Awaitable[Non
 
 async def quickest(attempt: Callable[[], Awaitable[Outcome]]) -> Outcome:
     """An outcome that was not delayed by what else the machine does."""
+    outcome = await attempt()
     for _ in range(2):
-        outcome = await attempt()
         if outcome[1] < SOON_S:
-            return outcome
-    return await attempt()
+            break
+        outcome = min(outcome, await attempt(), key=lambda one: one[1])
+    return outcome
 
 
 async def measured(call: Callable[[], Awaitable[ServiceError]]) -> Outcome:
@@ -232,8 +238,7 @@ def test_a_bad_request_is_refused(name: str, outcomes: dict[str, Outcome]) -> No
     error, seconds, nbytes = outcomes[name]
     assert (error.code, error.reason, error.field) == (code, reason, field)
     assert seconds < SOON_S
-    # The request itself is in memory three times: with the client, on the wire, with the server.
-    assert nbytes < 2**20 + 3 * request.ByteSize()
+    assert nbytes < 2**20 + COPIES * request.ByteSize()
 
 
 @pytest.mark.parametrize("name", TALK)
@@ -242,7 +247,7 @@ def test_a_bad_message_ends_its_session_alone(name: str, outcomes: dict[str, Out
     error, seconds, nbytes = outcomes[name]
     assert (error.code, error.reason) == (code, reason)
     assert seconds < SOON_S
-    assert nbytes < 2 * 2**20
+    assert nbytes < 2**20 + COPIES * SENT_BYTES.get(name, 0)
 
 
 def talking(*messages: Callable[[Talk], Awaitable[None]]) -> Failing:
