@@ -57,6 +57,9 @@
 {{- if and (has .Values.weights.source (list "image" "copy")) (not .Values.weights.image.reference) -}}
 {{- fail (printf "weights.image.reference: weights.source %s needs the image that holds the weights" .Values.weights.source) -}}
 {{- end -}}
+{{- if and (eq .Values.denoiseStage.linear "fp8") (not .Values.denoiseStage.fp8Report) -}}
+{{- fail "denoiseStage.fp8Report: linear fp8 needs the report of the gate about these weights" -}}
+{{- end -}}
 {{- with .Values.model.description -}}
 {{- if ne (toString .name) $.Values.model.preset -}}
 {{- fail (printf "model.preset: %s is not the name in model.description, %s" $.Values.model.preset (toString .name)) -}}

@@ -32,6 +32,12 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
   args:
     - --steps={{ join "," $stage.steps }}
     - --step-count={{ include "live-avatar.stepCount" $ }}
+    - --linear={{ $.Values.denoiseStage.linear }}
+    - --kv={{ $.Values.denoiseStage.kv }}
+    {{- with $.Values.denoiseStage.fp8Report }}
+    - --fp8-report=/weights/{{ . }}
+    {{- end }}
+    {{- include "live-avatar.compileArguments" (list $ $.Values.denoiseStage) | indent 4 }}
 {{- end }}
 - name: vae-decoder
   image: vae-decoder
@@ -41,7 +47,16 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
   request: vae-decoder
   resource: {{ .Values.gpu.resource }}
   device: {{ .Values.vaeDecoder.device }}
-  args: []
+  args:
+    {{- include "live-avatar.compileArguments" (list . .Values.vaeDecoder) | indent 4 }}
+{{- end }}
+
+{{/* How the networks run: list context, values of the service. */}}
+{{- define "live-avatar.compileArguments" }}
+- --forward={{ (last .).forward }}
+{{- with (first .).Values.pipeline.warmSizes }}
+- --warm-sizes={{ join "," . }}
+{{- end }}
 {{- end }}
 
 {{- define "live-avatar.stepCount" -}}

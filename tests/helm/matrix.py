@@ -57,6 +57,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dns": {"gateway": {"discovery": "dns"}},
     "static": {"gateway": {"discovery": "static"}, "pipeline": {"replicas": 3}},
     "trainJob": {"trainer": {"backend": "trainJob", "nodes": 4}},
+    "fast": {
+        "denoiseStage": {"forward": "compiled", "linear": "fp8", "fp8Report": "fp8.json", "kv": "fp8"},
+        "vaeDecoder": {"forward": "compiled"},
+        "pipeline": {"warmSizes": ["704x384", "640x448"]},
+    },
     "open": {"networkPolicy": {"enabled": False}},
 }
 

@@ -108,6 +108,16 @@ def test_defaults_of_chart_and_services_are_the_same(monkeypatch: pytest.MonkeyP
             assert getattr(settings, name) == getattr(plain, name), f"{container['name']}: {name}"
 
 
+def test_fast_ways_reach_stages_and_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = render(SAMPLES["fast"])
+    for container in services_of(documents):
+        settings = read(container, documents, monkeypatch)
+        if isinstance(settings, DenoiseStageSettings | VaeDecoderSettings):
+            assert (settings.forward, settings.warm_sizes) == ("compiled", ("704x384", "640x448"))
+        if isinstance(settings, DenoiseStageSettings):
+            assert (settings.linear, settings.kv, str(settings.fp8_report)) == ("fp8", "fp8", "/weights/fp8.json")
+
+
 def test_gateways_look_where_the_pipelines_are(monkeypatch: pytest.MonkeyPatch) -> None:
     asks = gateway_of(SAMPLES["pvc"], monkeypatch).discovery
     documents = render(SAMPLES["pvc"])
