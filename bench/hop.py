@@ -12,6 +12,7 @@ from live_avatar.launcher.child import Child, Program
 from live_avatar.launcher.pipeline import HOST
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest, StreamBlocksResponse
 from live_avatar.serving.errors import ServiceError, from_session_failed
+from live_avatar.serving.freed_memory import keep_freed_memory
 from live_avatar.serving.link import Link
 
 BLOCKS = 200
@@ -20,7 +21,7 @@ _KEY = SessionKey(session_id="hop", epoch=1)
 _START_S, _STOP_S, _READY_S, _ANSWER_S = 60.0, 3.0, 10.0, 5.0
 
 
-class _Answers:
+class Answers:
     """Owner of the link: a queue of what comes back, with the time at which it came."""
 
     def __init__(self) -> None:
@@ -53,6 +54,7 @@ def round_trips(logs: Path, sizes: Sequence[int]) -> dict[int, list[float]]:
         LaunchError: the service did not start.
         ServiceError: it refused a block.
     """
+    keep_freed_memory()  # as the services do that send blocks
     flags = ("--role", "end", "--preset", S2V_14B.name)
     with importable():
         child = Child(Program(name="end", module="bench.emulated", flags=flags), logs / "end.log")
@@ -67,7 +69,7 @@ def round_trips(logs: Path, sizes: Sequence[int]) -> dict[int, list[float]]:
 
 
 async def _measure(target: str, sizes: Sequence[int]) -> dict[int, list[float]]:
-    link, answers = Link(target, peer="bench"), _Answers()
+    link, answers = Link(target, peer="bench"), Answers()
     running = asyncio.create_task(link.run(answers))
     try:
         await link.wait_ready(_READY_S)
@@ -79,7 +81,7 @@ async def _measure(target: str, sizes: Sequence[int]) -> dict[int, list[float]]:
         await asyncio.wait({running})
 
 
-async def _one(link: Link, answers: _Answers, size: int) -> float:
+async def _one(link: Link, answers: Answers, size: int) -> float:
     request = StreamBlocksRequest(block=StreamBlocksRequest.Block(key=_KEY))
     request.block.latent.data = bytes(size)
     began = time.monotonic()

@@ -23,6 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from live_avatar.serving import logs
+from live_avatar.serving.freed_memory import keep_freed_memory
 from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.settings import ServerSettings, TelemetrySettings
 from live_avatar.serving.telemetry import Telemetry
@@ -106,6 +107,8 @@ def run(name: str, server: ServerSettings, telemetry: TelemetrySettings, build: 
     """
     logs.configure(telemetry.log_level, name)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    if not public:
+        keep_freed_memory()  # a public service has no tensors: what portraits took goes back to the system
     log = structlog.get_logger()
     try:
         with _telemetry(telemetry, name) as told:
