@@ -7,7 +7,9 @@ Letters: B batch, T frames, H and W pixels.
 """
 
 import json
+import logging
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +28,8 @@ from live_avatar.model.weight_files import Manifest
 from trainer import snapshot
 from trainer.autoencoder_start import initialise, still_twin
 from trainer.muon import Muon
+from trainer.overrides import override, pairs_of
+from trainer.puppet.painter import Boxes
 from trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, stills, videos
 
 SNAPSHOT = "autoencoder.pt"
@@ -62,8 +66,10 @@ class AutoencoderConfig:
     size: int = 64
     stages: tuple[Stage, ...] = (
         Stage(frames=1, batch=8, steps=1300, learning_rate=2e-3, final_rate=0.25),
-        Stage(frames=5, batch=4, steps=450, learning_rate=6e-4, final_rate=0.5),
-        Stage(frames=9, batch=3, steps=350, learning_rate=3e-4, final_rate=0.05),
+        Stage(frames=5, batch=4, steps=200, learning_rate=6e-4, final_rate=0.9),
+        Stage(frames=5, batch=4, steps=300, learning_rate=1e-3, final_rate=0.6),
+        Stage(frames=9, batch=2, steps=240, learning_rate=6e-4, final_rate=0.04),
+        Stage(frames=9, batch=2, steps=200, learning_rate=6e-4, final_rate=0.03),
     )
     people: int = 400
     poses: int = 12
@@ -71,8 +77,9 @@ class AutoencoderConfig:
     clips: int = 200
     """For the stages of videos."""
     clip_frames: int = 50
-    box_weight: float = 3.0
-    """Of a pixel in the boxes of mouth and eyes against another."""
+    mouth_weight: float = 5.0
+    """Of a pixel in the box of the mouth against another."""
+    eye_weight: float = 3.0
     gradient_weight: float = 0.5
     change_weight: float = 0.5
     """Of the difference between neighbouring frames."""
@@ -108,14 +115,14 @@ class Batch:
     """[B, 1, T, H, W]: how much each pixel counts, 1 on average."""
 
 
-def make_batch(pictures: Pictures, box_weight: float) -> Batch:
-    """``pictures`` as tensors, with ``box_weight`` on mouths and eyes."""
+def make_batch(pictures: Pictures, mouth_weight: float = 1.0, eye_weight: float = 1.0) -> Batch:
+    """``pictures`` as tensors, with those weights on mouths and eyes."""
     video = torch.from_numpy(pictures.frames).movedim(-1, 1).float() / 127.5 - 1
     weights = torch.ones(video.shape[0], 1, *video.shape[2:])
-    for boxes in (pictures.mouths, pictures.eyes):
+    for boxes, weight in ((pictures.eyes, eye_weight), (pictures.mouths, mouth_weight)):
         for clip, frame in np.ndindex(*boxes.shape[:2]):
             top, left, bottom, right = boxes[clip, frame]
-            weights[clip, 0, frame, top:bottom, left:right] = box_weight
+            weights[clip, 0, frame, top:bottom, left:right] = weight
     return Batch(video, weights / weights.mean())
 
 
@@ -171,7 +178,7 @@ class Training:
 
     def learn(self, pictures: Pictures, learning_rate: float) -> dict[str, float]:
         """One step on ``pictures``; what it measured."""
-        batch = make_batch(pictures, self.config.box_weight)
+        batch = make_batch(pictures, self.config.mouth_weight, self.config.eye_weight)
         network = self.twin if batch.video.shape[2] == 1 else self.vae
         mean, log_variance = network.posterior(batch.video)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.step))
@@ -224,7 +231,7 @@ def evaluate(vae: VAE, pictures: Pictures) -> dict[str, float]:
     errors: dict[str, list[Tensor]] = {"whole": [], "mouth": [], "eyes": []}
     for clip in range(len(pictures.frames)):
         one = pictures.take(np.array([clip]))
-        video = make_batch(one, 1.0).video
+        video = make_batch(one).video
         decoded = network.decode_next(network.posterior(video)[0], DecoderCache())
         error = (decoded.clamp(-1, 1) - video)[0].square()
         errors["whole"].append(error.mean())
@@ -233,7 +240,7 @@ def evaluate(vae: VAE, pictures: Pictures) -> dict[str, float]:
     return {name: psnr(torch.stack(each).mean()) for name, each in errors.items()}
 
 
-def _inside(error: Tensor, boxes: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _inside(error: Tensor, boxes: Boxes) -> Tensor:
     """Mean of ``error`` [3, T, H, W] over one box per frame, [T, 4]."""
     parts = [error[:, frame, top:bottom, left:right] for frame, (top, left, bottom, right) in enumerate(boxes)]
     return torch.stack([part.mean() for part in parts]).mean()
@@ -309,7 +316,7 @@ def _run_stage(
 @torch.no_grad()
 def measure_latents(vae: VAE, pictures: Pictures) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation per channel of the latents of ``pictures``, for ``VAEConfig``."""
-    means = torch.cat([vae.posterior(make_batch(pictures.take(np.array([clip])), 1.0).video)[0].flatten(2)
+    means = torch.cat([vae.posterior(make_batch(pictures.take(np.array([clip]))).video)[0].flatten(2)
                        for clip in range(len(pictures.frames))], dim=2)  # fmt: skip
     deviation, mean = torch.std_mean(means[0], dim=1)
     return tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) for x in deviation)
@@ -323,3 +330,20 @@ def export_autoencoder(vae: VAE, system: Preset, folder: Path) -> Manifest:
     """
     stored = vae.to(components.DTYPES[system.vae_dtype])
     return save_component(stored, public_names(system.vae), folder / "vae", preset=system.name, component="vae")
+
+
+def main(arguments: list[str]) -> None:
+    """``python -m trainer.autoencoder [--key value ...]``: trains, then writes the weights beside the run.
+
+    Says what mean and deviation the latents have, which belong into the preset.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = override(AutoencoderConfig(), pairs_of(arguments))
+    vae = train_autoencoder(config)
+    mean, std = measure_latents(vae, videos(60, 25, config.size, split=TRAINING, seed=config.seed + 1))
+    logging.info("latents of %s: mean=%s, std=%s", config.preset, mean, std)
+    export_autoencoder(vae, preset(config.preset), config.output)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -3,13 +3,15 @@
 Letters: P pictures, T frames, H and W pixels.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.puppet.identity import Identity, draw_identity
-from trainer.puppet.motion import Motion, Mouth, Traits, draw_motion
+from trainer.puppet.motion import Motion, Mouth, Track, Traits, draw_motion
 from trainer.puppet.painter import Boxes, eye_boxes, mouth_boxes, paint
 
 TRAINING, HELD_OUT = 0, 1
@@ -26,25 +28,30 @@ class Pictures:
     """Top, left, bottom, right, [P, T, 4]."""
     eyes: Boxes
     """The same."""
+    openness: Track
+    """Of the mouth, 0 to 1, [P, T]."""
 
     def take(self, chosen: npt.NDArray[np.int64]) -> "Pictures":
         """Those of ``chosen`` [n]."""
-        return Pictures(frames=self.frames[chosen], mouths=self.mouths[chosen], eyes=self.eyes[chosen])
+        return self._part(chosen)
 
     def cut(self, first: int, frames: int) -> "Pictures":
         """``frames`` frames of every clip, from ``first`` on."""
-        part = slice(first, first + frames)
-        return Pictures(frames=self.frames[:, part], mouths=self.mouths[:, part], eyes=self.eyes[:, part])
+        return self._part((slice(None), slice(first, first + frames)))
+
+    def _part(self, where: Any) -> "Pictures":
+        return Pictures(
+            frames=self.frames[where],
+            mouths=self.mouths[where],
+            eyes=self.eyes[where],
+            openness=self.openness[where],
+        )
 
 
 def stills(people: int, each: int, size: int, *, split: int, seed: int = 0) -> Pictures:
     """``each`` unrelated poses of every one of ``people``, T = 1; mouths of every shape are equally frequent."""
     parts = [_poses(each, size, np.random.default_rng((split, seed, person))) for person in range(people)]
-    return Pictures(
-        frames=np.concatenate([part.frames for part in parts])[:, None],
-        mouths=np.concatenate([part.mouths for part in parts])[:, None],
-        eyes=np.concatenate([part.eyes for part in parts])[:, None],
-    )
+    return _joined(parts, lambda arrays: np.concatenate(arrays)[:, None])
 
 
 def _poses(count: int, size: int, draws: np.random.Generator) -> Pictures:
@@ -58,6 +65,7 @@ def _painted(person: Identity, motion: Motion, size: int) -> Pictures:
         frames=paint(person, motion, size),
         mouths=mouth_boxes(person, motion, size),
         eyes=eye_boxes(person, motion, size),
+        openness=motion.openness,
     )
 
 
@@ -89,10 +97,16 @@ def _unrelated(count: int, draws: np.random.Generator) -> Motion:
 def videos(clips: int, frames: int, size: int, *, split: int, seed: int = 0) -> Pictures:
     """``clips`` people who move and talk for ``frames`` frames; their mouths follow no sound."""
     parts = [_talking(frames, size, np.random.default_rng((split, seed, 1, clip))) for clip in range(clips)]
+    return _joined(parts, np.stack)
+
+
+def _joined(parts: Sequence[Pictures], join: Callable[[list[Any]], Any]) -> Pictures:
+    """One of many: each field of ``parts`` through ``join``."""
     return Pictures(
-        frames=np.stack([part.frames for part in parts]),
-        mouths=np.stack([part.mouths for part in parts]),
-        eyes=np.stack([part.eyes for part in parts]),
+        frames=join([part.frames for part in parts]),
+        mouths=join([part.mouths for part in parts]),
+        eyes=join([part.eyes for part in parts]),
+        openness=join([part.openness for part in parts]),
     )
 
 

@@ -1,4 +1,7 @@
-"""What puppets say: random strings of everyday words.  Words, and so sentences, of the two splits never meet."""
+"""What puppets say: random strings of everyday words, in training mixed with invented ones.
+
+Words, and so sentences, of the two splits never meet.
+"""
 
 import numpy as np
 
@@ -30,15 +33,37 @@ _HELD_OUT = """
     soap spider spoon square squirrel strawberry sugar surprise thunder ticket tiger tomato towel travel treasure
     trousers uncle useful valley vegetable violin visit wagon whistle wonder yesterday zebra
 """
+_ONSETS = """
+    b bl br ch d dr f fl fr g gl gr h j k kl kr l m n p pl pr r s sh sk sl sm sn sp st str sw t th tr tw v w y
+    z
+"""
+_VOWELS = "a ai ar e ea ee er i ie o oa oi oo or ow u"
+_CODAS = "b ck d f g k l ll m mp n nd ng nt p r s sh sk st t th v x z"
+_OPEN_SYLLABLES = 3
+"""Syllables without a last consonant for each one that has a certain one."""
+INVENTED_SHARE = 0.6
+"""Of the words of training: three hundred words are soon known by heart, and then their sounds are not listened to."""
 WORDS = {"train": tuple(_TRAINING.split()), "held_out": tuple(_HELD_OUT.split())}
 
 
 def draw_text(split: str, words: int, draws: np.random.Generator) -> str:
     """Sentences of three to nine words, ``words`` in all."""
-    chosen = [str(word) for word in draws.choice(WORDS[split], words)]
+    chosen = [_draw_word(split, draws) for _ in range(words)]
     sentences = []
     while chosen:
         length = int(draws.integers(3, 10))
         sentences.append(" ".join(chosen[:length]).capitalize())
         chosen = chosen[length:]
     return ". ".join(sentences) + "."
+
+
+def _draw_word(split: str, draws: np.random.Generator) -> str:
+    """A word of ``split``; an invented one is up to three syllables that English could have."""
+    if split == "held_out" or draws.random() >= INVENTED_SHARE:
+        return str(draws.choice(WORDS[split]))
+    onsets, vowels, codas = _ONSETS.split(), _VOWELS.split(), [""] * _OPEN_SYLLABLES + _CODAS.split()
+    while True:
+        syllables = int(draws.integers(1, 4))
+        word = "".join(str(draws.choice(part)) for _ in range(syllables) for part in (onsets, vowels, codas))
+        if word not in WORDS["held_out"]:
+            return word

@@ -3,6 +3,7 @@
 The library keeps one state per process: one utterance at a time, no threads.
 """
 
+import _ctypes
 import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,30 +86,25 @@ class Synthesiser:
     """The library, opened."""
 
     def __init__(self) -> None:
-        try:
-            self._library = ctypes.CDLL(LIBRARY)
-        except OSError as error:
-            raise SpeechError(f"{LIBRARY} is not there; Debian: apt-get install libespeak-ng1") from error
-        self._rate = int(self._library.espeak_Initialize(_RETRIEVAL, 0, None, _PHONEME_EVENTS))
-        if self._rate <= 0:
-            raise SpeechError(f"{LIBRARY} finds no voices; Debian: apt-get install espeak-ng-data")
+        self._library = _load()
+        self._c = ctypes.CDLL(None)
+        self._rate = 0
         self._sound: list[npt.NDArray[np.int16]] = []
         self._phonemes: list[Phoneme] = []
         # Kept here: the library holds no reference to it.
         self._callback = _Callback(self._take)
-        self._library.espeak_SetSynthCallback(self._callback)
 
     def say(self, text: str, voice: Voice) -> Utterance:
-        """Speaks ``text``.
+        """Speaks ``text``, the same way every time.
 
         Raises:
             SpeechError: there is no such voice, or nothing was spoken.
         """
+        self._reset()
         if self._library.espeak_SetVoiceByName(voice.name.encode()):
             raise SpeechError(f"espeak-ng has no voice {voice.name!r}")
         self._library.espeak_SetParameter(_RATE, voice.words_per_minute, 0)
         self._library.espeak_SetParameter(_PITCH, voice.pitch, 0)
-        self._sound, self._phonemes = [], []
         encoded = text.encode()
         failed = self._library.espeak_Synth(
             encoded, ctypes.c_size_t(len(encoded) + 1), 0, 0, 0, _CHARACTERS_ARE_UTF8, None, None
@@ -118,6 +114,20 @@ class Synthesiser:
         spoken = np.concatenate(self._sound).astype(np.float32) / 32768
         samples = soxr.resample(spoken, self._rate, SAMPLE_RATE_HZ)
         return Utterance(np.clip(samples, -1, 1).astype(np.float32), tuple(self._phonemes))
+
+    def _reset(self) -> None:
+        """A fresh library: what one utterance leaves behind (phases, the state of a generator) alters the next."""
+        if self._rate:
+            self._library.espeak_Terminate()
+        _ctypes.dlclose(self._library._handle)
+        self._library = _load()
+        self._rate = int(self._library.espeak_Initialize(_RETRIEVAL, 0, None, _PHONEME_EVENTS))
+        if self._rate <= 0:
+            self._rate = 0
+            raise SpeechError(f"{LIBRARY} finds no voices; Debian: apt-get install espeak-ng-data")
+        self._library.espeak_SetSynthCallback(self._callback)
+        self._c.srand(1)
+        self._sound, self._phonemes = [], []
 
     def _take(self, wave: "ctypes._Pointer[ctypes.c_short]", count: int, events: "ctypes._Pointer[_Event]") -> int:
         """Called by the library with the next samples and what happens in them."""
@@ -135,6 +145,13 @@ def _until_end(events: "ctypes._Pointer[_Event]") -> Iterator[_Event]:
     while events[index].type != _LIST_ENDS:
         yield events[index]
         index += 1
+
+
+def _load() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise SpeechError(f"{LIBRARY} is not there; Debian: apt-get install libespeak-ng1") from error
 
 
 @cache

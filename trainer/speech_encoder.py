@@ -1,0 +1,255 @@
+"""Trains the small speech encoder: what the mouth does, from the sound alone.
+
+The network is the product's wav2vec2; on every hidden state sits a linear head that must tell the puppet's mouth,
+and is thrown away afterwards.  Half of the batches end in the silence that follows a streamed window, so that the
+encoder serves whole recordings and streams alike.
+
+Letters: B batch, T frames, N samples, S hidden states, D width.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, floor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Wav2Vec2Model
+
+from live_avatar.config import Preset, preset
+from live_avatar.model.checkpoint import save_component
+from live_avatar.model.speech import build_speech_encoder, hop_samples, public_names
+from live_avatar.model.weight_files import Manifest
+from live_avatar.streaming.audio_grid import state_position
+from live_avatar.streaming.audio_window import MIN_STD
+from trainer import snapshot
+from trainer.clip import FPS, SAMPLES_PER_FRAME
+from trainer.overrides import override, pairs_of
+from trainer.puppet.clips import SEEDS, Split, speech
+
+SNAPSHOT = "speech_encoder.pt"
+METRICS = "speech_encoder.jsonl"
+TRACKS = ("openness", "width", "roundness", "teeth")
+_ADAM_BETAS = (0.9, 0.98)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechEncoderConfig:
+    """One run."""
+
+    preset: str = "TINY"
+    output: Path = Path("out/speech_encoder")
+    seed: int = 0
+    utterances: int = 900
+    utterance_frames: int = 150
+    held_out: int = 24
+    steps: int = 1500
+    batch: int = 8
+    window_frames: int = 65
+    """What the encoder hears at once: the streaming window of 2 s, a block and the look-ahead."""
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 60
+    final_rate: float = 0.03
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema: float = 0.98
+    late_share: float = 0.2
+    """Share of windows that begin with silence, as at the start of a session."""
+    save_every: int = 100
+    log_every: int = 20
+    evaluate_every: int = 150
+
+    def rate(self, step: int) -> float:
+        """The learning rate of ``step``: a ramp, then a cosine."""
+        fall = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.learning_rate * min(1, (step + 1) / self.warmup_steps) * max(fall, self.final_rate)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Speech and the mouth that said it."""
+
+    samples: npt.NDArray[np.float32]
+    """[B, N]."""
+    mouths: npt.NDArray[np.float32]
+    """[B, T, 4] in the order of ``TRACKS``."""
+
+
+def utterances(count: int, frames: int, split: Split, seed: int = 0) -> Heard:
+    """``count`` utterances of ``frames`` frames."""
+    samples, mouths = [], []
+    for index in range(count):
+        sound, mouth = speech(frames, split, np.random.default_rng((SEEDS[split], 4, seed, index)))
+        samples.append(sound)
+        mouths.append(np.stack([getattr(mouth, track) for track in TRACKS], axis=1))
+    return Heard(np.stack(samples), np.stack(mouths))
+
+
+class MouthReader(nn.Module):
+    """The encoder with a linear head on each hidden state."""
+
+    def __init__(self, system: Preset) -> None:
+        super().__init__()
+        self.system = system
+        self.encoder: Wav2Vec2Model = build_speech_encoder(system.speech)
+        width, states = system.speech.hidden_size, system.speech.states
+        self.weight = nn.Parameter(torch.randn(states, width, len(TRACKS)) / width)
+        self.bias = nn.Parameter(torch.full((states, 1, 1, len(TRACKS)), 0.2))
+
+    def forward(self, samples: Tensor, frames: int) -> Tensor:
+        """Normalised ``samples`` [B, N] to the mouth each state tells of the first ``frames`` frames, [S, B, T, 4]."""
+        output = self.encoder(samples, output_hidden_states=True)
+        states = torch.stack((*output.hidden_states[:-1], output.last_hidden_state))
+        hop = hop_samples(self.system.speech)
+        positions = [state_position(frame, FPS, hop) for frame in range(frames)]
+        last = states.shape[2] - 1
+        lower, upper = ([min(last, end(each)) for each in positions] for end in (floor, ceil))
+        between = torch.tensor([float(each % 1) for each in positions])[:, None]
+        at_frames = torch.lerp(states[:, :, lower], states[:, :, upper], between)
+        scaled = F.layer_norm(at_frames, at_frames.shape[-1:])
+        return torch.einsum("sbtd,sdc->sbtc", scaled, self.weight) + self.bias
+
+
+def draw_windows(pool: Heard, config: SpeechEncoderConfig, step: int) -> tuple[Tensor, Tensor]:
+    """Normalised windows [B, N] of random utterances and their mouths [B, T, 4]."""
+    draws = np.random.default_rng((config.seed, step))
+    sounds, mouths = [], []
+    for index in draws.integers(len(pool.samples), size=config.batch):
+        first = int(draws.integers(pool.mouths.shape[1] - config.window_frames + 1))
+        frames = slice(first, first + config.window_frames)
+        sound = pool.samples[index, frames.start * SAMPLES_PER_FRAME : frames.stop * SAMPLES_PER_FRAME].copy()
+        mouth = pool.mouths[index, frames].copy()
+        if draws.random() < config.late_share:
+            start = int(draws.integers(1, config.window_frames - 12))
+            sound[: start * SAMPLES_PER_FRAME], mouth[:start] = 0, 0
+        sounds.append(_normalised(sound))
+        mouths.append(mouth)
+    system = preset(config.preset).speech
+    tail = hop_samples(system) * (system.position_kernel // 2 if draws.integers(2) else 1)
+    return F.pad(torch.from_numpy(np.stack(sounds)), (0, tail)), torch.from_numpy(np.stack(mouths))
+
+
+def _normalised(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Zero mean and unit deviation of what is audible, as a stream's statistics make it."""
+    audible = sound[sound != 0] if sound.any() else sound
+    normal: npt.NDArray[np.float32] = ((sound - audible.mean()) / max(float(audible.std()), MIN_STD)).astype(np.float32)
+    return normal
+
+
+class Training:
+    """A run at one of its steps."""
+
+    def __init__(self, config: SpeechEncoderConfig) -> None:
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.reader = MouthReader(preset(config.preset))
+        self.optimizer = torch.optim.AdamW(
+            self.reader.parameters(), lr=0.0, betas=_ADAM_BETAS, weight_decay=config.weight_decay
+        )
+        self.average = {name: tensor.clone() for name, tensor in self.reader.state_dict().items()}
+        self.step = 0
+
+    def restore(self) -> None:
+        """Goes on from the last snapshot, if there is one."""
+        state = snapshot.load(self.config.output / SNAPSHOT)
+        if state is not None:
+            self.reader.load_state_dict(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average, self.step = state["average"], state["step"]
+
+    def save(self) -> None:
+        """Writes a snapshot."""
+        state = {"weights": self.reader.state_dict(), "optimizer": self.optimizer.state_dict()}
+        snapshot.save(self.config.output / SNAPSHOT, state | {"average": self.average, "step": self.step})
+
+    def learn(self, pool: Heard) -> float:
+        """One step; its loss."""
+        samples, mouths = draw_windows(pool, self.config, self.step)
+        loss = F.mse_loss(self.reader(samples, mouths.shape[1]), mouths.expand(len(self.reader.weight), -1, -1, -1))
+        self.reader.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.reader.parameters(), self.config.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(self.step)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.config.ema, self.step / (self.step + 10))
+        with torch.no_grad():
+            for name, tensor in self.reader.state_dict().items():
+                self.average[name].lerp_(tensor, 1 - decay)
+        return float(loss.detach())
+
+    def averaged(self) -> MouthReader:
+        """The network with the average of its weights."""
+        reader = MouthReader(preset(self.config.preset))
+        reader.load_state_dict(self.average)
+        return reader.eval()
+
+
+@torch.no_grad()
+def evaluate(reader: MouthReader, heard: Heard) -> dict[str, float]:
+    """Correlation of what the last state tells with the truth, per track, over all frames of ``heard``."""
+    told = []
+    for sound, mouth in zip(heard.samples, heard.mouths, strict=True):
+        samples = F.pad(torch.from_numpy(_normalised(sound))[None], (0, hop_samples(reader.system.speech)))
+        told.append(reader(samples, len(mouth))[-1, 0])
+    guess = torch.cat(told).numpy()
+    truth = rearrange(heard.mouths, "b t c -> (b t) c")
+    return {track: float(np.corrcoef(guess[:, at], truth[:, at])[0, 1]) for at, track in enumerate(TRACKS)}
+
+
+def train_speech_encoder(config: SpeechEncoderConfig) -> MouthReader:
+    """Runs ``config`` to its end, from its last snapshot if there is one; returns the averaged network."""
+    training = Training(config)
+    training.restore()
+    pool = utterances(config.utterances, config.utterance_frames, "train", config.seed)
+    held_out = utterances(config.held_out, config.utterance_frames, "held_out")
+    config.output.mkdir(parents=True, exist_ok=True)
+    with (config.output / METRICS).open("a") as lines:
+        for numbers in _steps(training, pool, held_out):
+            lines.write(json.dumps(numbers) + "\n")
+            lines.flush()
+    training.save()
+    return training.averaged()
+
+
+def _steps(training: Training, pool: Heard, held_out: Heard) -> Iterator[dict[str, float]]:
+    """The steps that are left; what to report."""
+    config = training.config
+    while training.step < config.steps:
+        loss, step = training.learn(pool), training.step
+        if step % config.log_every == 0:
+            yield {"step": step, "loss": loss}
+        if step % config.save_every == 0:
+            training.save()
+        if step % config.evaluate_every == 0 or step == config.steps:
+            measured = evaluate(training.averaged(), held_out)
+            yield {"step": step, **{f"held_out_{track}": value for track, value in measured.items()}}
+
+
+def export_speech_encoder(reader: MouthReader, folder: Path) -> Manifest:
+    """Writes the encoder as the file set ``speech`` of its system under ``folder``.
+
+    Raises:
+        DamagedFileError: the folder holds a speech encoder already.
+    """
+    system = reader.system
+    names = public_names(system.speech)
+    return save_component(reader.encoder, names, folder / "speech", preset=system.name, component="speech")
+
+
+def main(arguments: list[str]) -> None:
+    """``python -m trainer.speech_encoder [--key value ...]``: trains, then writes the weights beside the run."""
+    config = override(SpeechEncoderConfig(), pairs_of(arguments))
+    export_speech_encoder(train_speech_encoder(config), config.output)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
