@@ -10,7 +10,7 @@ EXTRAS := client,serve,train,dev
 STAMP := .venv/.setup-$(shell cksum < pyproject.toml | tr ' ' '-')
 
 # Programs the targets call, as command:apt-package. g++ builds the kernels of torch.compile on the CPU.
-PROGRAMS := git:git g++:g++ redis-server:redis-server
+PROGRAMS := git:git g++:g++ redis-server:redis-server espeak-ng:espeak-ng
 
 # Two workers with one thread each beat one worker with two threads, and do not fight over two cores.
 WORKERS := $(shell nproc 2>/dev/null || echo 2)
