@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import sections
+from bench.networks import networks
 from bench.sections import Numbers, Workplace
 
 SECTIONS: Mapping[str, Callable[[Workplace], Numbers]] = {
+    "networks": networks,
     "hops": sections.hops,
     "tiny": sections.tiny,
     "fast": sections.fast,
@@ -57,6 +59,7 @@ BARS: Mapping[str, Bar] = {
     "session_fairness": Bar(least=0.99),
     "tiny_realtime_factor": Bar(least=1.0),
     "control_ms_per_block": Bar(most=2.0),
+    "compiled_over_eager": Bar(least=1.5),
 }
 
 

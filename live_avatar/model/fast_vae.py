@@ -44,19 +44,17 @@ class FastVAE(VAE):
         self._warm: set[tuple[int, ...]] = set()
 
     def decode_pixels(self, latents: Tensor, cache: DecoderCache) -> Tensor:
-        """As ``to_uint8(decode_next(...))``: pictures [B, 4, H, W, 3] of the next latent [B, C, 1, h, w].
-
-        Where steps are recorded, the pictures are overwritten by the next latent of the same cache.
-        """
+        """As ``to_uint8(decode_next(...))``: pictures [B, 4, H, W, 3] of the next latent [B, C, 1, h, w]."""
         if not cache.histories or tuple(latents.shape) not in self._warm:
             return to_uint8(self.decode_next(latents, cache))
         self._check_latents(latents, cache)
         if self._record is None:
-            pixels, cache.histories = self._run(_plain(latents), cache.histories)
-            return pixels  # type: ignore[no-any-return]
+            pixels: Tensor
+            pixels, cache.histories = self._run(self._plain(latents), cache.histories)
+            return pixels
         recording = self._recordings.get(cache)
         if recording is None or recording.histories is not cache.histories:
-            recording = self._recordings[cache] = _Recording(self._run, latents, cache)
+            recording = self._recordings[cache] = _Recording(self._run, self._plain(latents), cache)
         return recording.step(latents, self._record)
 
     @torch.inference_mode()
@@ -69,9 +67,14 @@ class FastVAE(VAE):
         for _ in range(2):
             self.decode_pixels(latents, cache)
 
+    def _plain(self, latents: Tensor) -> Tensor:
+        """The same values in plain memory order and the type of the weights, on which the code relies."""
+        weight = self.from_latents.weight
+        return torch.empty(latents.shape, dtype=weight.dtype, device=weight.device).copy_(latents)
+
     def _steady(self, latents: Tensor, histories: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Pictures of one latent that is not the first, and the histories for the next."""
-        x = rearrange(self.denormalise(latents.to(self.from_latents.weight.dtype)), "b c f h w -> b f h w c")
+        x = rearrange(self.denormalise(latents), "b c f h w -> b f h w c")
         walk = TimeWalk(histories)
         frames = self.decoder(self.from_latents(x.contiguous()), walk)
         return to_uint8(rearrange(frames, "b t h w c -> b c t h w")), walk.finish()
@@ -82,7 +85,7 @@ class _Recording:
 
     def __init__(self, run: Callable[..., Any], latents: Tensor, cache: DecoderCache) -> None:
         self._run = run
-        self._latents = _plain(latents)
+        self._latents = latents
         self.histories = cache.histories = tuple(history.clone() for history in cache.histories)
         self._pixels: Tensor | None = None
         self._replay: Replay | None = None
@@ -91,16 +94,17 @@ class _Recording:
         """Pictures of the next latent; the first step runs unrecorded."""
         self._latents.copy_(latents, non_blocking=True)
         if self._pixels is None:
+            pixels: Tensor
             pixels, histories = self._run(self._latents, self.histories)
-            self._pixels = torch.empty_like(pixels).copy_(pixels)
+            self._pixels = torch.empty_like(pixels)
             self._keep(histories)
-            return self._pixels
+            return pixels
         if self._replay is None:
             before = [history.clone() for history in self.histories]
             self._replay = record(self._recorded)
             self._keep(tuple(before))  # recording may have run the step already
         self._replay()
-        return self._pixels
+        return self._pixels.clone()
 
     def _recorded(self) -> None:
         pixels, histories = self._run(self._latents, self.histories)
@@ -117,8 +121,3 @@ def fast_vae(vae: VAE) -> FastVAE:
     """``vae`` compiled, and recorded where it is on a GPU."""
     on_gpu = vae.from_latents.weight.device.type == "cuda"
     return FastVAE(vae, record=CudaRecorder() if on_gpu else None)
-
-
-def _plain(latents: Tensor) -> Tensor:
-    """The same values in plain memory order, on which the code relies."""
-    return torch.empty(latents.shape, dtype=latents.dtype, device=latents.device).copy_(latents)
