@@ -29,10 +29,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "installed.txt"
         constraints.write_text("".join(_installed()))
-        gateway, pipeline = (_resolve(extra, constraints) for extra in ("gateway", "pipeline"))
+        gateway, pipeline, train = (_resolve(extra, constraints) for extra in ("gateway", "pipeline", "train"))
     cuda = {name: entry for name, entry in pipeline.items() if name == TORCH or _OF_CUDA.match(name)}
     _write("gateway", gateway)
     _write("pipeline", {name: entry for name, entry in pipeline.items() if name not in cuda})
+    _write("trainer", {name: entry for name, entry in train.items() if name not in {**pipeline, **gateway}})
     _write("build", {"setuptools": pipeline["setuptools"]})
     _write("torch-cuda", cuda)
     _write("torch-cpu", {TORCH: _torch_of_this_machine()})
