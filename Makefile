@@ -55,6 +55,7 @@ check: setup ## style, types and import rules: one yes or no
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/protos.py --check
+	$(BIN)/python tools/chart_readme.py --check
 
 protos: setup ## the generated code of protos/
 	$(BIN)/python tools/protos.py
