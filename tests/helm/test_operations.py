@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from live_avatar import memory
 from live_avatar.cli.main import app
 from live_avatar.config import S2V_14B
-from tests.helm.rendering import CHART, ROOT
+from tests.helm.rendering import CHART, ROOT, named, render
 from tools.chart_readme import descriptions
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -45,3 +45,14 @@ def test_every_file_it_names_exists() -> None:
     names = re.findall(r"`((?:helm|docs|tests|live_avatar)/[\w/.-]+)`", PAGE) + re.findall(r"-f (\S+\.yaml)", PAGE)
     assert len(names) >= 4
     assert [name for name in names if not (ROOT / Path(name)).exists()] == []
+
+
+def test_the_test_pod_runs_a_command_that_there_is(tmp_path: Path) -> None:
+    (container,) = named(render({}), "Pod", "-test")["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "live_avatar.cli"]
+    service = named(render({}), "Service", "-gateway")
+    address = f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    assert f"--gateway={address}" in container["args"]
+    nobody = [argument.replace(address, "127.0.0.1:1").replace("/tmp", str(tmp_path)) for argument in container["args"]]
+    said = CliRunner().invoke(app, nobody).output
+    assert "no gateway answers at 127.0.0.1:1" in said
