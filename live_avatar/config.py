@@ -266,6 +266,16 @@ S2V_14B = Preset(
     vae_dtype="bfloat16",
 )
 
+_TINY_MEAN = (
+    0.889, 0.2218, -0.3146, -0.4945, 1.2234, -1.2599, 0.6171, 0.1176,
+    -0.2525, 0.502, 1.8594, 0.4836, 0.4979, 0.1853, -0.3447, 0.5329,
+)  # fmt: skip
+_TINY_STD = (
+    1.8662, 2.7444, 1.5396, 1.7794, 2.0888, 2.5533, 1.7062, 1.6645,
+    1.7551, 1.8333, 1.2763, 3.0811, 2.2645, 2.2591, 1.5042, 3.1531,
+)  # fmt: skip
+"""Of the latents of the trained autoencoder (docs/training.md)."""
+
 TINY = Preset(
     name="TINY",
     dit=DiTConfig(
@@ -279,18 +289,7 @@ TINY = Preset(
         text_dim=64,
         text_len=64,
     ),
-    vae=VAEConfig(
-        dim=8,
-        multipliers=(1, 2, 4, 8),
-        mean=(
-            0.889, 0.2218, -0.3146, -0.4945, 1.2234, -1.2599, 0.6171, 0.1176,
-            -0.2525, 0.502, 1.8594, 0.4836, 0.4979, 0.1853, -0.3447, 0.5329,
-        ),  # fmt: skip
-        std=(
-            1.8662, 2.7444, 1.5396, 1.7794, 2.0888, 2.5533, 1.7062, 1.6645,
-            1.7551, 1.8333, 1.2763, 3.0811, 2.2645, 2.2591, 1.5042, 3.1531,
-        ),  # fmt: skip
-    ),
+    vae=VAEConfig(dim=8, multipliers=(1, 2, 4, 8), mean=_TINY_MEAN, std=_TINY_STD),
     speech=SpeechConfig(hidden_size=96, num_layers=4, num_heads=4, ffn_dim=192, conv_dim=(32,) * 7),
     text=TextConfig(
         vocab_size=384, dim=64, attention_dim=64, ffn_dim=128, num_heads=4, num_layers=2, tokenizer="bytes"
