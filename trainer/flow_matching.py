@@ -48,7 +48,8 @@ def _level_weights(shift: float) -> tuple[float, float]:
 
 
 def _raw_weight(level: Tensor) -> Tensor:
-    return torch.exp(-2 * ((TIMESTEP_SCALE * level - 500) / 1000).square())
+    weight: Tensor = torch.exp(-2 * ((TIMESTEP_SCALE * level - 500) / 1000).square())
+    return weight
 
 
 def level_weight(level: Tensor, config: FlowMatchingConfig) -> Tensor:
@@ -71,7 +72,8 @@ def velocity_loss(predicted: Tensor, target: Tensor, weight: Tensor, level_weigh
     """
     error = (predicted.float() - target.float()).square() * weight[:, None, None]
     per_run = error.unflatten(2, (level_weights.shape[1], -1)).mean(dim=(1, 3, 4, 5))
-    return (per_run * level_weights).mean()
+    loss: Tensor = (per_run * level_weights).mean()
+    return loss
 
 
 def bidirectional_loss(

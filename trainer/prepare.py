@@ -151,19 +151,20 @@ def _encode(
 ) -> tuple[list[Sample], dict[str, str]]:
     """The samples of some clips, and why the others are skipped, by name."""
     block = encoder.preset.frames_per_block
-    samples: list[Sample] = []
+    parts: list[tuple[Clip, Marks]] = []
     skipped: dict[str, str] = {}
     for number in numbers:
         try:
             clip = source.read(number)
             if len(clip.frames) < config.min_blocks * block:
                 raise ClipError(f"too short: {len(clip.frames)} frames, {config.min_blocks * block} are needed")
-            marks, parts = source.marks(clip), pieces(clip, config.blocks * block)
-            samples += [encoder.encode(part, marks) for part in parts if len(part.frames) >= config.min_blocks * block]
         except ClipError as error:
             skipped[source.name(number)] = str(error)
             log.warning("%s skipped: %s", source.name(number), error)
-    return samples, skipped
+            continue
+        marks, cut = source.marks(clip), pieces(clip, config.blocks * block)
+        parts += [(part, marks) for part in cut if len(part.frames) >= config.min_blocks * block]
+    return encoder.encode_all(parts), skipped
 
 
 def _tensors(samples: list[Sample]) -> dict[str, Tensor]:
