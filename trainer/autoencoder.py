@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from live_avatar.config import Preset, preset
-from live_avatar.model import components
 from live_avatar.model.checkpoint import save_component
 from live_avatar.model.vae import VAE, DecoderCache, public_names
 from live_avatar.model.weight_files import Manifest
@@ -323,13 +322,12 @@ def measure_latents(vae: VAE, pictures: Pictures) -> tuple[tuple[float, ...], tu
 
 
 def export_autoencoder(vae: VAE, system: Preset, folder: Path) -> Manifest:
-    """Writes ``vae`` as the file set ``vae`` of ``system`` under ``folder``.
+    """Writes ``vae`` in float32 as the file set ``vae`` of ``system`` under ``folder``.
 
     Raises:
         DamagedFileError: the folder holds an autoencoder already.
     """
-    stored = vae.to(components.DTYPES[system.vae_dtype])
-    return save_component(stored, public_names(system.vae), folder / "vae", preset=system.name, component="vae")
+    return save_component(vae, public_names(system.vae), folder / "vae", preset=system.name, component="vae")
 
 
 def main(arguments: list[str]) -> None:

@@ -50,7 +50,7 @@ class SpeechEncoderConfig:
     utterances: int = 900
     utterance_frames: int = 150
     held_out: int = 24
-    steps: int = 1500
+    steps: int = 2000
     batch: int = 8
     window_frames: int = 65
     """What the encoder hears at once: the streaming window of 2 s, a block and the look-ahead."""

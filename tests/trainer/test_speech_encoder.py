@@ -11,8 +11,7 @@ from transformers import Wav2Vec2Model
 
 from live_avatar.config import TINY
 from live_avatar.model import components
-from live_avatar.model.speech import hop_samples, receptive_samples
-from live_avatar.streaming.audio_grid import whole_file_features
+from live_avatar.model.speech import hidden_states, hop_samples, receptive_samples
 from trainer.clip import SAMPLES_PER_FRAME
 from trainer.speech_encoder import (
     Heard,
@@ -44,7 +43,8 @@ def test_windows_are_normalised_and_in_step_with_their_mouths(pool: Heard, tmp_p
     samples, mouths = draw_windows(pool, config, step=0)
     heard = samples[:, : 30 * SAMPLES_PER_FRAME].numpy()
     assert mouths.shape == (4, 30, 4)
-    assert np.allclose(heard.mean(axis=1), 0, atol=1e-3) and np.allclose(heard.std(axis=1), 1, atol=0.02)
+    # Silence in a window does not count, so that a window with much of it is quieter.
+    assert np.allclose(heard.mean(axis=1), 0, atol=0.01) and np.allclose(heard.std(axis=1), 1, atol=0.1)
     for sound, mouth in zip(heard, mouths.numpy(), strict=True):
         assert any(_lies_in(sound, mouth, pool, index) for index in range(3))
 
@@ -79,12 +79,12 @@ def test_each_state_has_a_head_that_reads_it_where_serving_does() -> None:
     sound = torch.randn(50 * SAMPLES_PER_FRAME)
     with torch.no_grad():
         told = reader(sound[None], 24)
-        features = whole_file_features(reader.encoder, sound, TINY)[0, :, :, :24]
-        scaled = torch.nn.functional.layer_norm(features.transpose(1, 2), features.shape[1:2])
+        states = hidden_states(reader.encoder, sound[None])[0, :, : 10 * 5 : 10]
+        scaled = torch.nn.functional.layer_norm(states, states.shape[-1:])
         expected = torch.einsum("std,sdc->stc", scaled, reader.weight) + reader.bias[:, 0]
     assert told.shape == (TINY.speech.states, 1, 24, 4)
-    # A recording is stretched by less than one state over its length (spec 4.1), a stream is not.
-    assert float((told[:, 0] - expected).abs().mean()) < 0.1 * float(told.std())
+    # Every fifth frame falls on a hidden state, every tenth one (spec 4.3).
+    assert torch.allclose(told[:, 0, ::5], expected, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -61,6 +61,10 @@ class Motion:
         """T."""
         return self.openness.size
 
+    def cut(self, first: int, count: int) -> "Motion":
+        """At most ``count`` frames from ``first`` on."""
+        return Motion(**{name: track[first : first + count] for name, track in self.tracks().items()})
+
     def tracks(self) -> dict[str, Track]:
         """All of it by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,6 +1,6 @@
 """Paints a puppet: signed distances of simple shapes over a grid of pixels, soft at the edge, from back to front.
 
-All frames of a clip at once.  Knows nothing of speech, clips or files.
+Several frames at once.  Knows nothing of speech, clips or files.
 
 Letters: T frames, H and W pixels.  Lengths are in halves of the picture's side, x to the right, y down, 0 in the
 middle; a shape's alpha [T, H, W] or [H, W] is how much of each pixel it covers, 0 to 1.
@@ -16,6 +16,8 @@ from torch import Tensor
 from trainer.puppet.identity import Colour, Identity
 from trainer.puppet.motion import Motion
 
+AT_ONCE = 1 << 17
+"""Pixels painted together: few enough to stay in the processor's cache."""
 NECK = 0.95
 """Height about which the head turns."""
 FACE_HEIGHT = -0.03
@@ -94,6 +96,12 @@ class Canvas:
 
 def paint(person: Identity, motion: Motion, size: int) -> npt.NDArray[np.uint8]:
     """The frames [T, size, size, 3] of ``person`` moving as ``motion`` says."""
+    together = max(1, AT_ONCE // size**2)
+    starts = range(0, motion.frames, together)
+    return np.concatenate([_paint_some(person, motion.cut(start, together), size) for start in starts])
+
+
+def _paint_some(person: Identity, motion: Motion, size: int) -> npt.NDArray[np.uint8]:
     canvas = Canvas(torch.zeros(3, motion.frames, size, size))
     body, head = _grid(None, size), _grid(motion, size)
     tracks = {name: torch.from_numpy(track)[:, None, None] for name, track in motion.tracks().items()}
