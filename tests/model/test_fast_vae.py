@@ -8,10 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from live_avatar.config import VAEConfig
 from live_avatar.model.fast_vae import FastVAE
 from live_avatar.model.vae import VAE, DecoderCache
-from tests.streaming.small_pipeline import random_vae
+from tests.model.random_dit import randomise
 
+CONFIG = VAEConfig(
+    dim=4,
+    latent_channels=4,
+    multipliers=(1, 2),
+    residual_blocks=1,
+    temporal_downsample=(True,),
+    mean=(0.5, -0.25, 0.0, 0.1),
+    std=(2.0, 0.5, 1.5, 1.0),
+)
+"""Every kind of layer once, so that it is compiled in seconds."""
 LATENTS, HEIGHT, WIDTH = 6, 2, 4
 
 
@@ -22,6 +33,12 @@ def fresh_compiler() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # the compiler's own
         yield
     torch.compiler.reset()
+
+
+def random_vae() -> VAE:
+    vae = VAE(CONFIG)
+    randomise(vae)
+    return vae
 
 
 def captured(function: Callable[..., Any], **_: object) -> Callable[..., Any]:
