@@ -71,18 +71,24 @@ def _compiled(
 ) -> StepForward:
     """A compiled way through the model, warm for pictures of ``sizes``."""
     step, weight = CompiledStep(model), model.patch_embedding.weight
-    for width, height in sizes:
-        latent_height, latent_width = latent_size(preset, width, height)
-        geometry = Geometry(config=preset.dit, height=latent_height, width=latent_width)
-        window = KVWindow(
-            geometry,
-            latents_per_block=preset.stream.latents_per_block,
-            window_blocks=preset.stream.window_blocks,
-            dtype=kv_dtype or weight.dtype,
-            device=weight.device,
-        )
-        step.warm_up([window])
+    step.warm_up([warm_window(preset, size, kv_dtype or weight.dtype, weight.device) for size in sizes])
     return fastest_step(step)
+
+
+def warm_window(preset: Preset, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> KVWindow:
+    """An empty window for pictures of ``size``, width and height.
+
+    Raises:
+        ValueError: the preset has no such pictures.
+    """
+    height, width = latent_size(preset, *size)
+    return KVWindow(
+        Geometry(config=preset.dit, height=height, width=width),
+        latents_per_block=preset.stream.latents_per_block,
+        window_blocks=preset.stream.window_blocks,
+        dtype=dtype,
+        device=device,
+    )
 
 
 def load_draws(preset: Preset, replay: Path | None, step_count: int) -> Draws:
