@@ -105,7 +105,7 @@ def same_decoder(golden: Golden) -> bool:
 
 def filename_of(golden: Golden, name: str) -> str:
     """The picture that ``small/name`` was made from."""
-    filenames = {row["image"] for row in golden.meta["target_sizes"]}
+    filenames: set[str] = {row["image"] for row in golden.meta["target_sizes"]}
     return next(filename for filename in filenames if Path(filename).stem == name)
 
 
