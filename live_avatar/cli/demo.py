@@ -8,6 +8,7 @@ import typer
 
 from live_avatar.cli import sources
 from live_avatar.cli.up import LayoutOption, WeightsOption
+from live_avatar.config import TINY
 from live_avatar.launcher.layout import parse_layout
 
 if TYPE_CHECKING:
@@ -23,13 +24,13 @@ def demo(
     from live_avatar.cli.making import make_video
     from live_avatar.launcher.pipeline import Plan
 
-    plan = Plan(layout=parse_layout(layout), weights=weights)
+    plan = Plan(layout=parse_layout(layout), weights=sources.weights_of(TINY.name, weights))
     with sources.gateway_of(plan) as gateway:
         made = make_video(gateway, sources.PORTRAIT, sources.SPEECH, out)
     typer.echo(f"{out}: {made.frames} frames, {made.video_s:.2f} s, H.264 and AAC")
     for line in table(made):
         typer.echo(line)
-    if weights is None:
+    if plan.weights is None:
         typer.echo(sources.RANDOM_WEIGHTS)
 
 

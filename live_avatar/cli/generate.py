@@ -8,6 +8,7 @@ import typer
 
 from live_avatar.cli import sources
 from live_avatar.cli.up import LayoutOption, WeightsOption
+from live_avatar.config import TINY
 from live_avatar.launcher.layout import parse_layout
 
 
@@ -30,9 +31,9 @@ def generate(
 
     with SpeechFile(audio):
         pass  # a wrong file is told before anything is started
-    plan = Plan(layout=parse_layout(layout), weights=weights)
+    plan = Plan(layout=parse_layout(layout), weights=sources.weights_of(TINY.name, weights))
     with nullcontext(gateway) if gateway else sources.gateway_of(plan) as address:
         made = make_video(address, image, audio, out, prompt=prompt, seed=seed)
-    if not gateway and weights is None:
+    if not gateway and plan.weights is None:
         sources.report(sources.RANDOM_WEIGHTS)
     typer.echo(f"{out}: {made.frames} frames, {made.video_s:.2f} s")

@@ -10,13 +10,28 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from live_avatar.config import TINY
+
 if TYPE_CHECKING:
     from live_avatar.launcher.pipeline import Plan
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PORTRAIT = SAMPLES / "portrait.png"
 SPEECH = SAMPLES / "speech.wav"
+TRAINED = SAMPLES / "tiny"
+"""Weights of the preset TINY that come with the package."""
+RANDOM = Path("random")
+"""Said instead of a folder of weights."""
 RANDOM_WEIGHTS = "random weights: the picture is noise, the timing is real"
+
+
+def weights_of(preset: str, given: Path | None) -> Path | None:
+    """The folder of weights to load: the one given, else the package's own for its small preset; None: random ones."""
+    if given == RANDOM:
+        return None
+    if given is None and preset == TINY.name and TRAINED.is_dir():
+        return TRAINED
+    return given
 
 
 def report(line: str) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from live_avatar.cli import sources
 from live_avatar.cli.up import LayoutOption, WeightsOption
+from live_avatar.config import TINY
 from live_avatar.launcher.layout import parse_layout
 
 NO_MICROPHONE = "no microphone can be used here: pip install sounddevice, or give --audio FILE"
@@ -32,10 +33,10 @@ def talk(
     if audio is None and not has_microphone():
         raise ValueError(NO_MICROPHONE)
     speech = from_file(audio) if audio is not None else from_microphone()
-    plan = Plan(layout=parse_layout(layout), weights=weights)
+    plan = Plan(layout=parse_layout(layout), weights=sources.weights_of(TINY.name, weights))
     with speech, nullcontext(gateway) if gateway else sources.gateway_of(plan) as address:
         seen = hold_talk(address, image, speech, out, prompt=prompt, seed=seed)
-    if not gateway and weights is None:
+    if not gateway and plan.weights is None:
         sources.report(sources.RANDOM_WEIGHTS)
     reactions = ", ".join(f"{seconds:.2f} s" for seconds in seen.reactions_s) or "none"
     typer.echo(f"{seen.video_s:.2f} s of video, {seen.late_frames} late frames, reaction {reactions}")

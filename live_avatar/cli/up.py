@@ -20,7 +20,8 @@ LayoutOption = Annotated[
     str, typer.Option(help="STAGESxSTEPS, such as 4x1, 2x2 or 1x4, or the steps of each stage, such as 0-1/2/3.")
 ]
 WeightsOption = Annotated[
-    Path | None, typer.Option(help="Folder of live-avatar weights convert; without it weights are random.")
+    Path | None,
+    typer.Option(help="Folder of live-avatar weights convert, or random; without it those of the package for TINY."),
 ]
 LogsOption = Annotated[Path, typer.Option(help="Folder for what the services log.")]
 
@@ -36,10 +37,11 @@ def up(
     """Starts a pipeline with its gateway here; Ctrl-C ends it."""
     from live_avatar.launcher.pipeline import LocalPipeline, Plan
 
-    plan = Plan(layout=parse_layout(layout), preset=preset, weights=weights, redis=redis, gateway_port=port, logs=logs)
+    loaded = sources.weights_of(preset, weights)
+    plan = Plan(layout=parse_layout(layout), preset=preset, weights=loaded, redis=redis, gateway_port=port, logs=logs)
     try:
         with LocalPipeline(plan, sources.report) as pipeline:
-            if weights is None:
+            if loaded is None:
                 sources.report(sources.RANDOM_WEIGHTS)
             typer.echo(f"gateway {pipeline.gateway}")
             _keep_up(pipeline)
