@@ -21,7 +21,7 @@ LayoutOption = Annotated[
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of live-avatar weights convert, or random; without it those of the package for TINY."),
+    typer.Option(help="Folder of live-avatar weights convert, or: random. Without it TINY has those of the package."),
 ]
 LogsOption = Annotated[Path, typer.Option(help="Folder for what the services log.")]
 

@@ -83,7 +83,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    running = Up(tmp_path, "--layout", "1x2")
+    running = Up(tmp_path, "--layout", "1x2", "--weights", "random")
     yield running
     running.close()
 
