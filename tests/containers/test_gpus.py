@@ -14,7 +14,7 @@ from . import lab
 from .kubelet import Kubelet, clean_up
 from .manifests import Manifest, Node, Pod
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1_200)]
+pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1_200)]
 
 PREFIX = "10.89.214"
 PIPELINE = f"{RELEASE}-live-avatar-pipeline"

@@ -23,7 +23,7 @@ from . import lab
 from .kubelet import Kubelet, clean_up, kill
 from .manifests import Node, common
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1_500)]
+pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1_500)]
 
 LOG = logging.getLogger(__name__)
 PREFIX = "10.89.213"
