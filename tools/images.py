@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,15 +86,14 @@ def build(builder: Builder, service: str, arguments: argparse.Namespace) -> floa
 @contextmanager
 def _pip_of_this_machine(builder: Builder) -> Iterator[Sequence[str]]:
     """Arguments that let pip in the build find packages the way pip finds them here."""
-    options = _pip_options()
-    folders = {text.removeprefix("file://").removesuffix("/simple") for text in _words(options) if "/" in text}
-    flags: list[str] = []
+    options, flags = _pip_options(), list[str]()
     if "cert" in options:
         flags += ["--secret", f"id=certificates,src={builder.seen(CERTIFICATES)}"]
         options["cert"] = "/run/secrets/certificates"
-    for folder in sorted(folders):
-        if Path(folder).is_dir() and builder.mounts:
-            flags += ["--volume", f"{builder.seen(Path(folder))}:{folder}:ro"]
+    for number, folder in enumerate(_folders(options)):
+        if builder.mounts:
+            flags += ["--volume", f"{builder.seen(folder)}:/mnt/{number}:ro"]
+            options = {name: value.replace(str(folder), f"/mnt/{number}") for name, value in options.items()}
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
         file.write("[global]\n" + "".join(f"{name} = {value}\n" for name, value in options.items()))
         file.flush()
@@ -109,10 +108,11 @@ def _pip_options() -> dict[str, str]:
     return {name: found[name] for name in wanted if name in found}
 
 
-def _words(options: dict[str, str]) -> Iterator[str]:
-    """Everything in ``options`` that may be a folder."""
-    for name in ("index-url", "extra-index-url", "find-links"):
-        yield from options.get(name, "").split()
+def _folders(options: Mapping[str, str]) -> Sequence[Path]:
+    """Folders of this machine in which pip looks, none of them a part of another's name."""
+    words = " ".join(options.get(name, "") for name in ("index-url", "extra-index-url", "find-links")).split()
+    named = {Path(word.removeprefix("file://").removesuffix("/simple")) for word in words}
+    return sorted((path for path in named if path.is_absolute() and path.is_dir()), reverse=True)
 
 
 def _works(builder: Builder) -> bool:

@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-mmdebstrap --quiet --variant=essential --mode=root --format=tar --include=python3.11,python3.11-venv,ca-certificates \
+mmdebstrap --quiet --variant=essential --mode=root --format=tar --include=python3.11,python3.11-venv,ca-certificates,libstdc++6 \
 	--dpkgopt='path-exclude=/usr/share/man/*' \
 	--dpkgopt='path-exclude=/usr/share/doc/*' \
 	--dpkgopt='path-exclude=/usr/share/locale/*' \

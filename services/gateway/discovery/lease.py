@@ -73,12 +73,17 @@ class LeaseHolder:
     async def run(self) -> None:
         """See ``Singleton``; lets go of the Lease when cancelled."""
         loop = asyncio.get_running_loop()
+        asked: asyncio.Future[None] | None = None
         try:
             while True:
-                await loop.run_in_executor(None, self.renew)
+                asked = loop.run_in_executor(None, self.renew)
+                await asyncio.wait([asked])
+                asked.result()
                 self._tell()
                 await asyncio.sleep(self._duration_s / 3 * random.uniform(0.75, 1.0))
         finally:
+            if asked is not None:  # a renewal under way would take back what is given back
+                await asyncio.wait([asked])
             await loop.run_in_executor(None, self.release)
 
     def renew(self) -> None:

@@ -61,6 +61,9 @@ def test_torch_is_not_in_the_process() -> None:
     [
         ((), "pipelines"),
         (("--pipelines", "127.0.0.1:5000"), "127.0.0.1:5000"),
+        (("--pipelines", NOWHERE, "--discovery.dns", "pipelines:1/2"), "exactly one of pipelines"),
+        (("--discovery.dns", "pipelines:1"), "discovery.dns"),
+        (("--discovery.service", "pipelines"), "discovery.service"),
         (("--pipelines", NOWHERE, "--store.lease-seconds", "0"), "store.lease_seconds"),
         (("--pipelines", NOWHERE, "--colour", "red"), "--colour"),
     ],
