@@ -298,7 +298,7 @@ TINY = Preset(
     lora=LoRAConfig(rank=16, alpha=8.0),
     max_area=64 * 64,
     dtype="float32",
-    vae_dtype="bfloat16",
+    vae_dtype="float32",
 )
 
 PRESETS = {preset.name: preset for preset in (S2V_14B, TINY)}

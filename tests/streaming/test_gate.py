@@ -73,6 +73,7 @@ def test_8_bit_keys_and_values_are_reserved_as_such() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 def test_a_compiled_roll_out_in_bfloat16_differs_by_no_more_than_rounding() -> None:
     """Rounding is what another order of summation changes over 8 blocks of 4 steps."""
     model = random_dit()

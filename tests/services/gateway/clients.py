@@ -3,7 +3,7 @@
 import asyncio
 import io
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -144,10 +144,12 @@ class Talk:
 
     async def grant(self, units: int, *, now: bool = True) -> None:
         """Gives credits; while another task speaks, with its next message."""
-        if now and units:
-            await self.say(credit=Request.Credit(video_units=units))
-        elif units:
+        if not now:
             self._owed += units
+        elif units and not self._call.done():
+            # The server may end the call at any moment once all video is written, whatever is still to be read here.
+            with suppress(grpc.aio.AioRpcError):
+                await self.say(credit=Request.Credit(video_units=units))
 
     async def say(self, sequence: int | None = None, **payload: Any) -> None:
         if self._owed:
