@@ -17,7 +17,6 @@ from live_avatar.model import audio_tokens, checkpoint, components, dit
 from live_avatar.model.networks import random_network
 from live_avatar.model.weight_files import MANIFEST, Manifest, WeightsError
 from trainer.adapters import STUDENT, adapter_keys
-from trainer.phases import BASE_DIGEST
 from trainer.presets import ExportConfig
 from trainer.state import CheckpointError, newest, read_all
 from trainer.training import CHECKPOINTS, RUN
@@ -37,7 +36,7 @@ def export(config: ExportConfig) -> Manifest:
     if described["config"]["train_adapter"]:
         _check_base(preset, config.output, described["base_digest"])
         tensors = _adapter(preset, state, f"{STUDENT}.{kind}.")
-        facts = {BASE_DIGEST: described["base_digest"], "rank": preset.lora.rank, "alpha": preset.lora.alpha}
+        facts = {components.BASE_DIGEST: described["base_digest"], "rank": preset.lora.rank, "alpha": preset.lora.alpha}
         return _write(config.output / components.ADAPTER, tensors, preset, components.ADAPTER, facts)
     return _write(config.output / "dit", _whole(preset, state, f"{STUDENT}.{kind}."), preset, "dit", {})
 

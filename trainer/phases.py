@@ -22,9 +22,6 @@ from trainer.network import SpeechToVideo, initialise
 from trainer.presets import FlowMatchingConfig, SelfForcingConfig, TrainingConfig
 from trainer.self_forcing import SelfForcing
 
-BASE_DIGEST = "base_digest"
-"""Key in an adapter's manifest: the digest of the weights it was trained on."""
-
 
 class FlowMatching:
     """The phases on real clips: each step is causal or bidirectional, whichever its draw says."""
@@ -124,7 +121,7 @@ def read_adapter(preset: Preset, folder: Path, base_digest: str) -> dict[str, Te
     """
     weights = components.open_converted(replace(preset), components.ADAPTER, folder.parent)
     assert weights.manifest is not None
-    stands_on = weights.manifest.config.get(BASE_DIGEST)
+    stands_on = weights.manifest.config.get(components.BASE_DIGEST)
     if stands_on != base_digest:
         raise WeightsError(f"{folder}: trained on a base of digest {stands_on}, but the base here is {base_digest}")
     weights.verify()

@@ -17,6 +17,8 @@ from live_avatar.model.weight_files import Shape, WeightFiles, WeightsError, ope
 DTYPES: dict[DataType, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ADAPTER = "adapter"
 """File set of the adapter that makes the base model causal."""
+BASE_DIGEST = "base_digest"
+"""Key in an adapter's manifest: the digest of the weights it was trained on; the public adapter tells none."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,14 @@ def merge_adapter(preset: Preset, model: nn.Module, folder: Path) -> None:
     """Merges the converted adapter of ``folder`` into a loaded ``dit``.
 
     Raises:
-        WeightsError: the adapter is not there, not of this preset, or does not fit; the model is then as it was.
+        WeightsError: the adapter is not there, not of this preset, trained on other weights than those of ``folder``,
+            or does not fit; the model is then as it was.
     """
-    weights = open_converted(preset, ADAPTER, folder)
+    weights, base = open_converted(preset, ADAPTER, folder), open_converted(preset, "dit", folder)
+    assert weights.manifest is not None and base.manifest is not None
+    stands_on = weights.manifest.config.get(BASE_DIGEST, base.manifest.digest)
+    if stands_on != base.manifest.digest:
+        raise WeightsError(f"{weights.source}: trained on a base of digest {stands_on}, here is {base.manifest.digest}")
     weights.verify()
     tensors = {key: tensor.clone() for key, tensor in checkpoint.map_tensors(weights, weights.entries)}
     lora.merge(model, COMPONENTS["dit"].names(preset), tensors, preset.lora, source=str(weights.source))

@@ -105,6 +105,9 @@ def test_an_adapter_is_refused_on_another_base(tmp_path: Path) -> None:
         shutil.copytree(config.weights / file_set, other / file_set)
     with pytest.raises(WeightsError, match="trained on a base of digest"):
         build(replace(config, weights=other, adapter=config.weights / components.ADAPTER), ALONE)
+    shutil.copytree(config.weights / components.ADAPTER, other / components.ADAPTER)
+    with pytest.raises(WeightsError, match="trained on a base of digest"):
+        open_networks(MICRO, other).load("dit")
 
 
 def test_nothing_is_overwritten_and_nothing_that_is_no_run_exported(tmp_path: Path) -> None:
