@@ -3,8 +3,14 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 GOLDENS = Path(__file__).parent / "golden" / "data"
+
+# The same examples on every machine, however slow: a run of the suite says something about the tree, not about luck.
+# `--hypothesis-profile=default` searches at random again.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

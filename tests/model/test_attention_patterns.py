@@ -19,7 +19,7 @@ from tests.model.random_dit import CONFIG
 
 CPU = torch.device("cpu")
 GEOMETRY = Geometry(config=CONFIG, height=8, width=8)
-FAST = settings(max_examples=15, deadline=None, derandomize=True)
+FAST = settings(max_examples=15, deadline=None)
 
 
 def heads(seed: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:

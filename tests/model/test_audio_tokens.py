@@ -10,7 +10,7 @@ from live_avatar.config import S2V_14B, DiTConfig
 from live_avatar.model.audio_tokens import AudioTokenEncoder, public_names
 from tests.model.random_dit import CONFIG, randomise
 
-FAST = settings(max_examples=20, deadline=None, derandomize=True)
+FAST = settings(max_examples=20, deadline=None)
 
 
 def encoder(config: DiTConfig = CONFIG) -> AudioTokenEncoder:

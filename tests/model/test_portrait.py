@@ -93,7 +93,8 @@ def test_cover_leaves_no_black_and_cuts_both_ends_alike(width: int, height: int,
     assert (pixels[..., 2] == 255).all()
     for plane, axis, original in ((pixels[..., 0], 1, width), (pixels[..., 1], 0, height)):
         means = plane.mean(1 - axis)
-        assert abs(means[0] - (255 - means[-1])) <= 255 / min(original, target[axis]) + 2
+        # An odd number of surplus rows leaves one more at one end; the gradient and the resized picture are rounded.
+        assert abs(means[0] - (255 - means[-1])) <= 255 / min(original, target[axis]) + 4
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -21,7 +21,7 @@ from live_avatar.model.rope import (
 from tests.model.random_dit import CONFIG
 
 CPU = torch.device("cpu")
-FAST = settings(max_examples=25, deadline=None, derandomize=True)
+FAST = settings(max_examples=25, deadline=None)
 TEN_HOURS_FRAMES = 3 * 75_000
 
 

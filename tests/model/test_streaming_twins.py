@@ -17,7 +17,7 @@ from live_avatar.model.dit import CausalDiT
 from live_avatar.model.kv_cache import KVWindow
 from tests.model.random_dit import CONFIG, NO_MOTION, ONE_LAYER, TOLERANCE, Clip, near, random_dit, transformer_layer
 
-TWINS = settings(max_examples=25, deadline=None, derandomize=True)
+TWINS = settings(max_examples=25, deadline=None)
 TEN_HOURS_BLOCK = 75_000
 
 clips = st.builds(

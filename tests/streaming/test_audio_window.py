@@ -17,7 +17,7 @@ from live_avatar.streaming.audio_grid import state_position
 from live_avatar.streaming.audio_window import MAX_PENDING_S, AudioWindow, BlockPlan, encode_block
 from live_avatar.streaming.resample import Samples
 
-FAST = settings(max_examples=25, deadline=None, derandomize=True)
+FAST = settings(max_examples=25, deadline=None)
 BLOCK = TINY.samples_per_block
 HOP = hop_samples(TINY.speech)
 PHASES = 5

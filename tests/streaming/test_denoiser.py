@@ -31,7 +31,7 @@ from tests.streaming.small_pipeline import (
 )
 
 BLOCKS = range(4)
-FAST = settings(max_examples=20, deadline=None, derandomize=True)
+FAST = settings(max_examples=20, deadline=None)
 
 
 def same(some: list[Tensor], others: list[Tensor]) -> list[bool]:
