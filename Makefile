@@ -18,7 +18,7 @@ ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test test-containers endurance demo bench protos images lab lock
+.PHONY: help setup programs check test test-containers test-cluster endurance demo bench protos images lab lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -61,11 +61,14 @@ protos: setup ## the generated code of protos/
 	$(BIN)/python tools/protos.py
 
 test: setup ## the tests; ARGS="tests/model -k lora" chooses some
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu and not alone and not containers" $(ARGS) || [ $$? = $(NONE) ]
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "alone and not gpu and not containers" $(ARGS) || [ $$? = $(NONE) ]
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu and not alone and not containers and not cluster" $(ARGS) || [ $$? = $(NONE) ]
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "alone and not gpu and not containers and not cluster" $(ARGS) || [ $$? = $(NONE) ]
 
 test-containers: setup ## the services in containers: images, pods of the rendered chart; needs root, takes a while
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m containers tests/containers $(ARGS)
+
+test-cluster: setup ## the chart and discovery against a real API server, which is built once in minutes; needs root, Debian 12
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster tests/cluster $(ARGS)
 
 endurance: setup ## one session of 10,000 s, which takes half an hour: nothing grows, the end is the oracle's
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/system/test_endurance.py --endurance-seconds 10000 -o log_cli=true --log-cli-level=INFO
