@@ -22,6 +22,8 @@ END_TIMEOUT_S = 5.0
 SILENCE_S = 300.0
 """Longest wait for the next result; a server that works says something far earlier."""
 VIDEO_CREDITS = 256
+CREDITS_AT_ONCE = 16
+"""Granted together: a message for each unit would be a tenth of a gateway's work."""
 """Units that the server may send ahead of those that were taken.  gRPC's own window holds most of them back at the
 server; the number must exceed what fits between the two in one round trip."""
 OUTBOX_SIZE = 16
@@ -152,7 +154,8 @@ class AvatarStream:
     async def _grant(self) -> None:
         async with self._changed:
             self._owed_credits += 1
-            self._changed.notify_all()
+            if self._owed_credits >= CREDITS_AT_ONCE:
+                self._changed.notify_all()
 
     async def _reason(self) -> AvatarError:
         """Why nothing can be sent any more."""
@@ -178,8 +181,8 @@ class AvatarStream:
     async def _next_request(self) -> api.StreamAvatarRequest:
         """Credits before speech: speech may have to wait for the video that they let through."""
         async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._outbox or self._owed_credits))
-            if self._owed_credits:
+            await self._changed.wait_for(lambda: bool(self._outbox) or self._owed_credits >= CREDITS_AT_ONCE)
+            if self._owed_credits >= CREDITS_AT_ONCE:
                 credit = api.StreamAvatarRequest.Credit(video_units=self._owed_credits)
                 request, self._owed_credits = api.StreamAvatarRequest(credit=credit), 0
             else:

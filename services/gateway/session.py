@@ -324,13 +324,9 @@ class Session:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Returns once ``condition`` holds; raises what ended the session."""
-
-        def holds() -> bool:
-            if self.failure is not None:
-                raise self.failure
-            return condition()
-
-        await self.changes.until(holds)
+        await self.changes.until(lambda: self.failure is not None or condition())
+        if self.failure is not None:
+            raise self.failure
 
     def fail(self, error: ServiceError) -> None:
         """See ``Listener``; the first failure stays."""

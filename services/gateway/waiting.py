@@ -9,30 +9,37 @@ from contextlib import asynccontextmanager
 
 
 class Changes:
-    """Something changes now and then; whoever waits for a condition looks at it again."""
+    """Something changes now and then; whoever waits for a condition looks at it again.
+
+    The look is taken where the change is made: most changes concern one of several waiting tasks, and to wake the
+    others in vain costs more than to ask for them.
+    """
 
     def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
 
     def notify(self) -> None:
         """Says that something changed."""
-        for waiter in self._waiting:
-            if not waiter.done():
+        for waiter, ends in self._waiting.items():
+            if not waiter.done() and ends():
                 waiter.set_result(None)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Returns once ``condition`` holds; what it raises, this raises."""
+        """Returns once ``condition`` holds, which must not raise; it may have ceased to hold before the caller runs."""
         while not condition():
-            await self.next()
+            await self._wait(condition)
 
     async def next(self) -> None:
         """Returns after the next change."""
+        await self._wait(lambda: True)
+
+    async def _wait(self, ends: Callable[[], bool]) -> None:
         waiter = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiter)
+        self._waiting[waiter] = ends
         try:
             await waiter
         finally:
-            self._waiting.discard(waiter)
+            del self._waiting[waiter]
 
 
 def first_cause(group: BaseException) -> BaseException:
