@@ -18,7 +18,7 @@ ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test test-containers test-cluster endurance demo bench protos images lab lock
+.PHONY: help setup programs check test test-containers test-cluster endurance demo bench quality protos images lab lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -78,6 +78,9 @@ demo: setup ## a portrait speaks: all services on this machine, out/demo.mp4 and
 
 bench: setup ## how close the pipeline is to its limits on this machine: out/bench.json; ARGS="steps tiny" chooses sections
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench $(ARGS)
+
+quality: setup ## how good the pictures are: out/quality.md and a contact sheet; ARGS="--services" and more, see docs/quality.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.quality $(ARGS)
 
 images: setup ## the container images of all services, with docker, podman or buildah; ARGS="--torch cuda" and more
 	$(BIN)/python tools/images.py $(ARGS)
