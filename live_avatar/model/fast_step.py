@@ -9,7 +9,7 @@ Knows windows and sizes; knows nothing of sessions, schedules or transport.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -63,7 +63,9 @@ class CompiledStep:
     def __init__(self, model: CausalDiT, compiler: Compile = torch.compile) -> None:
         self.model = model
         self._eager = EagerStep(model)
-        options = {"cpp_wrapper": True} if _device(model).type == "cpu" else None
+        options: dict[str, Any] = {"guard_filter_fn": _inputs_alone}
+        if _device(model).type == "cpu":
+            options["cpp_wrapper"] = True
         self._compiled = _CompiledDiT(model, compiler, options)
         self._rotations = compiler(_rotations, dynamic=False, fullgraph=True, options=options)
         self._warm: set[tuple[Geometry, int, int, torch.dtype]] = set()
@@ -145,9 +147,10 @@ def warm_block(forward: StepForward, model: CausalDiT, window: KVWindow) -> Tens
 class _CompiledLayer(nn.Module):
     """A layer run by code that all layers share: it sees its own window alone, and no number of its own."""
 
-    def __init__(self, layer: TransformerLayer, run: Callable[..., Any]) -> None:
+    def __init__(self, layer: TransformerLayer, kind: int, run: Callable[..., Any]) -> None:
         super().__init__()
         self.index = layer.index
+        self.kind = kind
         self.layer = copy.copy(layer)
         self.layer.index = 0
         self._run = run
@@ -168,21 +171,23 @@ class _CompiledLayer(nn.Module):
             pattern.slot_tokens,
             pattern.visible,
         )
-        out: Tensor = self._run(self.layer, x, level, text, audio, own)
+        out: Tensor = self._run(self.layer, self.kind, x, level, text, audio, own)
         return out
 
 
 class _CompiledDiT(CausalDiT):
     """The same weights and the same forward; layers, first and last part run compiled."""
 
-    def __init__(self, model: CausalDiT, compiler: Compile, options: dict[str, bool] | None) -> None:
+    def __init__(self, model: CausalDiT, compiler: Compile, options: dict[str, Any]) -> None:
         nn.Module.__init__(self)
         self.config = model.config
         for name, module in model.named_children():
             self.add_module(name, module)
         run = compiler(_run_layer, dynamic=False, fullgraph=True, options=options)
-        layers = (layer for layer in model.layers if isinstance(layer, TransformerLayer))
-        self.layers = nn.ModuleList(_CompiledLayer(layer, run) for layer in layers)
+        layers = [layer for layer in model.layers if isinstance(layer, TransformerLayer)]
+        forms = [_form(layer) for layer in layers]
+        kinds = [forms.index(form) for form in forms]
+        self.layers = nn.ModuleList(_CompiledLayer(layer, kind, run) for layer, kind in zip(layers, kinds, strict=True))
         self._run_first = compiler(model.noisy_tokens, dynamic=False, fullgraph=True, options=options)
         self._run_last = compiler(model.velocity, dynamic=False, fullgraph=True, options=options)
 
@@ -277,14 +282,32 @@ def fastest_step(step: CompiledStep) -> StepForward:
     return RecordedStep(step, CudaRecorder()) if _device(step.model).type == "cuda" else step
 
 
+def _inputs_alone(guards: Sequence[Any]) -> list[bool]:
+    """Which of the compiler's guards are asked at every call: those on what a call is given.
+
+    Weights and modules of Python stay what they were at warm-up; to ask hundreds of times a step whether they did takes
+    as long as a layer of the small preset.  What tells layers apart, ``_run_layer`` is given as a number.
+    """
+    fixed = ("layer._", "self._", "G[", "GG[", "dict(G[")
+    return [not guard.name.startswith(fixed) for guard in guards]
+
+
+def _form(layer: nn.Module) -> tuple[object, ...]:
+    """Equal for layers that the same code can run: their parts, and the shapes and types of their weights."""
+    parts = tuple((name, type(module)) for name, module in layer.named_modules())
+    return parts + tuple((name, tensor.shape, tensor.dtype) for name, tensor in layer.state_dict().items())
+
+
 def _run_layer(
     layer: TransformerLayer,
+    kind: int,
     x: Tensor,
     level: NoiseLevels,
     text: tuple[Tensor, Tensor],
     audio: AudioTokens | None,
     pattern: StreamingAttention,
 ) -> Tensor:
+    assert kind >= 0  # the code for one kind of layer is no other's: looked at, the number becomes a condition
     return layer.forward(x, level, text, audio, pattern)
 
 
