@@ -17,11 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import sections
+from bench.edges import edges
 from bench.networks import networks
 from bench.sections import Numbers, Workplace
 
 SECTIONS: Mapping[str, Callable[[Workplace], Numbers]] = {
     "networks": networks,
+    "edges": edges,
     "hops": sections.hops,
     "tiny": sections.tiny,
     "fast": sections.fast,

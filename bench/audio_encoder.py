@@ -17,22 +17,24 @@ import numpy as np
 import torch
 from transformers import Wav2Vec2Model
 
-from live_avatar.config import S2V_14B, SAMPLE_RATE_HZ
+from live_avatar.config import S2V_14B, SAMPLE_RATE_HZ, Preset
 from live_avatar.model.audio_tokens import AudioTokenEncoder
 from live_avatar.model.components import build_on_meta
 from services.audio_encoder.hearing import Streaming
 
 HEARD_S = 10
 """Speech at hand: enough for the context before a block and eight blocks."""
-BLOCK_S = S2V_14B.samples_per_block / SAMPLE_RATE_HZ
 
 
-def times(speech: Wav2Vec2Model, tokens: AudioTokenEncoder, runs: int) -> list[float]:
-    """Core seconds of each of ``runs`` blocks, after one that nobody counts."""
-    hearing = Streaming(speech, S2V_14B)
+def times(preset: Preset, runs: int) -> list[float]:
+    """Core seconds of each of ``runs`` blocks of live audio, after one that nobody counts."""
+    speech, tokens = (network(preset, name) for name in ("speech", "audio"))
+    assert isinstance(speech, Wav2Vec2Model)
+    assert isinstance(tokens, AudioTokenEncoder)
+    hearing = Streaming(speech, preset)
     samples = np.random.default_rng(0).standard_normal(SAMPLE_RATE_HZ * HEARD_S, dtype=np.float32) * 0.1
     hearing.append(samples)
-    first = round(S2V_14B.stream.left_context_s / BLOCK_S) + 1
+    first = round(preset.stream.left_context_s * SAMPLE_RATE_HZ / preset.samples_per_block) + 1
     taken = []
     for block in range(first, first + runs + 1):
         began = time.process_time()
@@ -41,9 +43,9 @@ def times(speech: Wav2Vec2Model, tokens: AudioTokenEncoder, runs: int) -> list[f
     return taken[1:]
 
 
-def network(name: str) -> torch.nn.Module:
+def network(preset: Preset, name: str) -> torch.nn.Module:
     """A network of the system without its weights."""
-    module = build_on_meta(S2V_14B, name).to_empty(device="cpu").float().eval()
+    module = build_on_meta(preset, name).to_empty(device="cpu").float().eval()
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.fill_(0.01)
@@ -56,15 +58,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=int, default=7, choices=range(1, 8))
     arguments = parser.parse_args()
-    speech, tokens = (network(name) for name in ("speech", "audio"))
-    assert isinstance(speech, Wav2Vec2Model)
-    assert isinstance(tokens, AudioTokenEncoder)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
-    print(f"threads   core ms of a block of {1000 * BLOCK_S:.0f} ms: median, fastest")
+    print(
+        f"threads   core ms of a block of {1000 * S2V_14B.samples_per_block / SAMPLE_RATE_HZ:.0f} ms: median, fastest"
+    )
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            taken = times(speech, tokens, arguments.runs)
+            taken = times(S2V_14B, arguments.runs)
         print(f"{threads:7}   {1000 * statistics.median(taken):.0f}, {1000 * min(taken):.0f}")
 
 

@@ -21,7 +21,7 @@ from live_avatar.serving.reservations import Reservations, Room
 from live_avatar.serving.work import Deliver
 from live_avatar.streaming.block import Sink
 from live_avatar.streaming.picture import latent_size
-from services.vae_decoder.media import H264Encoder
+from services.vae_decoder.media import H264Encoder, Pixels
 from services.vae_decoder.video import Audience
 
 SESSIONS = 64
@@ -125,14 +125,19 @@ class Film:
 def film(preset: Preset, width: int, height: int) -> Film:
     """A moving gradient of ``width`` x ``height`` as the decoder would encode it."""
     encoder = H264Encoder(width, height, preset.stream.fps)
-    down, across = np.indices((height, width))
-    moving = range(preset.frames_per_block)
-    pictures = np.stack([np.stack([across + 8 * shift, down, across + down], axis=-1) for shift in moving])
-    pictures = (pictures % 256).astype(np.uint8)
+    pictures = moving_gradient(preset, width, height)
     shown = pictures[preset.stream.dropped_frames :]
     return Film(
         first=tuple(encoder.encode(shown, starts_block=True)), other=tuple(encoder.encode(pictures, starts_block=True))
     )
+
+
+def moving_gradient(preset: Preset, width: int, height: int) -> Pixels:
+    """Pictures of one block, [T, H, W, 3]."""
+    down, across = np.indices((height, width))
+    moving = range(preset.frames_per_block)
+    pictures = np.stack([np.stack([across + 8 * shift, down, across + down], axis=-1) for shift in moving])
+    return (pictures % 256).astype(np.uint8)
 
 
 class EmulatedEnd(EmulatedWork):

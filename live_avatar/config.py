@@ -36,6 +36,8 @@ MOTION_GROUPS = (
 )
 MOTION_LATENTS = sum(group.latents for group in MOTION_GROUPS)
 """Latents of history the sink can hold; 1 + 4 * 18 = 73 still frames encode to them."""
+UNROUNDED_ENDS = 1
+"""Layers at either end of the denoiser that 8-bit floats leave alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

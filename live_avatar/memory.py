@@ -7,7 +7,7 @@ video.  Derived from spec 2.4 (K/V), 3.4 (decoder), 7 (fp8) and checked against 
 from dataclasses import dataclass
 from typing import Literal
 
-from live_avatar.config import MOTION_GROUPS, DiTConfig, Preset, VAEConfig
+from live_avatar.config import MOTION_GROUPS, UNROUNDED_ENDS, DiTConfig, Preset, VAEConfig
 
 GB = 10**9
 MB = 10**6
@@ -97,10 +97,21 @@ def decoder_values_per_latent_pixel(config: VAEConfig) -> int:
 def stage_weight_bytes(config: DiTConfig, dtype: WeightType) -> int:
     """Weights of one stage: the whole denoiser without the audio token encoder, which lives elsewhere.
 
-    With fp8 the 460 linear layers of spec 7 take one byte an element; everything else stays bf16.
+    With fp8 what ``live_avatar.model.fp8`` rounds takes one byte an element and a float32 scale an output; everything
+    else stays bf16.
     """
-    quantised = quantised_parameters(config) if dtype == "fp8" else 0
-    return 2 * dit_parameters(config) - quantised
+    return 2 * dit_parameters(config) - (rounding_saves(config) if dtype == "fp8" else 0)
+
+
+def rounding_saves(config: DiTConfig) -> int:
+    """Bytes by which 8-bit linear layers are smaller: q, k, v, o, q and o of the text attention, and the feed-forward.
+
+    Of all layers but those at the ends; none where there are no others.
+    """
+    layers = max(0, config.num_layers - 2 * UNROUNDED_ENDS)
+    weights = 6 * config.dim**2 + 2 * config.dim * config.ffn_dim
+    outputs = 7 * config.dim + config.ffn_dim
+    return layers * (weights - 4 * outputs)
 
 
 def dit_parameters(config: DiTConfig) -> int:
@@ -121,11 +132,11 @@ def dit_parameters(config: DiTConfig) -> int:
     motion = sum(_linear(config.latent_channels * k[0] * k[1] * k[2], dim) for k in (g.kernel for g in MOTION_GROUPS))
     head = 2 * dim + _linear(dim, config.latent_channels * patch_volume)
     layers = config.num_layers * layer_extras + len(config.audio_layers) * injector_extras
-    return quantised_parameters(config) + layers + embeddings + motion + head
+    return linear_parameters(config) + layers + embeddings + motion + head
 
 
-def quantised_parameters(config: DiTConfig) -> int:
-    """Weight elements of the linear layers that fp8 covers: q, k, v, o and ffn of the layers, and the injectors."""
+def linear_parameters(config: DiTConfig) -> int:
+    """Weight elements of the 460 linear layers of spec 7: q, k, v, o and ffn of the layers, and the injectors."""
     per_layer = 8 * config.dim**2 + 2 * config.dim * config.ffn_dim
     per_injector = 4 * config.dim**2 + 2 * config.dim**2
     return config.num_layers * per_layer + len(config.audio_layers) * per_injector

@@ -8,7 +8,7 @@ import torch
 
 from live_avatar import memory
 from live_avatar.config import S2V_14B, TINY, Preset, VAEConfig
-from live_avatar.model import lora
+from live_avatar.model import fp8, lora
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.components import COMPONENTS, build_on_meta, component_shapes
 from live_avatar.model.dit import CausalDiT
@@ -56,7 +56,7 @@ def test_quantised_layers_are_the_adapter_targets_and_the_injector_modulations(p
     names = COMPONENTS["dit"].names(preset)
     layers = set(lora.target_layers(build_on_meta(preset, "dit"), names, preset.lora))
     layers |= {key.removesuffix(".weight") for key in shapes if "injector_adain_layers" in key and ".weight" in key}
-    assert memory.quantised_parameters(preset.dit) == sum(math.prod(shapes[f"{layer}.weight"]) for layer in layers)
+    assert memory.linear_parameters(preset.dit) == sum(math.prod(shapes[f"{layer}.weight"]) for layer in layers)
 
 
 def test_decoder_caches_of_the_specification() -> None:
@@ -80,6 +80,17 @@ def test_fits_counts_whole_sessions() -> None:
     assert rows[1, 80].weights - rows[4, 80].weights == memory.GB
     assert rows[1, 80].per_session > 3 * rows[4, 80].per_session
     assert rows[4, 141].sessions > rows[2, 141].sessions > rows[1, 141].sessions > 0
+
+
+@pytest.mark.parametrize("preset", [S2V_14B, TINY], ids=lambda preset: preset.name)
+def test_rounding_saves_what_the_rounded_layers_save(preset: Preset) -> None:
+    model = build_on_meta(preset, "dit")
+    bf16 = sum(2 * parameter.numel() for parameter in model.parameters())
+    fp8.quantise(model, preset.dit)
+    left = sum(2 * parameter.numel() for parameter in model.parameters())
+    rounded = [each for each in model.modules() if isinstance(each, fp8.FP8Linear)]
+    left += sum(each.weight.numel() + 4 * each.scale.numel() + 2 * each.bias.numel() for each in rounded)
+    assert memory.rounding_saves(preset.dit) == bf16 - left
 
 
 def test_fp8_makes_room() -> None:

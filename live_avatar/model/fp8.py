@@ -16,13 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from live_avatar.config import DiTConfig
+from live_avatar.config import UNROUNDED_ENDS, DiTConfig
 
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max
 """448."""
-KEPT_ENDS = 1
-"""Layers at either end that stay as they are."""
 _SMALLEST_SCALE = 1e-12
 _QUANTISED = (
     *(f"self_attn.{name}" for name in ("q", "k", "v", "o")),
@@ -82,7 +80,7 @@ def quantised_layers(config: DiTConfig) -> range:
     Raises:
         ValueError: the model has none between its first and last layers.
     """
-    layers = range(KEPT_ENDS, config.num_layers - KEPT_ENDS)
+    layers = range(UNROUNDED_ENDS, config.num_layers - UNROUNDED_ENDS)
     if not layers:
         raise ValueError(f"a model of {config.num_layers} layers has none that may be rounded")
     return layers

@@ -13,6 +13,7 @@ from bench import gpu
 from bench.flops import geometry, step_work
 from bench.gpu_parts import TERA, draw_network, median_ms, watched
 from bench.gpu_sections import Numbers, Place, computed, repeated_block
+from bench.gpu_variants import one_latent, variants
 from live_avatar.config import S2V_14B, TINY
 from live_avatar.model.dit import CausalDiT
 from live_avatar.model.fast_step import EagerStep
@@ -52,6 +53,26 @@ def test_clocks_and_counters_work_without_a_gpu() -> None:
     with watched(CPU) as steady:
         torch.ones(1)
     assert (steady.device_allocations, steady.recompiles, steady.syncs) == (0, 0, 0)
+
+
+def test_variants_are_ratios_of_one_step() -> None:
+    numbers = variants(PLACE, {})
+    assert set(numbers) == {
+        "one_latent_over_block_64x64",
+        "two_sessions_over_twice_one_64x64",
+        "sp4_share_times_4_64x64",
+    }
+    assert all(0 < ratio < 100 for ratio in numbers.values())
+
+
+def test_a_block_of_one_latent_sees_as_many_as_before() -> None:
+    whole, short = PLACE.preset.stream, one_latent(PLACE).preset.stream
+    assert short.latents_per_block == 1
+    assert short.window_blocks == whole.latents_per_block * whole.window_blocks
+    model = draw_network(TINY, "dit", CPU)
+    assert isinstance(model, CausalDiT)
+    velocity = repeated_block(EagerStep(model), model, one_latent(PLACE), (64, 64))()
+    assert isinstance(velocity, torch.Tensor) and velocity.shape[2] == 1
 
 
 def test_what_follows_from_the_parts() -> None:
