@@ -104,8 +104,8 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
 - {{ . }}
 {{- end }}
 - --preset={{ include "live-avatar.preset" $root }}
-{{- if ne $root.Values.weights.source "random" }}
-- --weights=/weights
+{{- with include "live-avatar.weightsFolder" $root }}
+- --weights={{ . }}
 {{- with $root.Values.weights.digest }}
 - --weights-digest={{ . }}
 {{- end }}

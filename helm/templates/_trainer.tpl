@@ -65,8 +65,8 @@ spec:
         - --data=/data
         - --output=/output/{{ $trainer.phase }}-{{ $trainer.run }}
         - --device={{ include "live-avatar.trainerDevice" $trainer.gpus }}
-        {{- if ne .Values.weights.source "random" }}
-        - --weights=/weights
+        {{- with include "live-avatar.weightsFolder" . }}
+        - --weights={{ . }}
         {{- end }}
         {{- include "live-avatar.options" $trainer.options | indent 8 }}
       env:

@@ -1,7 +1,19 @@
 {{/* Where the weights come from: everything that depends on weights.source. All services share one read-only mount. */}}
 
+{{/* The weights are a volume, neither random nor part of the images. */}}
+{{- define "live-avatar.weightsMounted" -}}
+{{- if not (has .Values.weights.source (list "random" "package")) -}}true{{- end -}}
+{{- end }}
+
+{{/* The folder a process finds them in; empty where they are random. */}}
+{{- define "live-avatar.weightsFolder" -}}
+{{- if eq .Values.weights.source "package" -}}/opt/service/live_avatar/samples/tiny
+{{- else if ne .Values.weights.source "random" -}}/weights
+{{- end -}}
+{{- end }}
+
 {{- define "live-avatar.weightsVolume" -}}
-{{- if ne .Values.weights.source "random" -}}
+{{- if include "live-avatar.weightsMounted" . -}}
 - name: weights
   {{- if eq .Values.weights.source "pvc" }}
   persistentVolumeClaim:
@@ -23,7 +35,7 @@
 {{- end }}
 
 {{- define "live-avatar.weightsMount" -}}
-{{- if ne .Values.weights.source "random" -}}
+{{- if include "live-avatar.weightsMounted" . -}}
 - name: weights
   mountPath: /weights
   readOnly: true

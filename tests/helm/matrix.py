@@ -27,6 +27,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "hostPath": {"weights": {"source": "hostPath"}},
     "image": {"weights": {"source": "image", "image": {"reference": "example.com/weights:1"}, "subPath": "s2v"}},
     "copy": {"weights": {"source": "copy", "image": {"reference": "example.com/weights:1"}}},
+    "package": {"weights": {"source": "package"}, "model": {"preset": "TINY"}},
     "random": {"weights": {"source": "random"}, "model": {"preset": "TINY"}},
 }
 AUTH: dict[str, dict[str, Any]] = {
@@ -74,7 +75,7 @@ def stages(layout: str) -> dict[str, Any]:
 def combinations() -> Iterator[tuple[tuple[str, str, str, str], Values]]:
     """Names and values of a square in which every way of giving GPUs meets every layout and every source of weights.
 
-    All layouts x GPUs x weights x secrets are 700; any two choices of which one could disturb the other meet here.
+    All layouts x GPUs x weights x secrets are 840; any two choices of which one could disturb the other meet here.
     """
     layouts, secrets = list(LAYOUTS), list(AUTH)
     for (row, gpu), (column, weights) in product(enumerate(GPU_MODES), enumerate(WEIGHTS)):

@@ -1,9 +1,13 @@
 """Each stage has a GPU of its own and performs its own steps, in every layout and every way of giving GPUs."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 
+from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
+from services.audio_encoder.readiness import HeadReadiness
 from services.denoise_stage.settings import parse_steps
 from tests.helm.matrix import GPU_MODES, LAYOUTS, WEIGHTS, stages
 from tests.helm.rendering import Document, Values, arguments, containers, merged, named, pipeline_pod, render
@@ -119,6 +123,33 @@ def test_the_leave_to_share_reaches_both_who_ask_for_it() -> None:
         encoder = pipeline_pod(documents)["containers"][0]
         for container in (gateway["containers"][0], encoder):
             assert arguments(container)["allow-shared-devices"] == str(leave).lower()
+
+
+@dataclass
+class Hop:
+    """A chain whose services all work."""
+
+    chain: Sequence[ServiceInfo]
+    ready: bool = True
+
+
+def takes_sessions(gpu: str, sliced: bool = False) -> bool:
+    """What the head of a rendered pipeline says of its cards; ``sliced``: the node gives one of them twice."""
+    values = values_of("4x1", gpu)
+    documents = render(values)
+    cards = {name: str(card) for name, card in gpus_of(documents, values).items()}
+    if sliced:
+        cards["denoise-stage-0"] = cards["vae-decoder"]
+    head, *others = pipeline_pod(documents)["containers"]
+    services = [ServiceInfo(name=one["name"], device=cards.get(one["name"], one["name"])) for one in (head, *others)]
+    return HeadReadiness(Hop(services), allow_shared_devices=arguments(head)["allow-shared-devices"] == "true")()
+
+
+@pytest.mark.parametrize("gpu", GPU_MODES)
+def test_who_shares_a_card_takes_sessions_with_leave_alone(gpu: str) -> None:
+    assert takes_sessions(gpu)
+    if gpu not in WITHOUT_GPU:
+        assert takes_sessions(gpu, sliced=True) == (gpu == "draSharedEncoder")
 
 
 def test_ports_of_a_layout_stay_when_a_stage_is_added() -> None:

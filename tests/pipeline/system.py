@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -103,11 +104,11 @@ class Script:
 
 
 class System:
-    """The networks of one preset with the random weights that the services draw too."""
+    """The networks of one preset with weights of a folder, or the random ones that the services draw too."""
 
-    def __init__(self, preset: Preset) -> None:
+    def __init__(self, preset: Preset, weights: Path | None = None) -> None:
         self.preset = preset
-        self.networks: Networks = open_networks(preset, None)
+        self.networks: Networks = open_networks(preset, weights)
         dit, tokens, vae, speech, text = map(self.networks.load, ("dit", "audio", "vae", "speech", "text"))
         assert isinstance(dit, CausalDiT)
         assert isinstance(tokens, AudioTokenEncoder)
