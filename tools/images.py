@@ -1,7 +1,7 @@
-"""Builds the container images of the services with whatever builder this machine has.
+"""Builds the container images of the services and the trainer with whatever builder this machine has.
 
-    python tools/images.py                     all four, from python:3.11-slim
-    python tools/images.py gateway             one of them
+    python tools/images.py                     all five, from python:3.11-slim
+    python tools/images.py gateway trainer     some of them
     python tools/images.py --torch cuda --torch-index URL
     python tools/images.py --builder lab --base-image localhost/python:3.11-slim    see tools/containers
 
@@ -24,7 +24,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAB = ROOT / "tools" / "containers" / "lab.sh"
-SERVICES = ("gateway", "audio_encoder", "denoise_stage", "vae_decoder")
+_SERVICES = ("gateway", "audio_encoder", "denoise_stage", "vae_decoder")
+DOCKERFILES = {service: ROOT / "services" / service / "Dockerfile" for service in _SERVICES}
+DOCKERFILES["trainer"] = ROOT / "trainer" / "Dockerfile"
 CERTIFICATES = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
 _PIP_OPTION = re.compile(r"(?:global|install|:env:)\.([a-z-]+)='(.*)'")
 _NO_BUILDER = "needs docker with its daemon, podman or buildah; `make lab` sets up a podman of its own on Debian"
@@ -71,7 +73,7 @@ def find_builder(name: str) -> Builder:
 def build(builder: Builder, service: str, arguments: argparse.Namespace) -> float:
     """Builds one image; returns the seconds it took."""
     began = time.monotonic()
-    command = [*builder.command, "-f", builder.seen(ROOT / "services" / service / "Dockerfile")]
+    command = [*builder.command, "-f", builder.seen(DOCKERFILES[service])]
     command += ["-t", image_name(service, arguments.registry, arguments.tag)]
     command += ["--build-arg", f"BASE_IMAGE={arguments.base_image}"]
     if service != "gateway":
@@ -127,7 +129,7 @@ def _works(builder: Builder) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Builds the images that the arguments name; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"of {', '.join(SERVICES)}; all of them")
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"of {', '.join(DOCKERFILES)}; all of them")
     parser.add_argument("--builder", default="", choices=["", *(builder.name for builder in BUILDERS)])
     parser.add_argument("--base-image", default="python:3.11-slim")
     parser.add_argument("--torch", default="cpu", choices=["cpu", "cuda"])
@@ -135,10 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--registry", default="", help="prefix of the images' names, with its slash")
     parser.add_argument("--tag", default="latest")
     arguments = parser.parse_args(argv)
-    if unknown := set(arguments.services) - set(SERVICES):
-        parser.error(f"no service is called {', '.join(sorted(unknown))}")
+    if unknown := set(arguments.services) - set(DOCKERFILES):
+        parser.error(f"there is no image of {', '.join(sorted(unknown))}")
     builder = find_builder(arguments.builder)
-    for service in arguments.services or SERVICES:
+    for service in arguments.services or DOCKERFILES:
         taken_s = build(builder, service, arguments)
         sys.stdout.write(f"{image_name(service, arguments.registry, arguments.tag)}  {taken_s:.0f} s\n")
     return 0

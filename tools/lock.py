@@ -20,6 +20,17 @@ LOCKS = ROOT / "locks"
 TORCH = "torch"
 _OF_CUDA = re.compile(r"(nvidia-|cuda-|triton)")
 """Packages that the CUDA build of torch brings with it."""
+_OF_ASYNC_KUBERNETES = (
+    "aiohttp",
+    "aiohttp-retry",
+    "aiohappyeyeballs",
+    "aiosignal",
+    "frozenlist",
+    "multidict",
+    "propcache",
+    "yarl",
+)
+"""What the Kubernetes client wants for its second half alone, which the gateway's image leaves out."""
 _HEADING = "# Written by tools/lock.py.\n"
 
 
@@ -31,7 +42,7 @@ def main() -> None:
         constraints.write_text("".join(_installed()))
         gateway, pipeline, train = (_resolve(extra, constraints) for extra in ("gateway", "pipeline", "train"))
     cuda = {name: entry for name, entry in pipeline.items() if name == TORCH or _OF_CUDA.match(name)}
-    _write("gateway", gateway)
+    _write("gateway", {name: entry for name, entry in gateway.items() if name not in _OF_ASYNC_KUBERNETES})
     _write("pipeline", {name: entry for name, entry in pipeline.items() if name not in cuda})
     _write("trainer", {name: entry for name, entry in train.items() if name not in {**pipeline, **gateway}})
     _write("build", {"setuptools": pipeline["setuptools"]})

@@ -45,6 +45,7 @@ class Kubelet:
         self._stop = threading.Event()
         self._watchers: list[threading.Thread] = []
         self._files: list[Path] = []
+        self._volumes: list[str] = []
 
     def __enter__(self) -> Self:
         try:
@@ -83,7 +84,23 @@ class Kubelet:
         """Number of a container's first process on this machine; 0 while it has none."""
         return int(inspect("container", f"{pod}-{container}")["State"]["Pid"])
 
+    def finish(self, pod: Pod, timeout_s: float) -> tuple[int, str]:
+        """Runs a pod of one container that ends by itself; returns its exit code and what it wrote."""
+        self._start(pod)
+        (container,) = pod.containers
+        code = int(podman("wait", f"{pod.name}-{container}", timeout_s=timeout_s).stdout)
+        logged = podman("logs", f"{pod.name}-{container}")
+        return code, logged.stdout + logged.stderr
+
     def _play(self, pod: Pod) -> None:
+        self._start(pod)
+        for container in pod.containers:
+            watcher = threading.Thread(target=self._watch, args=(pod, container), daemon=True)
+            watcher.start()
+            self._watchers.append(watcher)
+
+    def _start(self, pod: Pod) -> None:
+        self._volumes += pod.memory_volumes
         for name, options in pod.memory_volumes.items():
             flags = (f"--opt={option}" for option in ("type=tmpfs", "device=tmpfs", f"o={options}"))
             podman("volume", "create", "--ignore", *flags, name)
@@ -93,10 +110,6 @@ class Kubelet:
         aliases = "".join(f",alias={alias}" for alias in pod.aliases)
         network = f"{NETWORK}:ip={pod.ip}{aliases}"
         podman("kube", "play", "--replace", "--network", network, seen(Path(file.name)), timeout_s=120)
-        for container in pod.containers:
-            watcher = threading.Thread(target=self._watch, args=(pod, container), daemon=True)
-            watcher.start()
-            self._watchers.append(watcher)
 
     def _end(self) -> None:
         """Ends all pods and what they had; nothing is left."""
@@ -106,9 +119,8 @@ class Kubelet:
         for file in self._files:
             podman("kube", "down", "--force", seen(file), check=False, timeout_s=120)
             file.unlink()
-        for pod in self.pods.values():
-            for volume in pod.memory_volumes:
-                podman("volume", "rm", "--force", volume, check=False)
+        for volume in self._volumes:
+            podman("volume", "rm", "--force", volume, check=False)
         podman("network", "rm", "--force", NETWORK, check=False)
 
     def _watch(self, pod: Pod, container: str) -> None:
