@@ -33,12 +33,28 @@ def up(
     redis: Annotated[str, typer.Option(help="State store, as redis://host:port/0.")] = "memory://",
     port: Annotated[int, typer.Option(help="Port of the gateway; 0: any free one.", min=0, max=65_535)] = 0,
     logs: LogsOption = Path("out/logs"),
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Stages and decoder run generated code; its making takes minutes.")
+    ] = False,
+    fp8_report: Annotated[
+        Path | None,
+        typer.Option(help="Linear layers in 8-bit floats: what services.denoise_stage.gate wrote of these weights."),
+    ] = None,
 ) -> None:
     """Starts a pipeline with its gateway here; Ctrl-C ends it."""
-    from live_avatar.launcher.pipeline import LocalPipeline, Plan
+    from live_avatar.launcher.pipeline import LocalPipeline, Plan, Speed
 
     loaded = sources.weights_of(preset, weights)
-    plan = Plan(layout=parse_layout(layout), preset=preset, weights=loaded, redis=redis, gateway_port=port, logs=logs)
+    speed = Speed(compiled=compiled, fp8_report=fp8_report)
+    plan = Plan(
+        layout=parse_layout(layout),
+        preset=preset,
+        weights=loaded,
+        redis=redis,
+        gateway_port=port,
+        logs=logs,
+        speed=speed,
+    )
     try:
         with LocalPipeline(plan, sources.report) as pipeline:
             if loaded is None:

@@ -25,6 +25,8 @@ HOST = "127.0.0.1"
 IN_MEMORY = "memory://"
 START_TIMEOUT_S = 120.0
 """From a service's start to its port; loading large weights takes most of it."""
+COMPILE_TIMEOUT_S = 900.0
+"""The same where code is generated first, by all services at once."""
 READY_TIMEOUT_S = 30.0
 DRAIN_S = 1.0
 STOP_TIMEOUT_S = 3.5
@@ -34,6 +36,34 @@ _POLL_S = 0.1
 GATEWAY, ENCODER, DECODER = "gateway", "audio-encoder", "vae-decoder"
 
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Which of the faster ways the services take (docs/fast.md); the default is none."""
+
+    compiled: bool = False
+    """Stages and decoder generate code for the largest picture before they are ready."""
+    fp8_report: Path | None = None
+    """Of ``services.denoise_stage.gate``: linear layers in 8-bit floats."""
+    fp8_kv: bool = False
+    """Keys and values in 8-bit floats."""
+
+    @property
+    def start_timeout_s(self) -> float:
+        """From a service's start to its port."""
+        return COMPILE_TIMEOUT_S if self.compiled else START_TIMEOUT_S
+
+    @property
+    def of_decoder(self) -> tuple[str, ...]:
+        """Flags of the VAE decoder."""
+        return ("--forward", "compiled") if self.compiled else ()
+
+    @property
+    def of_stages(self) -> tuple[str, ...]:
+        """Flags of every denoise stage."""
+        linear = ("--linear", "fp8", "--fp8-report", str(self.fp8_report)) if self.fp8_report else ()
+        return (*self.of_decoder, *linear, *(("--kv", "fp8") if self.fp8_kv else ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +78,7 @@ class Plan:
     redis: str = IN_MEMORY
     gateway_port: int = 0
     logs: Path = Path("out/logs")
+    speed: Speed = Speed()
 
 
 class LocalPipeline:
@@ -114,11 +145,13 @@ class LocalPipeline:
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         address = {name: f"{HOST}:{port}" for name, port in ports.items()}
         model = ("--preset", plan.preset, *(("--weights", str(plan.weights)) if plan.weights else ()))
-        programs = [_program(DECODER, "vae_decoder", *model)]
+        programs = [_program(DECODER, "vae_decoder", *model, *plan.speed.of_decoder)]
         for steps, following in zip(reversed(plan.layout.stages), names, strict=False):
             own = ("--steps", ",".join(map(str, steps)), "--step-count", str(plan.layout.step_count))
             name = f"denoise-stage-{steps.start}"
-            programs.append(_program(name, "denoise_stage", "--next", address[following], *own, *model))
+            programs.append(
+                _program(name, "denoise_stage", "--next", address[following], *own, *model, *plan.speed.of_stages)
+            )
         # On one machine several services may well share one device.
         shared = "--allow-shared-devices"
         programs.append(_program(ENCODER, "audio_encoder", "--next", address[names[-2]], shared, *model))
@@ -136,7 +169,7 @@ class LocalPipeline:
 
     def _wait_listening(self, child: Child, started: float) -> None:
         try:
-            child.wait_listening(START_TIMEOUT_S)
+            child.wait_listening(self._plan.speed.start_timeout_s)
         except LaunchError:
             for line in child.last_lines():
                 self._report(line)

@@ -50,7 +50,7 @@ class FastVAE(VAE):
         self._check_latents(latents, cache)
         if self._record is None:
             pixels: Tensor
-            pixels, cache.histories = self._run(self._plain(latents), cache.histories)
+            pixels, cache.histories = self._run(self._plain(latents), tuple(map(_plain_memory, cache.histories)))
             return pixels
         recording = self._recordings.get(cache)
         if recording is None or recording.histories is not cache.histories:
@@ -64,8 +64,7 @@ class FastVAE(VAE):
         cache = DecoderCache()
         self.decode_next(latents, cache)
         self._warm.add(tuple(latents.shape))
-        for _ in range(2):
-            self.decode_pixels(latents, cache)
+        self.decode_pixels(latents, cache)
 
     def _plain(self, latents: Tensor) -> Tensor:
         """The same values in plain memory order and the type of the weights, on which the code relies."""
@@ -77,7 +76,22 @@ class FastVAE(VAE):
         x = rearrange(self.denormalise(latents), "b c f h w -> b f h w c")
         walk = TimeWalk(histories)
         frames = self.decoder(self.from_latents(x.contiguous()), walk)
-        return to_uint8(rearrange(frames, "b t h w c -> b c t h w")), walk.finish()
+        kept = tuple(history.clone(memory_format=torch.contiguous_format) for history in walk.finish())
+        return to_uint8(rearrange(frames, "b t h w c -> b c t h w")), kept
+
+
+def _plain_memory(history: Tensor) -> Tensor:
+    """``history`` in plain memory order, on which the code relies; a copy where it is a part of a larger tensor.
+
+    So are those that several latents at once have left behind: their strides tell, of sides of length 1 too.
+    """
+    plain, size = [], 1
+    for length in reversed(history.shape):
+        plain.append(size)
+        size *= length
+    return (
+        history if history.stride() == tuple(reversed(plain)) else history.clone(memory_format=torch.contiguous_format)
+    )
 
 
 class _Recording:
@@ -86,7 +100,9 @@ class _Recording:
     def __init__(self, run: Callable[..., Any], latents: Tensor, cache: DecoderCache) -> None:
         self._run = run
         self._latents = latents
-        self.histories = cache.histories = tuple(history.clone() for history in cache.histories)
+        self.histories = cache.histories = tuple(
+            history.clone(memory_format=torch.contiguous_format) for history in cache.histories
+        )
         self._pixels: Tensor | None = None
         self._replay: Replay | None = None
 

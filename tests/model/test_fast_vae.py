@@ -75,6 +75,20 @@ def test_captured_equals_eager_bit_for_bit() -> None:
     assert torch.equal(decoded(warm(vae, compiler=captured)), decoded(vae))
 
 
+@torch.inference_mode()
+def test_a_cache_filled_by_several_latents_at_once_needs_no_other_code() -> None:
+    """As a session's is: the latents before its first block are decoded together."""
+    vae = random_vae()
+    fast = warm(vae, compiler=captured)
+    caches, pictures = (DecoderCache(), DecoderCache()), []
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for network, cache in zip((vae, fast), caches, strict=True):
+            network.decode_next(latents(0)[:, :, :3], cache)
+            rest = latents(0)[:, :, 3:].split(1, dim=2)
+            pictures.append(torch.cat([network.decode_pixels(one, cache) for one in rest], dim=1))
+    assert torch.equal(*pictures)
+
+
 def test_recorded_equals_eager_and_sessions_do_not_mix() -> None:
     """On the CPU a recording is the call itself; what is tested are the places that never change."""
     vae = random_vae()
