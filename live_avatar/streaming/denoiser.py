@@ -47,7 +47,7 @@ class StageSession:
     def nbytes(self) -> int:
         """Bytes of K/V held for this session."""
         text = chain.from_iterable(self.text.layers) if self.text else ()
-        return sum(window.nbytes for window in self.windows.values()) + sum(t.nbytes for t in text)
+        return sum(window.nbytes for window in set(self.windows.values())) + sum(t.nbytes for t in text)
 
     def reset(self) -> None:
         """Forgets everything; the windows stay allocated."""
@@ -102,6 +102,11 @@ class Denoiser:
         """Whether this stage draws the noise."""
         return self.steps.start == 0
 
+    @property
+    def windows_per_session(self) -> int:
+        """One per step."""
+        return len(self.steps)
+
     def open(self, seed: int, geometry: Geometry) -> StageSession:
         """Allocates the memory of a session whose latents have the size of ``geometry``."""
         windows = {step: self._window(geometry) for step in self.steps}
@@ -112,7 +117,7 @@ class Denoiser:
         config = self.model.config
         block = self.rules.latents_per_block * geometry.latent_tokens
         window = 2 * (geometry.sink_tokens + self.rules.window_blocks * block) + geometry.latent_tokens
-        windows = len(self.steps) * window * self.kv_dtype.itemsize
+        windows = self.windows_per_session * window * self.kv_dtype.itemsize
         return config.num_layers * config.dim * (windows + 2 * config.text_len * self.dtype.itemsize)
 
     def condition(self, session: StageSession, conditioning: Conditioning) -> None:
@@ -135,9 +140,13 @@ class Denoiser:
         for step in self.steps:
             velocity = self._velocity(session, step, latent, audio)
             latent = self.schedule.advance(latent, velocity, step)
+        self._remember(session, latent, audio)
+        return replace(block, latent=latent[0])
+
+    def _remember(self, session: StageSession, latent: Tensor, audio: AudioTokens) -> None:
+        """Makes the block history, with the keys and values that each step left of it, noisy as it was then."""
         for window in session.windows.values():
             window.commit()
-        return replace(block, latent=latent[0])
 
     def _velocity(self, session: StageSession, step: int, latent: Tensor, audio: AudioTokens) -> Tensor:
         window = session.windows[step]

@@ -14,6 +14,8 @@ from torch import Tensor
 
 _NOISE, _DISTANCE = 0, 1
 """Domains of the counter, so that no two purposes share a number."""
+REFERENCE_STAYS = (-(2**40), -(2**40))
+"""Distances under which the reference stays where the prefill put it, however old the session: no Rolling RoPE."""
 
 
 class Draws(Protocol):

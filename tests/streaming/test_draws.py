@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from live_avatar.streaming.draws import PhiloxDraws, ReplayDraws
+from live_avatar.model.kv_cache import rolling_reference_position
+from live_avatar.streaming.draws import REFERENCE_STAYS, PhiloxDraws, ReplayDraws
 
 DRAWS = PhiloxDraws((4, 30))
 SHAPE = (4, 3, 8, 10)
@@ -56,6 +57,11 @@ def test_distances_fill_the_range_evenly_to_both_ends() -> None:
 
 def test_equal_bounds_fix_the_distance() -> None:
     assert {PhiloxDraws((30, 30)).distance(1, block, 0) for block in range(50)} == {30}
+
+
+def test_a_reference_can_stay_where_the_prefill_put_it() -> None:
+    distance = PhiloxDraws(REFERENCE_STAYS).distance(1, 10_000_000, 3)
+    assert {rolling_reference_position(frame, distance, 30) for frame in (0, 100, 30_000_000)} == {30}
 
 
 def test_replay_gives_what_was_recorded_and_lends_it_to_nobody() -> None:
