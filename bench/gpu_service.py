@@ -53,7 +53,7 @@ class _Computed(NoObserver):
 
 def service(place: Place, before: Mapping[str, float]) -> Numbers:
     """From a block's sending over gRPC to its acknowledgement, less the time its step takes in the device's thread."""
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode: windows of sessions are made outside it, and code is made for such
         denoiser = _stage(place)
     return asyncio.run(_measure(place, denoiser))
 
