@@ -22,8 +22,9 @@ class Bar:
     @property
     def wanted(self) -> str:
         """In words."""
-        bounds = [f">= {self.least:g}"] * (self.least is not None) + [f"<= {self.most:g}"] * (self.most is not None)
-        return " and ".join(bounds)
+        low = "" if self.least is None else f">= {self.least:g}"
+        high = "" if self.most is None else f"<= {self.most:g}"
+        return " and ".join(filter(None, (low, high)))
 
     @property
     def verdict(self) -> str:

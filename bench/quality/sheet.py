@@ -55,7 +55,8 @@ def save_sheet(parts: Iterable[Part], file: Path) -> None:
     for part in there:
         top = _draw(sheet, part, top)
     file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file, optimize=True)
+    # A palette is enough for the eye, and a third of the size.
+    sheet.quantize(256).save(file, optimize=True)
 
 
 def _draw(sheet: Image.Image, part: Part, top: int) -> int:
