@@ -82,6 +82,16 @@ def test_what_computes_shares_its_packages() -> None:
     assert len(shared) == len(layers[0]) - 1, layers
 
 
+def test_the_trainer_trains_and_serves_nobody() -> None:
+    image = lab.image("trainer")
+    config = lab.inspect("image", image)["Config"]
+    assert (config["User"], config["Entrypoint"]) == ("10001:10001", ["python", "-m", "trainer"])
+    assert run(image, "ls -d /opt/service/services 2>/dev/null; true") == ""
+    assert "self_forcing" in run(image, "python -m trainer --help 2>&1; true", "--env=HOME=/tmp")
+    launcher = "python -m torch.distributed.run --standalone --nproc-per-node=1 --module trainer --help 2>&1; true"
+    assert "self_forcing" in run(image, launcher, "--env=HOME=/tmp")
+
+
 def test_it_ends_cleanly_when_asked() -> None:
     flags = ("--discovery.dns=nowhere.invalid:1/2", "--server.drain-seconds=0")
     name = podman("run", "--detach", *LOCKED_DOWN, lab.image("gateway"), *flags).stdout.strip()
