@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from live_avatar.config import Preset, preset
-from live_avatar.model import components
 from live_avatar.model.checkpoint import save_component
 from live_avatar.model.vae import VAE, DecoderCache, public_names
 from live_avatar.model.weight_files import Manifest
@@ -64,10 +63,6 @@ class AutoencoderConfig:
     output: Path = Path("out/autoencoder")
     seed: int = 0
     size: int = 64
-    initial: Path | None = None
-    """Folder whose file set ``vae`` the run starts from; otherwise from nothing."""
-    encoder_frozen: bool = False
-    """The latents stay what they are, and so denoisers that were trained on them stay of use."""
     stages: tuple[Stage, ...] = (
         Stage(frames=1, batch=8, steps=1300, learning_rate=2e-3, final_rate=0.25),
         Stage(frames=5, batch=4, steps=200, learning_rate=6e-4, final_rate=0.9),
@@ -107,16 +102,6 @@ class AutoencoderConfig:
                 return stage, step
             step -= stage.steps
         raise ValueError(f"the run is {step + 1} steps shorter")
-
-
-def decoder_config() -> AutoencoderConfig:
-    """Time for the decoder alone: longer videos, mouths above all."""
-    return AutoencoderConfig(
-        encoder_frozen=True,
-        stages=(Stage(frames=9, batch=2, steps=2400, learning_rate=1e-3, final_rate=0.02),),
-        mouth_weight=8.0,
-        clips=400,
-    )
 
 
 @dataclass(frozen=True)
@@ -170,7 +155,7 @@ class Training:
 
     def __init__(self, config: AutoencoderConfig) -> None:
         self.config = config
-        self.vae = _first_weights(config)
+        self.vae = build(preset(config.preset), config.seed)
         self.twin = still_twin(self.vae)
         self.optimizers = _optimizers(self.vae)
         self.average = {name: tensor.clone() for name, tensor in self.vae.state_dict().items()}
@@ -194,8 +179,7 @@ class Training:
         """One step on ``pictures``; what it measured."""
         batch = make_batch(pictures, self.config.mouth_weight, self.config.eye_weight)
         network = self.twin if batch.video.shape[2] == 1 else self.vae
-        with torch.set_grad_enabled(not self.config.encoder_frozen):
-            mean, log_variance = network.posterior(batch.video)
+        mean, log_variance = network.posterior(batch.video)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.step))
         latents = mean + noise * (0.5 * log_variance).exp()
         decoded = network.decode_next(latents, DecoderCache())
@@ -225,24 +209,12 @@ class Training:
         return vae.eval()
 
 
-def _first_weights(config: AutoencoderConfig) -> VAE:
-    """Raises WeightsError for a folder ``initial`` that holds no autoencoder of this preset."""
-    vae = build(preset(config.preset), config.seed)
-    if config.initial is not None:
-        vae.load_state_dict(components.load(preset(config.preset), "vae", config.initial).state_dict())
-    if config.encoder_frozen:
-        for part in (vae.encoder, vae.to_moments):
-            part.requires_grad_(False)
-    return vae
-
-
 def _optimizers(vae: VAE) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for what maps features to features; Adam for gains, biases and the two ends, which deal in colours."""
     ends = {id(vae.encoder.stem.weight), id(vae.decoder.head.weight)}
-    trained = [each for each in vae.parameters() if each.requires_grad]
-    matrices = [each for each in trained if sum(side > 1 for side in each.shape) > 1 and id(each) not in ends]
+    matrices = [each for each in vae.parameters() if sum(side > 1 for side in each.shape) > 1 and id(each) not in ends]
     chosen = {id(each) for each in matrices}
-    rest = [each for each in trained if id(each) not in chosen]
+    rest = [each for each in vae.parameters() if id(each) not in chosen]
     return Muon(matrices, lr=0.0), torch.optim.Adam(rest, lr=0.0, betas=(0.9, 0.99))
 
 
@@ -359,15 +331,12 @@ def export_autoencoder(vae: VAE, system: Preset, folder: Path) -> Manifest:
 
 
 def main(arguments: list[str]) -> None:
-    """``python -m trainer.autoencoder [decoder] [--key value ...]``: trains, then writes the weights beside the run.
+    """``python -m trainer.autoencoder [--key value ...]``: trains, then writes the weights beside the run.
 
     Says what mean and deviation the latents have, which belong into the preset.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    start, rest = (
-        (decoder_config(), arguments[1:]) if arguments[:1] == ["decoder"] else (AutoencoderConfig(), arguments)
-    )
-    config = override(start, pairs_of(rest))
+    config = override(AutoencoderConfig(), pairs_of(arguments))
     vae = train_autoencoder(config)
     mean, std = measure_latents(vae, videos(60, 25, config.size, split=TRAINING, seed=config.seed + 1))
     logging.info("latents of %s: mean=%s, std=%s", config.preset, mean, std)
