@@ -64,7 +64,10 @@ class ApiServer:
                 retries=False,
                 timeout=10.0,
             )
-            answer: Body = json.loads(response.data) if response.data[:1] == b"{" else {"message": response.data}
+        events = "watch" in query and response.status < 300
+        # Events are many objects, and /readyz answers in words.
+        whole = response.data[:1] == b"{" and not events
+        answer: Body = json.loads(response.data) if whole else {"message": response.data}
         if response.status >= 300:
             raise RefusedError(response.status, answer)
         return response.status, answer
