@@ -27,7 +27,6 @@ from live_avatar.serving.freed_memory import keep_freed_memory
 from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.settings import ServerSettings, TelemetrySettings
 from live_avatar.serving.telemetry import Telemetry
-from live_avatar.serving.timing import BLOCK_OPTIONS
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -135,7 +134,7 @@ class _Life:
         self.name = name
         self.settings = settings
         self.telemetry = telemetry
-        self.options = (*SERVER_OPTIONS, *(_PUBLIC_OPTIONS if public else BLOCK_OPTIONS))
+        self.options = (*SERVER_OPTIONS, *(_PUBLIC_OPTIONS if public else ()))
         self.health = health.aio.HealthServicer()
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()

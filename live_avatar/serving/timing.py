@@ -12,15 +12,7 @@ PROTOCOL_VERSION = 1
 # A frozen peer is found by pings only where both options stand; the heartbeats find it sooner, so the pings may be
 # patient: on a machine with more to do than cores, an answer can take more than a second.  The local pool keeps one
 # link's back-off from slowing the next attempt.
-BLOCK_OPTIONS: tuple[tuple[str, int], ...] = (
-    # Half a megabyte arrives in few pieces that way: joining many takes a tenth of a hop.
-    ("grpc.http2.max_frame_size", 4 << 20),
-    ("grpc.experimental.tcp_min_read_chunk_size", 1 << 20),
-    ("grpc.experimental.tcp_max_read_chunk_size", 4 << 20),
-)
-"""Both sides of a connection that carries blocks between services; each holds a megabyte to read into."""
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    *BLOCK_OPTIONS,
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
