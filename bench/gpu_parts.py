@@ -38,13 +38,14 @@ def draw_network(preset: Preset, component: str, device: torch.device) -> nn.Mod
     return module
 
 
-def new_window(preset: Preset, size: Geometry, dtype: torch.dtype, device: torch.device) -> KVWindow:
-    """An empty window of the preset's length."""
+def new_window(preset: Preset, size: Geometry, dtype: torch.dtype, device: torch.device, batch: int = 1) -> KVWindow:
+    """An empty window of the preset's length, for ``batch`` sessions side by side."""
     stream = preset.stream
     return KVWindow(
         size,
         latents_per_block=stream.latents_per_block,
         window_blocks=stream.window_blocks,
+        batch=batch,
         dtype=dtype,
         device=device,
     )

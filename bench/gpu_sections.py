@@ -200,17 +200,19 @@ class _Kept:
         return self.again()
 
 
-def repeated_block(forward: StepForward, model: CausalDiT, place: Place, size: Size) -> Callable[[], object]:
-    """A call that does one block of a full window, again and again."""
-    kept, window = _Kept(forward), _window(place, size)
+def repeated_block(
+    forward: StepForward, model: CausalDiT, place: Place, size: Size, batch: int = 1
+) -> Callable[[], object]:
+    """A call that does one block of a full window, again and again; or one of each of ``batch`` sessions at once."""
+    kept, window = _Kept(forward), _window(place, size, batch)
     for _ in range(window.window_blocks):
         warm_block(kept, model, window)
     assert kept.again is not None
     return kept.again
 
 
-def _window(place: Place, size: Size) -> KVWindow:
-    return new_window(place.preset, geometry(place.preset, *size), place.dtype, place.device)
+def _window(place: Place, size: Size, batch: int = 1) -> KVWindow:
+    return new_window(place.preset, geometry(place.preset, *size), place.dtype, place.device, batch)
 
 
 def _room(place: Place, model: CausalDiT, kind: str) -> Numbers:

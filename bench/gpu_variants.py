@@ -1,7 +1,7 @@
 """Other ways to cut the work of a step, each as a ratio to the step as it is: ``bench.gpu``'s section ``variants``.
 
-A first block of one latent, two sessions in turns, and one card's share where four cards share a step.  Layers run
-operator by operator: ratios of the same way of running them.
+A first block of one latent, two sessions in turns and in one batch, and one card's share where four share a step.
+Layers run operator by operator: ratios of the same way of running them.
 """
 
 import functools
@@ -23,7 +23,7 @@ CARDS = 4
 
 @torch.inference_mode()
 def variants(place: Place, before: Mapping[str, float]) -> Numbers:
-    """The three ratios, at the first size."""
+    """The ratios, at the first size."""
     size = place.sizes[0]
     model = draw_network(place.preset, "dit", place.device)
     assert isinstance(model, CausalDiT)
@@ -34,9 +34,11 @@ def variants(place: Place, before: Mapping[str, float]) -> Numbers:
     small_ms = median_ms(repeated_block(forward, model, one_latent(place), size), place.device, runs)
     both = functools.partial(_in_turns, whole, repeated_block(forward, model, place, size))
     both_ms = median_ms(both, place.device, runs)
+    batch_ms = median_ms(repeated_block(forward, model, place, size, batch=2), place.device, runs)
     return {
         f"one_latent_over_block_{name}": small_ms / whole_ms,
         f"two_sessions_over_twice_one_{name}": both_ms / (2 * whole_ms),
+        f"batch_of_two_over_twice_one_{name}": batch_ms / (2 * whole_ms),
     } | _shared(place)
 
 

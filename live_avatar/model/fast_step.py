@@ -123,21 +123,24 @@ def warm_block(forward: StepForward, model: CausalDiT, window: KVWindow) -> Tens
     """One block of zeros through ``forward``; gives the window a sink of zeros where it has none."""
     config, dtype, device = model.config, model.patch_embedding.weight.dtype, window.device
     geometry, latents = window.geometry, window.latents_per_block
+    batch = window.layers[0].k.shape[0]
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
 
-    text = model.embed_text(zeros(1, 1, config.text_dim))
+    text = model.embed_text(zeros(batch, 1, config.text_dim))
     if not window.has_sink:
         size = (geometry.height, geometry.width)
-        motion = zeros(1, config.latent_channels, 1, *size) if config.use_motion else None
+        motion = zeros(batch, config.latent_channels, 1, *size) if config.use_motion else None
         prefill = window.prefill()
-        model(None, model.sink_input(zeros(1, config.latent_channels, 1, *size), motion), text, prefill)
+        model(None, model.sink_input(zeros(batch, config.latent_channels, 1, *size), motion), text, prefill)
         window.set_sink(prefill.states())
     noisy = NoisyInput(
-        latent=zeros(1, config.latent_channels, latents, geometry.height, geometry.width),
+        latent=zeros(batch, config.latent_channels, latents, geometry.height, geometry.width),
         time=model.embed_time(torch.zeros(1, 1, device=device)),
-        audio=AudioTokens(zeros(1, 1, latents, config.audio_tokens + 1, config.dim), zeros(1, 1, latents, config.dim)),
+        audio=AudioTokens(
+            zeros(batch, 1, latents, config.audio_tokens + 1, config.dim), zeros(batch, 1, latents, config.dim)
+        ),
     )
     velocity = forward(noisy, text, window, 0)
     window.commit()

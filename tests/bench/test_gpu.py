@@ -60,6 +60,7 @@ def test_variants_are_ratios_of_one_step() -> None:
     assert set(numbers) == {
         "one_latent_over_block_64x64",
         "two_sessions_over_twice_one_64x64",
+        "batch_of_two_over_twice_one_64x64",
         "sp4_share_times_4_64x64",
     }
     assert all(0 < ratio < 100 for ratio in numbers.values())
