@@ -18,7 +18,7 @@ ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test test-containers test-cluster endurance distillation demo bench quality protos images lab lock
+.PHONY: help setup programs check test test-containers test-cluster endurance proofs demo bench quality protos images lab lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -73,8 +73,8 @@ test-cluster: setup ## the chart and discovery against a real API server, which 
 endurance: setup ## one session of 10,000 s, which takes half an hour: nothing grows, the end is the oracle's
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/system/test_endurance.py --endurance-seconds 10000 -o log_cli=true --log-cli-level=INFO
 
-distillation: setup ## self-forcing brings a student to a teacher whose distribution is known: 5 times nearer, in minutes
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/trainer/test_distillation.py -o log_cli=true --log-cli-level=INFO
+proofs: setup ## what takes minutes and changes seldom: distillation towards a known answer, compiled services
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m proof -o log_cli=true --log-cli-level=INFO $(ARGS)
 
 demo: setup ## a portrait speaks: all services on this machine, out/demo.mp4 and how long it took
 	$(BIN)/live-avatar demo $(ARGS)

@@ -15,8 +15,8 @@ from live_avatar.launcher.child import Child, Program
 HOST = "127.0.0.1"
 START_S = 120.0
 STOP_S = 15.0
-POOL_THREADS = 4
-"""Threads that pools may still gain after a warm-up; a leak of one in a hundred sessions makes ten of a thousand."""
+POOL_THREADS, POOL_FILES = 4, 3
+"""What pools may still gain after a warm-up; a leak of one in a hundred sessions makes ten of a thousand."""
 DECODER, ENCODER = "vae-decoder", "audio-encoder"
 # Below the range from which the kernel gives ports to those who ask for none: nobody takes one between two starts.
 _PORTS = range(12_000, 32_000)
@@ -125,13 +125,13 @@ class Memory:
 def left_behind(before: Mapping[str, Memory], now: Mapping[str, Memory]) -> dict[str, tuple[int, int]]:
     """Threads and descriptors that processes have more than before, by name of those that have too many.
 
-    Pools of a bound of their own (gRPC's, Python's) grow when calls happen to meet; descriptors have no such excuse.
+    Pools of a bound of their own grow when calls happen to meet: threads of gRPC and Python, connections to Redis.
     """
     more = {
         name: (one.threads - before[name].threads, one.descriptors - before[name].descriptors)
         for name, one in now.items()
     }
-    return {name: counts for name, counts in more.items() if counts[0] > POOL_THREADS or counts[1] > 0}
+    return {name: counts for name, counts in more.items() if counts[0] > POOL_THREADS or counts[1] > POOL_FILES}
 
 
 def chain_programs(

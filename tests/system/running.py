@@ -82,9 +82,9 @@ async def freed(system: LocalPipeline, *, besides: str = "") -> None:
 
 
 async def settled(system: LocalPipeline, before: Mapping[str, Memory] | None = None) -> dict[str, Memory]:
-    """What every process takes once no session is left, and where ``before`` is given no file is new and few threads.
+    """What every process takes once no session is left, and where ``before`` is given few files and threads are new.
 
-    gRPC keeps threads for a while that it made under load, and its pool and Python's grow when calls happen to meet.
+    gRPC keeps threads for a while that it made under load, and pools grow when calls happen to meet.
     """
     async with asyncio.timeout(SETTLED_S):
         await freed(system)

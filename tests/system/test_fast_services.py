@@ -17,7 +17,7 @@ from tests.pipeline.system import System
 
 from .oracle import Recording, film_of
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.alone, pytest.mark.proof, pytest.mark.timeout(900)]
 
 SEED, BLOCKS = 5, 6
 Frames = npt.NDArray[np.uint8]
