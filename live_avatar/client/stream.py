@@ -22,10 +22,10 @@ END_TIMEOUT_S = 5.0
 SILENCE_S = 300.0
 """Longest wait for the next result; a server that works says something far earlier."""
 VIDEO_CREDITS = 256
-CREDITS_AT_ONCE = 16
-"""Granted together: a message for each unit would be a tenth of a gateway's work."""
 """Units that the server may send ahead of those that were taken.  gRPC's own window holds most of them back at the
 server; the number must exceed what fits between the two in one round trip."""
+CREDITS_AT_ONCE = 16
+"""Granted together: a message for each unit would be a tenth of a gateway's work."""
 OUTBOX_SIZE = 16
 _SPEECH = ("audio_chunk", "end_of_utterance")
 CHUNK_S = 1
