@@ -59,7 +59,7 @@ class Served:
         measured = asyncio.run(_made(self._gateway, actor, movie, seed))
         progress(span.blocks)
         hidden = self.preset.stream.dropped_frames
-        frames = read_frames(movie)[: len(actor.clip.frames) - hidden]
+        frames = _reduced(read_frames(movie), actor.portrait.shape[0])[: len(actor.clip.frames) - hidden]
         return Film((Shot(span, frames, hidden),), measured.frames_per_second)
 
 
@@ -98,6 +98,13 @@ def write_wav(path: Path, samples: Samples) -> None:
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE_HZ)
         file.writeframes((samples * 32_767).round().astype("<i2").tobytes())
+
+
+def _reduced(frames: Frames, height: int) -> Frames:
+    """The size of generation again, each pixel the mean of those it was enlarged to: what is measured are details."""
+    times = frames.shape[1] // height
+    parts = frames.reshape(len(frames), height, times, frames.shape[2] // times, times, frames.shape[3])
+    return parts.mean(axis=(2, 4)).round().astype(np.uint8)
 
 
 def read_frames(path: Path) -> Frames:

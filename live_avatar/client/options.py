@@ -42,6 +42,8 @@ class SessionOptions:
     fit: Fit = "cover"
     max_bitrate_kbps: int = 0
     """0: the server decides."""
+    enlargement: int = 0
+    """How many times larger than generated the pictures of ``fmp4`` and ``h264`` are, 1 to 8; 0: the server decides."""
 
     def to_message(self) -> api.SessionConfig:
         """As the gateway reads it."""
@@ -51,7 +53,11 @@ class SessionOptions:
             audio=AudioFormat(
                 encoding=_SAMPLES[self.sample_format], sample_rate_hz=self.sample_rate_hz, channel_count=1
             ),
-            video=VideoFormat(encoding=_VIDEOS[self.video], max_bitrate_kbps=self.max_bitrate_kbps),
+            video=VideoFormat(
+                encoding=_VIDEOS[self.video],
+                max_bitrate_kbps=self.max_bitrate_kbps,
+                enlargement=self.enlargement,
+            ),
             delivery=_DELIVERIES[self.delivery],
             listening=_LISTENINGS[self.listening],
             fit=_FITS[self.fit],

@@ -1,10 +1,11 @@
-"""Endless coroutines beside each other, of which the first to fail ends all.
+"""Endless coroutines beside each other, of which the first to fail ends all; and cancellations that do not get lost.
 
 Knows tasks alone.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 
@@ -39,3 +40,20 @@ async def endless(*coroutines: Coroutine[Any, Any, object]) -> NoReturn:
         raise CutShortError
     failed.result()
     raise AssertionError(f"{failed.get_coro()} was to run for ever")
+
+
+@contextmanager
+def keeping_cancellation() -> Iterator[None]:
+    """Raises CancelledError at the end if the running task was cancelled inside and nobody there let it through.
+
+    ``asyncio.wait_for`` of Python 3.11 forgets a cancellation that comes when what it waits for has just ended, and
+    the Redis client sends every command through it.  A loop around such a call would go on for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "only a task can be cancelled"
+    before = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError

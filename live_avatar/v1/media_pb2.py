@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alive_avatar/v1/media.proto\x12\x0elive_avatar.v1\x1a\x1egoogle/protobuf/duration.proto\"\xca\x01\n\x0b\x41udioFormat\x12\x36\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32$.live_avatar.v1.AudioFormat.Encoding\x12\x16\n\x0esample_rate_hz\x18\x02 \x01(\r\x12\x15\n\rchannel_count\x18\x03 \x01(\r\"T\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NCODING_PCM_S16LE\x10\x01\x12\x16\n\x12\x45NCODING_PCM_F32LE\x10\x02\"g\n\tMediaSpan\x12-\n\nstart_time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x84\x02\n\x0bVideoFormat\x12\x36\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32$.live_avatar.v1.VideoFormat.Encoding\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x19\n\x11\x66rames_per_second\x18\x04 \x01(\r\x12\x18\n\x10max_bitrate_kbps\x18\x05 \x01(\r\"i\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NCODING_RAW_RGB24\x10\x01\x12\x18\n\x14\x45NCODING_H264_ANNEXB\x10\x02\x12\x11\n\rENCODING_FMP4\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alive_avatar/v1/media.proto\x12\x0elive_avatar.v1\x1a\x1egoogle/protobuf/duration.proto\"\xca\x01\n\x0b\x41udioFormat\x12\x36\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32$.live_avatar.v1.AudioFormat.Encoding\x12\x16\n\x0esample_rate_hz\x18\x02 \x01(\r\x12\x15\n\rchannel_count\x18\x03 \x01(\r\"T\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NCODING_PCM_S16LE\x10\x01\x12\x16\n\x12\x45NCODING_PCM_F32LE\x10\x02\"g\n\tMediaSpan\x12-\n\nstart_time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x99\x02\n\x0bVideoFormat\x12\x36\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32$.live_avatar.v1.VideoFormat.Encoding\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x19\n\x11\x66rames_per_second\x18\x04 \x01(\r\x12\x18\n\x10max_bitrate_kbps\x18\x05 \x01(\r\x12\x13\n\x0b\x65nlargement\x18\x06 \x01(\r\"i\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NCODING_RAW_RGB24\x10\x01\x12\x18\n\x14\x45NCODING_H264_ANNEXB\x10\x02\x12\x11\n\rENCODING_FMP4\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEDIASPAN']._serialized_start=283
   _globals['_MEDIASPAN']._serialized_end=386
   _globals['_VIDEOFORMAT']._serialized_start=389
-  _globals['_VIDEOFORMAT']._serialized_end=649
-  _globals['_VIDEOFORMAT_ENCODING']._serialized_start=544
-  _globals['_VIDEOFORMAT_ENCODING']._serialized_end=649
+  _globals['_VIDEOFORMAT']._serialized_end=670
+  _globals['_VIDEOFORMAT_ENCODING']._serialized_start=565
+  _globals['_VIDEOFORMAT_ENCODING']._serialized_end=670
 # @@protoc_insertion_point(module_scope)

@@ -126,12 +126,18 @@ class VideoFormat(_message.Message):
     HEIGHT_FIELD_NUMBER: _builtins.int
     FRAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
     MAX_BITRATE_KBPS_FIELD_NUMBER: _builtins.int
+    ENLARGEMENT_FIELD_NUMBER: _builtins.int
     encoding: Global___VideoFormat.Encoding.ValueType
     width: _builtins.int
-    """Filled by the service."""
+    """Filled by the service: the size of the pictures that are sent."""
     height: _builtins.int
     frames_per_second: _builtins.int
     max_bitrate_kbps: _builtins.int
+    enlargement: _builtins.int
+    """How many times larger than generated the pictures of H.264 and MP4 are, 1..8; less where a side would have more
+    than 1024 pixels.  0: the service enlarges small pictures, since H.264 halves the resolution of colour.  Raw
+    pictures are sent as generated.  The service tells what it chose.
+    """
     def __init__(
         self,
         *,
@@ -140,10 +146,11 @@ class VideoFormat(_message.Message):
         height: _builtins.int = ...,
         frames_per_second: _builtins.int = ...,
         max_bitrate_kbps: _builtins.int = ...,
+        enlargement: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "frames_per_second", b"frames_per_second", "height", b"height", "max_bitrate_kbps", b"max_bitrate_kbps", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "enlargement", b"enlargement", "frames_per_second", b"frames_per_second", "height", b"height", "max_bitrate_kbps", b"max_bitrate_kbps", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

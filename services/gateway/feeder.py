@@ -148,8 +148,8 @@ class Feeder:
 
 async def condition(session: Session, image: bytes, timeout_s: float) -> None:
     """Encodes the portrait and sends it down with the prompt; raises ServiceError."""
-    video = session.config.video
-    request = messages.portrait_request(image, session.config, (video.width, video.height))
+    size = messages.generated_size(session.config.video)
+    request = messages.portrait_request(image, session.config, size)
     sink = parsed_sink(await session.pipeline.encode_portrait(request, timeout_s))
     body = ConditioningBody(sink=sink, prompt=session.config.prompt)
     for part in conditioning_parts(session.key, 0, body.SerializeToString()):

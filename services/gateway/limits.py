@@ -24,6 +24,12 @@ MESSAGE_OUT_OF_ORDER = "MESSAGE_OUT_OF_ORDER"
 SAMPLE_BYTES = {AudioFormat.ENCODING_PCM_S16LE: 2, AudioFormat.ENCODING_PCM_F32LE: 4}
 """Bytes of one sample, for every encoding that is taken."""
 
+MAX_ENLARGEMENT = 8
+LARGEST_SIDE = 1024
+"""Pixels up to which pictures may be enlarged."""
+COMFORTABLE_SIDE = 256
+"""Pixels that the shorter side should have where H.264 halves the resolution of colour."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -199,6 +205,9 @@ def _check_video(form: VideoFormat, limits: Limits) -> None:
     if form.max_bitrate_kbps > limits.max_bitrate_kbps:
         message = f"{form.max_bitrate_kbps} kbit/s is over {limits.max_bitrate_kbps}"
         _refuse("VIDEO_FORMAT_UNSUPPORTED", message, "config.video.max_bitrate_kbps")
+    if form.enlargement > MAX_ENLARGEMENT:
+        message = f"pictures are enlarged {MAX_ENLARGEMENT} times at most, not {form.enlargement}"
+        _refuse("VIDEO_FORMAT_UNSUPPORTED", message, "config.video.enlargement")
 
 
 def _check_length(field: str, text: str, most: int, reason: str) -> None:

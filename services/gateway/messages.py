@@ -15,6 +15,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest, 
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import MediaSpan, VideoFormat
+from services.gateway.limits import COMFORTABLE_SIDE, LARGEST_SIDE, MAX_ENLARGEMENT
 from services.gateway.media import Unit
 from services.gateway.records import SessionRecord
 
@@ -61,7 +62,11 @@ def open_request(key: SessionKey, config: api.SessionConfig, size: tuple[int, in
         width=size[0],
         height=size[1],
         audio_mode=_MODES.get(config.listening, StreamBlocksRequest.Open.AUDIO_MODE_WHOLE_FILE),
-        video=VideoProfile(encoding=encoding, max_bitrate_kbps=config.video.max_bitrate_kbps),
+        video=VideoProfile(
+            encoding=encoding,
+            max_bitrate_kbps=config.video.max_bitrate_kbps,
+            enlargement=0 if raw else config.video.enlargement,
+        ),
     )
 
 
@@ -88,9 +93,23 @@ def negotiated(config: api.SessionConfig, size: tuple[int, int], preset: Preset)
     result.listening = config.listening or (api.LISTENING_STREAMING if live else api.LISTENING_WHOLE_FILE)
     result.fit = config.fit or api.FIT_COVER
     result.video.encoding = config.video.encoding or VideoFormat.ENCODING_FMP4
-    result.video.width, result.video.height = size
+    result.video.enlargement = _enlargement(result.video, size)
+    result.video.width, result.video.height = (side * result.video.enlargement for side in size)
     result.video.frames_per_second = preset.stream.fps
     return result
+
+
+def generated_size(video: VideoFormat) -> tuple[int, int]:
+    """Width and height of the pictures of a negotiated config before they are enlarged."""
+    return video.width // video.enlargement, video.height // video.enlargement
+
+
+def _enlargement(video: VideoFormat, size: tuple[int, int]) -> int:
+    """How many times larger pictures of ``size`` are sent: as often as asked for, while there is room."""
+    if video.encoding == VideoFormat.ENCODING_RAW_RGB24:
+        return 1
+    wanted = video.enlargement or min(MAX_ENLARGEMENT, COMFORTABLE_SIDE // min(size))
+    return max(1, min(wanted, LARGEST_SIDE // max(size)))
 
 
 def video_unit(

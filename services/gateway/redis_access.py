@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError, WatchError
 
+from live_avatar.serving.cancellation import keeping_cancellation
 from live_avatar.serving.errors import ServiceError
 
 IN_MEMORY = "memory://"
@@ -52,9 +53,10 @@ def connect(url: str) -> Redis:
 
 @asynccontextmanager
 async def reported() -> AsyncIterator[None]:
-    """Failures of Redis inside become ``ServiceError`` UNAVAILABLE/STORE_LOST."""
+    """Failures of Redis inside become ``ServiceError`` UNAVAILABLE/STORE_LOST; no cancellation gets lost."""
     try:
-        yield
+        with keeping_cancellation():
+            yield
     except WatchError:
         raise
     except (RedisError, OSError) as error:

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import PictureType
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from live_avatar.config import Preset
 from live_avatar.pipeline.v1.blocks_pb2 import VideoProfile
@@ -25,6 +25,7 @@ PIXEL_MULTIPLE = 2
 """Sides of a picture are multiples of this: colour has half the resolution."""
 DEFAULT_BITRATE_KBPS = 4_000
 MAX_BITRATE_KBPS = 50_000
+MAX_ENLARGEMENT = 8
 _QUALITY = "18"
 """Constant rate factor: visually close to lossless where the bitrate allows."""
 _ENDLESS = 1_000_000
@@ -48,17 +49,29 @@ class RawEncoder:
 
 
 class H264Encoder:
-    """H.264 in Annex B form, one access unit per picture."""
+    """H.264 in Annex B form, one access unit per picture.
 
-    def __init__(self, width: int, height: int, fps: int, max_bitrate_kbps: int = DEFAULT_BITRATE_KBPS) -> None:
+    ``width`` and ``height`` are those of the pictures to come; they are encoded ``enlargement`` times larger.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        fps: int,
+        max_bitrate_kbps: int = DEFAULT_BITRATE_KBPS,
+        enlargement: int = 1,
+    ) -> None:
         if width % PIXEL_MULTIPLE or height % PIXEL_MULTIPLE or min(width, height) < PIXEL_MULTIPLE:
             raise ValueError(f"a picture of {width}x{height} cannot be encoded: sides must be even")
         if not 0 < max_bitrate_kbps <= MAX_BITRATE_KBPS:
             raise ValueError(f"max_bitrate_kbps={max_bitrate_kbps} is outside 1..{MAX_BITRATE_KBPS}")
+        if not 1 <= enlargement <= MAX_ENLARGEMENT:
+            raise ValueError(f"enlargement={enlargement} is outside 1..{MAX_ENLARGEMENT}")
         self._time_base = Fraction(1, fps)
         self._next = 0
         codec = av.CodecContext.create("libx264", "w")
-        codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
+        codec.width, codec.height, codec.pix_fmt = width * enlargement, height * enlargement, "yuv420p"
         codec.time_base, codec.framerate = self._time_base, Fraction(fps)
         codec.thread_count, codec.max_b_frames, codec.gop_size = 1, 0, _ENDLESS
         codec.colorspace, codec.color_primaries, codec.color_trc = (Colorspace.ITU709.value,) * 3
@@ -73,6 +86,7 @@ class H264Encoder:
             "sc_threshold": "0",
         }
         self._codec = codec
+        self._interpolation = Interpolation.BICUBIC if enlargement > 1 else Interpolation.BILINEAR
 
     def encode(self, pixels: Pixels, *, starts_block: bool) -> list[bytes]:
         """See ``VideoEncoder``; the first picture becomes an IDR frame where ``starts_block``."""
@@ -81,7 +95,14 @@ class H264Encoder:
 
     def _encode_one(self, picture: Pixels, kind: PictureType) -> bytes:
         rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+        frame = rgb.reformat(
+            width=self._codec.width,
+            height=self._codec.height,
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=self._interpolation,
+        )
         frame.pts, frame.time_base, frame.pict_type = self._next, self._time_base, kind
         self._next += 1
         return b"".join(bytes(packet) for packet in self._codec.encode(frame))
@@ -91,10 +112,11 @@ def open_encoder(profile: VideoProfile, width: int, height: int, preset: Preset)
     """The encoder that ``profile`` asks for; a bitrate of 0 means the default.
 
     Raises:
-        ValueError: no such encoding, or a size or bitrate it does not serve.
+        ValueError: no such encoding, or a size, bitrate or enlargement it does not serve.
     """
     if profile.encoding == VideoProfile.ENCODING_RAW_RGB24:
         return RawEncoder()
     if profile.encoding == VideoProfile.ENCODING_H264_ANNEXB:
-        return H264Encoder(width, height, preset.stream.fps, profile.max_bitrate_kbps or DEFAULT_BITRATE_KBPS)
+        bitrate = profile.max_bitrate_kbps or DEFAULT_BITRATE_KBPS
+        return H264Encoder(width, height, preset.stream.fps, bitrate, profile.enlargement or 1)
     raise ValueError(f"video encoding {profile.encoding} is not served")

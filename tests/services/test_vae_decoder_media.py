@@ -78,10 +78,29 @@ def test_raw_pictures() -> None:
     assert frames == [picture.tobytes() for picture in pictures(2)]
 
 
-@pytest.mark.parametrize(("width", "height", "kbps"), [(63, 64, 100), (64, 0, 100), (64, 64, 0), (64, 64, 10**6)])
-def test_what_h264_does_not_take(width: int, height: int, kbps: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "height", "kbps", "enlargement"),
+    [(63, 64, 100, 1), (64, 0, 100, 1), (64, 64, 0, 1), (64, 64, 10**6, 1), (64, 64, 100, 0), (64, 64, 100, 9)],
+)
+def test_what_h264_does_not_take(width: int, height: int, kbps: int, enlargement: int) -> None:
     with pytest.raises(ValueError, match=r"even|outside"):
-        H264Encoder(width, height, 25, kbps)
+        H264Encoder(width, height, 25, kbps, enlargement)
+
+
+def test_enlarged_pictures_keep_their_colours() -> None:
+    """At the size of generation a red line of one pixel loses much of its colour; enlarged it keeps it."""
+    picture = np.full((1, HEIGHT, WIDTH, 3), 128, np.uint8)
+    picture[:, 20] = (220, 60, 60)
+
+    def redness(enlargement: int) -> float:
+        (unit,) = H264Encoder(WIDTH, HEIGHT, 25, 4_000, enlargement).encode(picture, starts_block=True)
+        with av.open(io.BytesIO(unit), "r", format="h264") as container:
+            (frame,) = container.decode(video=0)
+        assert (frame.width, frame.height) == (WIDTH * enlargement, HEIGHT * enlargement)
+        row = frame.to_ndarray(format="rgb24")[20 * enlargement + enlargement // 2, WIDTH // 2].astype(float)
+        return float(row[0] - row[1:].mean())
+
+    assert redness(4) > 1.3 * redness(1)
 
 
 def test_profiles() -> None:

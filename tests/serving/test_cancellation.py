@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from live_avatar.serving.cancellation import CutShortError, endless
+from live_avatar.serving.cancellation import CutShortError, endless, keeping_cancellation
 
 
 async def for_ever() -> None:
@@ -62,3 +63,44 @@ def test_a_cancellation_from_outside_wins() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(run())
+
+
+def test_a_cancellation_that_wait_for_forgets_is_kept() -> None:
+    async def scenario() -> tuple[bool, bool]:
+        async def careless() -> None:
+            with suppress(asyncio.CancelledError):
+                await for_ever()
+
+        async def careful() -> None:
+            with keeping_cancellation():
+                await careless()
+
+        tasks = [asyncio.create_task(careless()), asyncio.create_task(careful())]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return tasks[0].cancelled(), tasks[1].cancelled()
+
+    assert asyncio.run(scenario()) == (False, True)
+
+
+def test_what_was_cancelled_before_may_still_tidy_up() -> None:
+    async def scenario() -> list[str]:
+        done: list[str] = []
+
+        async def tidy() -> None:
+            try:
+                await for_ever()
+            finally:
+                with keeping_cancellation():
+                    await asyncio.sleep(0)
+                done.append("tidied")
+
+        task = asyncio.create_task(tidy())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        return done
+
+    assert asyncio.run(scenario()) == ["tidied"]

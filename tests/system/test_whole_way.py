@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import redis
 import torch
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from live_avatar.cli.sources import PORTRAIT, SPEECH
 from live_avatar.client import AvatarClient, Measurement, SessionOptions, VideoUnit, generate_file
@@ -30,6 +30,8 @@ LOG = logging.getLogger(__name__)
 SEED, PROMPT = 11, "a person talks to the camera"
 FPS = TINY.stream.fps
 DROPPED = TINY.stream.dropped_frames
+ENLARGEMENT = 4
+"""Pictures of 64 pixels become 256."""
 PREFIX = "live_avatar:"
 Frames = npt.NDArray[np.uint8]
 
@@ -129,9 +131,14 @@ def test_the_films_pictures_are_those_of_the_loop(made: tuple[Path, Measurement]
 
 
 def planes(picture: Frames) -> npt.NDArray[np.float64]:
-    """A picture [H, W, 3] as luma and halved chroma."""
+    """A picture [H, W, 3] as luma and halved chroma, enlarged as the service enlarges small pictures."""
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
-        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        width=picture.shape[1] * ENLARGEMENT,
+        height=picture.shape[0] * ENLARGEMENT,
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.BICUBIC,
     )
     return frame.to_ndarray().astype(np.float64)
 

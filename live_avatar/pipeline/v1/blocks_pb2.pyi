@@ -860,17 +860,21 @@ class VideoProfile(_message.Message):
 
     ENCODING_FIELD_NUMBER: _builtins.int
     MAX_BITRATE_KBPS_FIELD_NUMBER: _builtins.int
+    ENLARGEMENT_FIELD_NUMBER: _builtins.int
     encoding: Global___VideoProfile.Encoding.ValueType
     max_bitrate_kbps: _builtins.int
+    enlargement: _builtins.int
+    """Of H.264: how many times larger than generated the pictures are encoded, 1..8; 0 means 1."""
     def __init__(
         self,
         *,
         encoding: Global___VideoProfile.Encoding.ValueType = ...,
         max_bitrate_kbps: _builtins.int = ...,
+        enlargement: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "max_bitrate_kbps", b"max_bitrate_kbps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "enlargement", b"enlargement", "max_bitrate_kbps", b"max_bitrate_kbps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

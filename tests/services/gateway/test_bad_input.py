@@ -93,6 +93,7 @@ CREATE = {
     "unknown encoding": (create_request(audio=audio_format(encoding=9)), INVALID, FORMAT, "config.audio.encoding"),  # type: ignore[arg-type]
     "unknown video": (create_request(video=VideoFormat(encoding=9)), INVALID, VIDEO, "config.video.encoding"),  # type: ignore[arg-type]
     "bitrate": (create_request(video=VideoFormat(max_bitrate_kbps=2**31)), INVALID, VIDEO, BITRATE),
+    "enlargement": (create_request(video=VideoFormat(enlargement=9)), INVALID, VIDEO, "config.video.enlargement"),
     "long prompt": (create_request(prompt="a" * 2_001), INVALID, "PROMPT_TOO_LONG", "config.prompt"),
     "unknown fit": (create_request(fit=9), INVALID, "ENUM_UNKNOWN", "config.fit"),
     "unknown listening": (create_request(listening=9), INVALID, "ENUM_UNKNOWN", "config.listening"),

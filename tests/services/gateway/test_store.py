@@ -262,3 +262,25 @@ def test_a_stored_session_that_lacks_a_field_is_told_by_name() -> None:
     del fields[b"epoch"]
     with pytest.raises(ValueError, match="epoch"):
         SessionRecord.from_fields(fields)
+
+
+def test_a_cancellation_is_never_forgotten(url: str) -> None:
+    """Whenever it comes: who renews leases in a loop must end when told to."""
+
+    async def cancelled_after(turns: int, call: Awaitable[object]) -> bool:
+        """Whether the call ended as cancelled, or before it could be."""
+        task = asyncio.ensure_future(call)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_done = task.done()
+        task.cancel()
+        await asyncio.wait([task])
+        return was_done or task.cancelled()
+
+    async def scenario(store: SessionStore, _: Redis) -> None:
+        made, _token = await store.create(record())
+        for turns in range(25):
+            assert await cancelled_after(turns, store.reap()), f"reap, cancelled after {turns} turns of the loop"
+            assert await cancelled_after(turns, store.renew(made)), f"renew, cancelled after {turns} turns of the loop"
+
+    play(url, scenario)

@@ -257,15 +257,26 @@ def test_the_server_tells_what_it_serves() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("size", [(64, 64), (640, 360)])
-def test_the_pictures_shape_follows_the_portrait(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "asked", "enlarged"),
+    [
+        ((64, 64), VideoFormat(), 4),
+        ((640, 360), VideoFormat(), 5),
+        ((64, 64), VideoFormat(enlargement=1), 1),
+        ((64, 64), VideoFormat(enlargement=8), 8),
+        ((64, 64), VideoFormat(encoding=VideoFormat.ENCODING_RAW_RGB24, enlargement=2), 1),
+    ],
+)
+def test_the_pictures_shape_follows_the_portrait(size: tuple[int, int], asked: VideoFormat, enlarged: int) -> None:
     async def scenario() -> None:
         async with whole_system() as running:
-            request = create_request(audio=audio_format(8_000))
+            request = create_request(audio=audio_format(8_000), video=asked)
             request.reference_image = portrait(size, "JPEG")
             made = await running.stub.CreateSession(request, timeout=5)
             video = made.session.config.video
-            assert video.width * video.height <= TINY.max_area
+            assert video.enlargement == enlarged
+            assert video.width % enlarged == 0 and video.height % enlarged == 0
+            assert video.width * video.height <= TINY.max_area * enlarged**2
             async with Talk(running.stub) as talk:
                 opened = await talk.open(made.session_token)
             assert opened.opened.negotiated_video == video
