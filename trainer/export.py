@@ -7,7 +7,7 @@ it stands on.  Nothing is overwritten, and nothing half-written is taken for wei
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -35,10 +35,11 @@ def export(config: ExportConfig) -> Manifest:
     kind = "average" if config.average else "weights"
     if described["config"]["train_adapter"]:
         _check_base(preset, config.output, described["base_digest"])
-        tensors = _adapter(preset, state, f"{STUDENT}.{kind}.")
+        tensors = _stored_as(config.dtype, _adapter(preset, state, f"{STUDENT}.{kind}."))
         facts = {components.BASE_DIGEST: described["base_digest"], "rank": preset.lora.rank, "alpha": preset.lora.alpha}
         return _write(config.output / components.ADAPTER, tensors, preset, components.ADAPTER, facts)
-    return _write(config.output / "dit", _whole(preset, state, f"{STUDENT}.{kind}."), preset, "dit", {})
+    tensors = _stored_as(config.dtype, _whole(preset, state, f"{STUDENT}.{kind}."))
+    return _write(config.output / "dit", tensors, preset, "dit", {})
 
 
 def write_text_encoder(preset: Preset, folder: Path) -> Manifest:
@@ -76,6 +77,13 @@ def _adapter(preset: Preset, state: dict[str, Tensor], prefix: str) -> Iterable[
     assert isinstance(model, dit.CausalDiT)
     keys = adapter_keys(model, preset.lora, STUDENT)
     return [(public, _take(state, f"{prefix}dit.{ours}")) for public, ours in keys.items()]
+
+
+def _stored_as(
+    dtype: Literal["", "float32", "bfloat16"], tensors: Iterable[tuple[str, Tensor]]
+) -> Iterable[tuple[str, Tensor]]:
+    """``tensors`` in ``dtype``, one at a time; as they are if it is empty."""
+    return ((key, tensor.to(components.DTYPES[dtype]) if dtype else tensor) for key, tensor in tensors)
 
 
 def _take(state: dict[str, Tensor], key: str) -> Tensor:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from live_avatar import memory
 from live_avatar.config import Preset
 from live_avatar.config import preset as preset_named
 from live_avatar.model import components
+from live_avatar.model.checkpoint import save_shared
 from live_avatar.model.device import open_device
 from trainer.clip import Clip
 from trainer.data import NEGATIVE_TEXT, SHARD_SUFFIX, DataError, Sample, Shard
@@ -187,7 +187,7 @@ def _is_whole(path: Path) -> bool:
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str], worker: int) -> None:
     """Writes a file that is there whole or not at all."""
     partial = path.with_name(f".{path.name}.{worker}.partial")
-    save_file(dict(tensors), partial, metadata=facts or None)
+    save_shared(dict(tensors), partial, facts or None)
     os.replace(partial, path)
 
 

@@ -203,6 +203,8 @@ class ExportConfig:
     """Folder of converted weights to add to."""
     average: bool = True
     """The average of the weights instead of the last ones."""
+    dtype: Literal["", "float32", "bfloat16"] = ""
+    """What the numbers are stored as; as they were trained if empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,8 @@ def _reduced(frames: Frames, height: int) -> Frames:
     """The size of generation again, each pixel the mean of those it was enlarged to: what is measured are details."""
     times = frames.shape[1] // height
     parts = frames.reshape(len(frames), height, times, frames.shape[2] // times, times, frames.shape[3])
-    return parts.mean(axis=(2, 4)).round().astype(np.uint8)
+    reduced: Frames = parts.mean(axis=(2, 4)).round().astype(np.uint8)
+    return reduced
 
 
 def read_frames(path: Path) -> Frames:

@@ -201,11 +201,22 @@ def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator
 
 def _write_shard(folder: Path, name: str, shard: dict[str, Tensor]) -> FileRecord:
     partial, path = folder / f".{name}.partial", folder / name
-    save_file(shard, partial, metadata={"format": "pt"})
+    save_shared(shard, partial, {"format": "pt"})
     digests = {key: _digest(tensor) for key, tensor in shard.items()}
     record = FileRecord(name, partial.stat().st_size, file_digest(partial), digests)
     os.replace(partial, path)
     return record
+
+
+def save_shared(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None) -> None:
+    """Writes a safetensors file with the permissions of any other new file.
+
+    The library's own leave it to its owner alone, and services run as another user than whoever converts weights.
+    """
+    path.touch()
+    permissions = path.stat().st_mode
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(permissions)
 
 
 def _digest(tensor: Tensor) -> str:

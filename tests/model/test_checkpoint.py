@@ -105,6 +105,11 @@ def test_shards_are_plain_safetensors_under_public_names(converted: Path) -> Non
     assert found.keys() == NAMES.keys()
 
 
+def test_weights_may_be_read_by_whoever_may_read_the_manifest(converted: Path) -> None:
+    wanted = (converted / MANIFEST).stat().st_mode
+    assert [shard.stat().st_mode for shard in converted.glob("*.safetensors")] == [wanted] * 2
+
+
 def test_conversion_while_loading_equals_conversion_after(converted: Path) -> None:
     module = on_meta()
     checkpoint.load_module(module, NAMES, open_weights(converted), dtype=torch.bfloat16)

@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from live_avatar.cli.main import app
@@ -75,6 +76,20 @@ def test_an_adapter_merged_into_its_base_computes_what_was_trained(tmp_path: Pat
     ):
         torch.testing.assert_close(served, layer, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(before[0], layer[0], rtol=1e-3)
+
+
+def test_an_adapter_of_half_the_size_holds_the_same_numbers_rounded(tmp_path: Path) -> None:
+    config = trained(self_forcing_config(tmp_path))
+    assert config.weights is not None
+    export(ExportConfig(checkpoint=config.output, output=tmp_path / "whole"))
+    export(ExportConfig(checkpoint=config.output, output=config.weights, dtype="bfloat16"))
+    assert "adapter: loadable" in checked(config.preset, config.weights)
+    (whole,), (half,) = (
+        (folder / components.ADAPTER).glob("*.safetensors") for folder in (tmp_path / "whole", config.weights)
+    )
+    rounded, exact = load_file(half), load_file(whole)
+    assert rounded.keys() == exact.keys()
+    assert all(torch.equal(rounded[key], exact[key].bfloat16()) for key in exact)
 
 
 def test_an_adapter_goes_on_from_where_it_was_exported(tmp_path: Path) -> None:
