@@ -59,7 +59,7 @@ class Served:
         measured = asyncio.run(_made(self._gateway, actor, movie, seed))
         progress(span.blocks)
         hidden = self.preset.stream.dropped_frames
-        frames = _reduced(read_frames(movie), actor.portrait.shape[0])[: len(actor.clip.frames) - hidden]
+        frames = reduced(read_frames(movie), actor.portrait.shape[0])[: len(actor.clip.frames) - hidden]
         return Film((Shot(span, frames, hidden),), measured.frames_per_second)
 
 
@@ -100,12 +100,16 @@ def write_wav(path: Path, samples: Samples) -> None:
         file.writeframes((samples * 32_767).round().astype("<i2").tobytes())
 
 
-def _reduced(frames: Frames, height: int) -> Frames:
-    """The size of generation again, each pixel the mean of those it was enlarged to: what is measured are details."""
+def reduced(frames: Frames, height: int) -> Frames:
+    """``frames`` of a film at the size of generation again: each pixel from the middle of those it was enlarged to.
+
+    The mean of all would blur: what lies at the edge of a pixel belongs half to its neighbour.
+    """
     times = frames.shape[1] // height
     parts = frames.reshape(len(frames), height, times, frames.shape[2] // times, times, frames.shape[3])
-    reduced: Frames = parts.mean(axis=(2, 4)).round().astype(np.uint8)
-    return reduced
+    middle = slice((times - 1) // 2, times // 2 + 1)
+    small: Frames = parts[:, :, middle, :, middle].mean(axis=(2, 4)).round().astype(np.uint8)
+    return small
 
 
 def read_frames(path: Path) -> Frames:

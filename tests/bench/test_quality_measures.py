@@ -11,6 +11,7 @@ from bench.quality.cast import Actor, Shot, actor
 from bench.quality.identity import nearest
 from bench.quality.pictures import Frames
 from bench.quality.recordings import loudness
+from bench.quality.services import reduced
 from live_avatar.config import SAMPLE_RATE_HZ, TINY
 from tests.bench.quality_parts import SIDE, SPAN, judge
 
@@ -99,3 +100,14 @@ def test_loudness_follows_the_sound() -> None:
     track = loudness(np.concatenate([quiet, loud]))
     assert track.shape == (50,)
     assert track[:24] == pytest.approx(0) and track[26:49] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("times", [1, 3, 4])
+def test_an_enlarged_film_is_measured_at_the_size_of_generation(someone: Actor, times: int) -> None:
+    frames = someone.clip.frames[:4]
+    size = (SIDE * times, SIDE * times)
+    enlarged = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
+    back = reduced(enlarged, SIDE)
+    assert back.shape == frames.shape
+    assert pictures.psnr(back, frames) > 35
+    assert pictures.sharpness(back) / pictures.sharpness(frames) > 0.8
