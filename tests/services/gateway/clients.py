@@ -120,13 +120,34 @@ async def whole_system(capacity: int = 4, settings: dict[str, Any] | None = None
         yield running
 
 
+class _TooLateError(Exception):
+    """A write failed because the call has ended."""
+
+
+class _KeepsStatus:
+    """The lower half of a call whose failed writes leave the server's status alone, and do not wait for it either.
+
+    Whoever writes and reads in turns would wait for ever: the status comes after what is still to be read.
+    """
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def set_internal_error(self, details: str) -> None:
+        raise _TooLateError(details)
+
+
 class Talk:
     """One StreamAvatar call, message by message."""
 
     def __init__(self, stub: "AvatarServiceAsyncStub") -> None:
-        self._call: Any = stub.StreamAvatar()
+        call: Any = stub.StreamAvatar()
+        call._cython_call = _KeepsStatus(call._cython_call)
+        self._call = call
         self._ends: list[grpc.aio.AioRpcError] = []
-        # A write that fails because the call has ended overwrites the call's status; what it ended with came before.
         self._call.add_done_callback(lambda call: self._ends.append(_status(call)))
         self._sequence = -1
         self._offset = 0
@@ -156,7 +177,9 @@ class Talk:
             owed, self._owed = self._owed, 0
             await self.say(credit=Request.Credit(video_units=owed))
         self._sequence = self._sequence + 1 if sequence is None else sequence
-        await self._call.write(Request(client_sequence=self._sequence, **payload))
+        # What comes after the server's last word is lost; how the call ended is told by what is heard.
+        with suppress(_TooLateError):
+            await self._call.write(Request(client_sequence=self._sequence, **payload))
 
     async def open(self, token: str, credits: int = 1_000) -> Response:
         await self.say(open=Request.Open(session_token=token, initial_video_credits=credits))

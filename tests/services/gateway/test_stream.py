@@ -261,7 +261,7 @@ def test_the_server_tells_what_it_serves() -> None:
     ("size", "asked", "enlarged"),
     [
         ((64, 64), VideoFormat(), 4),
-        ((640, 360), VideoFormat(), 5),
+        ((640, 360), VideoFormat(), 4),
         ((64, 64), VideoFormat(enlargement=1), 1),
         ((64, 64), VideoFormat(enlargement=8), 8),
         ((64, 64), VideoFormat(encoding=VideoFormat.ENCODING_RAW_RGB24, enlargement=2), 1),
