@@ -22,12 +22,13 @@ def edges(place: Workplace) -> Numbers:
             f"audio_encoder_ms_{preset.name.lower()}": 1000 * statistics.median(times(preset, RUNS))
             for preset in (TINY, S2V_14B)
         }
-    return numbers | {f"h264_ms_{width}x{height}": encoding_ms(width, height) for width, height in (SIZE, (64, 64))}
+    numbers |= {f"h264_ms_{width}x{height}": encoding_ms(width, height) for width, height in (SIZE, (64, 64))}
+    return numbers | {"h264_ms_64x64_enlarged_4": encoding_ms(64, 64, enlargement=4)}
 
 
-def encoding_ms(width: int, height: int) -> float:
+def encoding_ms(width: int, height: int, enlargement: int = 1) -> float:
     """Median time of encoding a block of moving pictures, as the decoder's service does it."""
-    encoder = H264Encoder(width, height, S2V_14B.stream.fps)
+    encoder = H264Encoder(width, height, S2V_14B.stream.fps, enlargement=enlargement)
     pictures = moving_gradient(S2V_14B, width, height)
     took = []
     for _ in range(RUNS):
