@@ -101,7 +101,8 @@ def negotiated(config: api.SessionConfig, size: tuple[int, int], preset: Preset)
 
 def generated_size(video: VideoFormat) -> tuple[int, int]:
     """Width and height of the pictures of a negotiated config before they are enlarged."""
-    return video.width // video.enlargement, video.height // video.enlargement
+    times = video.enlargement or 1  # a session of a gateway that did not enlarge yet has none
+    return video.width // times, video.height // times
 
 
 def _enlargement(video: VideoFormat, size: tuple[int, int]) -> int:
