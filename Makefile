@@ -61,8 +61,8 @@ protos: setup ## the generated code of protos/
 	$(BIN)/python tools/protos.py
 
 test: setup ## the tests; ARGS="tests/model -k lora" chooses some
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu and not alone and not containers and not cluster and not proof" $(ARGS) || [ $$? = $(NONE) ]
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "alone and not gpu and not containers and not cluster and not proof" $(ARGS) || [ $$? = $(NONE) ]
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10 -m "not gpu and not alone and not containers and not cluster and not proof" $(ARGS) || [ $$? = $(NONE) ]
+	OMP_NUM_THREADS=1 $(BIN)/pytest --durations 30 -m "alone and not gpu and not containers and not cluster and not proof" $(ARGS) || [ $$? = $(NONE) ]
 
 test-containers: setup ## the services in containers: images, pods of the rendered chart; needs root, takes a while
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m containers tests/containers $(ARGS)

@@ -286,13 +286,15 @@ TINY = Preset(
         num_heads=6,
         num_layers=6,
         audio_layers=(0, 1, 2, 3, 4, 5),
-        audio_dim=96,
+        audio_dim=128,
         audio_states=5,
         text_dim=64,
         text_len=64,
     ),
     vae=VAEConfig(dim=8, multipliers=(1, 2, 4, 8), mean=_TINY_MEAN, std=_TINY_STD),
-    speech=SpeechConfig(hidden_size=96, num_layers=4, num_heads=4, ffn_dim=192, conv_dim=(32,) * 7),
+    speech=SpeechConfig(
+        hidden_size=128, num_layers=4, num_heads=4, ffn_dim=512, conv_dim=(32, 32, 32, 64, 96, 128, 128)
+    ),
     text=TextConfig(
         vocab_size=384, dim=64, attention_dim=64, ffn_dim=128, num_heads=4, num_layers=2, tokenizer="bytes"
     ),

@@ -26,7 +26,7 @@ from live_avatar.model.vae import VAE, DecoderCache, public_names
 from live_avatar.model.weight_files import Manifest
 from trainer import snapshot
 from trainer.autoencoder_start import initialise, still_twin
-from trainer.muon import Muon
+from trainer.muon import muon_and_adam
 from trainer.overrides import override, pairs_of
 from trainer.puppet.painter import Boxes
 from trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, stills, videos
@@ -210,12 +210,8 @@ class Training:
 
 
 def _optimizers(vae: VAE) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon for what maps features to features; Adam for gains, biases and the two ends, which deal in colours."""
-    ends = {id(vae.encoder.stem.weight), id(vae.decoder.head.weight)}
-    matrices = [each for each in vae.parameters() if sum(side > 1 for side in each.shape) > 1 and id(each) not in ends]
-    chosen = {id(each) for each in matrices}
-    rest = [each for each in vae.parameters() if id(each) not in chosen]
-    return Muon(matrices, lr=0.0), torch.optim.Adam(rest, lr=0.0, betas=(0.9, 0.99))
+    """Adam also moves the two ends, which deal in colours."""
+    return muon_and_adam(vae, (vae.encoder.stem.weight, vae.decoder.head.weight), betas=(0.9, 0.99))
 
 
 def psnr(square_error: Tensor) -> float:

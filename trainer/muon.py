@@ -4,7 +4,7 @@ The momentum of a weight matrix is replaced by the nearest matrix whose singular
 direction moves equally far (Jordan et al. 2024, "Muon"); scaled so that a learning rate means what it means to Adam.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,22 @@ class Muon(torch.optim.Optimizer):
         matrix = orthogonal(ahead.flatten(1))
         scale = _RMS * max(matrix.shape) ** 0.5
         weight.add_(matrix.view_as(weight), alpha=-learning_rate * scale)
+
+
+def muon_and_adam(
+    network: nn.Module, apart: Collection[nn.Parameter], *, betas: tuple[float, float], weight_decay: float = 0.0
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon for the weights of ``network`` that map features to features; Adam for its gains, its biases and ``apart``.
+
+    Learning rates are 0 until they are set.
+    """
+    others = {id(each) for each in apart}
+    matrices = [
+        each for each in network.parameters() if sum(side > 1 for side in each.shape) > 1 and id(each) not in others
+    ]
+    chosen = {id(each) for each in matrices}
+    rest = [each for each in network.parameters() if id(each) not in chosen]
+    return Muon(matrices, lr=0.0), torch.optim.AdamW(rest, lr=0.0, betas=betas, weight_decay=weight_decay)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -10,9 +10,12 @@ Letters: B batch, T frames, N samples, S hidden states, D width.
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, floor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +34,17 @@ from live_avatar.streaming.audio_grid import state_position
 from live_avatar.streaming.audio_window import MIN_STD
 from trainer import snapshot
 from trainer.clip import FPS, SAMPLES_PER_FRAME
+from trainer.muon import muon_and_adam
 from trainer.overrides import override, pairs_of
-from trainer.puppet.clips import SEEDS, Split, speech
+from trainer.puppet.clips import SEEDS, speech
+from trainer.puppet.voices import Split
 
 SNAPSHOT = "speech_encoder.pt"
 METRICS = "speech_encoder.jsonl"
 TRACKS = ("openness", "width", "roundness", "teeth")
 _ADAM_BETAS = (0.9, 0.98)
+FEW = 50
+"""Utterances that are not worth a process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +54,24 @@ class SpeechEncoderConfig:
     preset: str = "TINY"
     output: Path = Path("out/speech_encoder")
     seed: int = 0
-    utterances: int = 900
+    utterances: int = 4000
     utterance_frames: int = 150
     held_out: int = 24
-    steps: int = 2000
+    steps: int = 3400
     batch: int = 8
     window_frames: int = 65
     """What the encoder hears at once: the streaming window of 2 s, a block and the look-ahead."""
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 60
     final_rate: float = 0.03
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    ema: float = 0.98
+    ema: float = 0.99
     late_share: float = 0.2
     """Share of windows that begin with silence, as at the start of a session."""
     save_every: int = 100
     log_every: int = 20
-    evaluate_every: int = 150
+    evaluate_every: int = 250
 
     def rate(self, step: int) -> float:
         """The learning rate of ``step``: a ramp, then a cosine."""
@@ -83,12 +90,24 @@ class Heard:
 
 
 def utterances(count: int, frames: int, split: Split, seed: int = 0) -> Heard:
-    """``count`` utterances of ``frames`` frames."""
-    samples, mouths = [], []
-    for index in range(count):
-        sound, mouth = speech(frames, split, np.random.default_rng((SEEDS[split], 4, seed, index)))
-        samples.append(sound)
-        mouths.append(np.stack([getattr(mouth, track) for track in TRACKS], axis=1))
+    """``count`` utterances of ``frames`` frames, spoken in several processes if they are many."""
+    say = partial(_utterance, frames, split, seed)
+    if count < FEW:
+        return _heard(map(say, range(count)))
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
+        return _heard(workers.map(say, range(count), chunksize=FEW))
+
+
+def _utterance(
+    frames: int, split: Split, seed: int, index: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Samples [N] and mouth [T, 4]."""
+    sound, mouth = speech(frames, split, np.random.default_rng((SEEDS[split], 4, seed, index)))
+    return sound, np.stack([getattr(mouth, track) for track in TRACKS], axis=1)
+
+
+def _heard(spoken: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]) -> Heard:
+    samples, mouths = zip(*spoken, strict=True)
     return Heard(np.stack(samples), np.stack(mouths))
 
 
@@ -102,6 +121,12 @@ class MouthReader(nn.Module):
         width, states = system.speech.hidden_size, system.speech.states
         self.weight = nn.Parameter(torch.randn(states, width, len(TRACKS)) / width)
         self.bias = nn.Parameter(torch.full((states, 1, 1, len(TRACKS)), 0.2))
+
+    def ends(self) -> tuple[nn.Parameter, ...]:
+        """What hears samples, what tells the mouth, and the positions, whose norm is a weight of its own."""
+        apart = ("feature_extractor.conv_layers.0.", "pos_conv_embed.")
+        named = self.encoder.named_parameters()
+        return (self.weight, self.bias, *(each for name, each in named if any(part in name for part in apart)))
 
     def forward(self, samples: Tensor, frames: int) -> Tensor:
         """Normalised ``samples`` [B, N] to the mouth each state tells of the first ``frames`` frames, [S, B, T, 4]."""
@@ -150,8 +175,8 @@ class Training:
         self.config = config
         torch.manual_seed(config.seed)
         self.reader = MouthReader(preset(config.preset))
-        self.optimizer = torch.optim.AdamW(
-            self.reader.parameters(), lr=0.0, betas=_ADAM_BETAS, weight_decay=config.weight_decay
+        self.optimizers = muon_and_adam(
+            self.reader, self.reader.ends(), betas=_ADAM_BETAS, weight_decay=config.weight_decay
         )
         self.average = {name: tensor.clone() for name, tensor in self.reader.state_dict().items()}
         self.step = 0
@@ -161,12 +186,13 @@ class Training:
         state = snapshot.load(self.config.output / SNAPSHOT)
         if state is not None:
             self.reader.load_state_dict(state["weights"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             self.average, self.step = state["average"], state["step"]
 
     def save(self) -> None:
         """Writes a snapshot."""
-        state = {"weights": self.reader.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"weights": self.reader.state_dict(), "optimizers": [each.state_dict() for each in self.optimizers]}
         snapshot.save(self.config.output / SNAPSHOT, state | {"average": self.average, "step": self.step})
 
     def learn(self, pool: Heard) -> float:
@@ -176,9 +202,10 @@ class Training:
         self.reader.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.reader.parameters(), self.config.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.step)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.rate(self.step)
+            optimizer.step()
         self.step += 1
         decay = min(self.config.ema, self.step / (self.step + 10))
         with torch.no_grad():

@@ -21,6 +21,9 @@ def generate(
     gateway: Annotated[str, typer.Option(help="host:port; without it a pipeline is started here and ended.")] = "",
     prompt: Annotated[str, typer.Option(help="What the picture shows.")] = "",
     seed: Annotated[int, typer.Option(help="The same seed gives the same video.", min=0)] = 0,
+    enlargement: Annotated[
+        int, typer.Option(help="The video is so many times larger than what is generated; 0: small ones are.", min=0)
+    ] = 0,
     layout: LayoutOption = "4x1",
     weights: WeightsOption = None,
 ) -> None:
@@ -33,7 +36,7 @@ def generate(
         pass  # a wrong file is told before anything is started
     plan = Plan(layout=parse_layout(layout), weights=sources.weights_of(TINY.name, weights))
     with nullcontext(gateway) if gateway else sources.gateway_of(plan) as address:
-        made = make_video(address, image, audio, out, prompt=prompt, seed=seed)
+        made = make_video(address, image, audio, out, prompt=prompt, seed=seed, enlargement=enlargement)
     if not gateway and plan.weights is None:
         sources.report(sources.RANDOM_WEIGHTS)
     typer.echo(f"{out}: {made.frames} frames, {made.video_s:.2f} s")

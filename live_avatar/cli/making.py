@@ -15,17 +15,23 @@ _UNREACHABLE = "UNAVAILABLE"
 """Reason of an error that comes from no gateway."""
 
 
-def make_video(gateway: str, image: Path, speech: Path, out: Path, *, prompt: str = "", seed: int = 0) -> Measurement:
+def make_video(
+    gateway: str, image: Path, speech: Path, out: Path, *, prompt: str = "", seed: int = 0, enlargement: int = 0
+) -> Measurement:
     """Writes the video of ``image`` saying ``speech`` to ``out``, with a progress bar on stderr.
+
+    The options are those of ``generate_file``.
 
     Raises:
         ValueError: a file is not what it must be, or the gateway refused it, failed, or is not there.
         OSError: a file cannot be read or written.
     """
-    return asyncio.run(_make(gateway, image.read_bytes(), speech, out, prompt, seed))
+    return asyncio.run(_make(gateway, image.read_bytes(), speech, out, prompt, seed, enlargement))
 
 
-async def _make(gateway: str, image: bytes, speech: Path, out: Path, prompt: str, seed: int) -> Measurement:
+async def _make(
+    gateway: str, image: bytes, speech: Path, out: Path, prompt: str, seed: int, enlargement: int
+) -> Measurement:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("video", total=None, said="waiting for the first frame")
@@ -36,7 +42,9 @@ async def _make(gateway: str, image: bytes, speech: Path, out: Path, prompt: str
 
         try:
             async with AvatarClient(gateway) as client:
-                return await generate_file(client, image, speech, out, prompt=prompt, seed=seed, progress=show)
+                return await generate_file(
+                    client, image, speech, out, prompt=prompt, seed=seed, enlargement=enlargement, progress=show
+                )
         except AvatarError as error:
             if error.reason == _UNREACHABLE:
                 raise ValueError(f"no gateway answers at {gateway}: {error.message}") from None

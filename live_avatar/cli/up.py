@@ -40,12 +40,13 @@ def up(
         Path | None,
         typer.Option(help="Linear layers in 8-bit floats: what services.denoise_stage.gate wrote of these weights."),
     ] = None,
+    fp8_kv: Annotated[bool, typer.Option("--fp8-kv", help="Keys and values in 8-bit floats.")] = False,
 ) -> None:
     """Starts a pipeline with its gateway here; Ctrl-C ends it."""
     from live_avatar.launcher.pipeline import LocalPipeline, Plan, Speed
 
     loaded = sources.weights_of(preset, weights)
-    speed = Speed(compiled=compiled, fp8_report=fp8_report)
+    speed = Speed(compiled=compiled, fp8_report=fp8_report, fp8_kv=fp8_kv)
     plan = Plan(
         layout=parse_layout(layout),
         preset=preset,

@@ -55,11 +55,13 @@ async def generate_file(
     *,
     prompt: str = "",
     seed: int = 0,
+    enlargement: int = 0,
     progress: Progress | None = None,
 ) -> Measurement:
     """Writes the video of ``image`` saying ``speech`` to ``out``, an MP4 file.
 
-    A recording within the server's limit is heard as a whole, a longer one as it comes.
+    A recording within the server's limit is heard as a whole, a longer one as it comes.  The options are those of
+    ``SessionOptions``.
 
     Raises:
         ValueError: the portrait or the recording is not what it must be.
@@ -74,6 +76,7 @@ async def generate_file(
             sample_rate_hz=recording.rate_hz,
             prompt=prompt,
             seed=seed,
+            enlargement=enlargement,
             listening="whole_file" if _fits(recording, limits) else "streaming",
         )
         session = await client.create_session(image, options)

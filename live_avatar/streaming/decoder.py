@@ -58,9 +58,11 @@ class FrameDecoder:
 
         The motion latents are those of a still film of the portrait.
         """
-        still = self._still(pixels, 1 + (MOTION_LATENTS - 1) * self.vae.config.temporal_factor)
         reference = self._still(pixels, self.rules.reference_frames)
-        return Sink(version=0, reference=reference[:, -1:], motion=still if self.use_motion else None)
+        held = 1 + (MOTION_LATENTS - 1) * self.vae.config.temporal_factor
+        return Sink(
+            version=0, reference=reference[:, -1:], motion=self._still(pixels, held) if self.use_motion else None
+        )
 
     @torch.inference_mode()
     def warm(self, session: DecoderSession, motion: Tensor) -> None:

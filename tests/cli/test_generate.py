@@ -25,13 +25,15 @@ def test_the_samples_become_a_video(tmp_path: Path) -> None:
     gateway, out = fake_gateway(), tmp_path / "out.mp4"
     with serving(gateway) as address:
         code, output, errors = run(
-            "--audio", sources.SPEECH, "--out", out, "--gateway", address, "--prompt", "a drawing", "--seed", "3"
-        )
+            "--audio", sources.SPEECH, "--out", out, "--gateway", address, "--prompt", "a drawing", "--seed", "3",
+            "--enlargement", "2",
+        )  # fmt: skip
     assert (code, output) == (0, f"{out}: 165 frames, 6.72 s\n"), errors
     assert "6.7 s of 6.7 s" in errors
     request = gateway.created[0]
     assert request.reference_image == sources.PORTRAIT.read_bytes()
     assert (request.config.prompt, request.config.seed) == ("a drawing", 3)
+    assert request.config.video.enlargement == 2
     with av.open(out) as file:
         assert [stream.codec_context.name for stream in file.streams] == ["h264", "aac"]
 

@@ -83,7 +83,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    running = Up(tmp_path, "--layout", "1x2", "--weights", "random")
+    running = Up(tmp_path, "--layout", "1x2", "--weights", "random", "--fp8-kv")
     yield running
     running.close()
 
@@ -98,6 +98,7 @@ def test_a_killed_service_comes_back_and_ctrl_c_ends_everything(up: Up, tmp_path
     modules = ["services.audio_encoder", "services.denoise_stage", "services.gateway", "services.vae_decoder"]
     assert sorted(before.values()) == modules
     stage = next(pid for pid, module in before.items() if module == "services.denoise_stage")
+    assert b"--kv\0fp8" in Path(f"/proc/{stage}/cmdline").read_bytes()
     os.kill(stage, signal.SIGKILL)
     up.wait_said("denoise-stage-0 was ended by SIGKILL")
     up.wait_said("denoise-stage-0 was ended by SIGKILL; log out/logs/denoise-stage-0.log; it is started again")

@@ -20,6 +20,14 @@ from tests.pipeline.system import SMALL
 
 QUICK = replace(SMALL, name=TINY.name, max_area=TINY.max_area, dit=replace(SMALL.dit, use_motion=False))
 """Small networks under the rules of ``TINY``: a gateway knows presets by name and reads the rules alone."""
+TRIVIAL = replace(
+    QUICK,
+    dit=replace(QUICK.dit, num_layers=1, audio_layers=(0,)),
+    vae=replace(QUICK.vae, multipliers=(1, 1, 1, 1), residual_blocks=1),
+    speech=replace(QUICK.speech, position_kernel=16, position_groups=4),
+    stream=replace(QUICK.stream, left_context_s=0.2),
+)
+"""For tests of many sessions or long ones: as little to compute as there can be."""
 STAGES = ("denoise-stage-0", "denoise-stage-2")
 PIPELINE = (ENCODER, *STAGES, DECODER)
 READY_S = 30.0

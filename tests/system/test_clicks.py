@@ -66,17 +66,23 @@ async def generate(gateway: ServiceProcess, recording: Path, out: Path) -> Measu
     target = await asyncio.to_thread(gateway.target)
     await ready(target)
     async with AvatarClient(target) as client:
-        return await generate_file(client, portrait(), recording, out)
+        return await generate_file(client, portrait(), recording, out, enlargement=1)
 
 
-def test_no_frame_is_lost(film: tuple[Path, Measurement]) -> None:
-    times = [time_s for time_s, _ in shown(film[0])]
+@pytest.fixture(scope="module")
+def frames(film: tuple[Path, Measurement]) -> list[tuple[float, bool]]:
+    """Time of every frame, and whether it is bright."""
+    return list(shown(film[0]))
+
+
+def test_no_frame_is_lost(film: tuple[Path, Measurement], frames: list[tuple[float, bool]]) -> None:
+    times = [time_s for time_s, _ in frames]
     assert len(times) == np.ceil(LENGTH_S * FPS) - TINY.stream.dropped_frames == film[1].frames
     assert times == pytest.approx([(number + TINY.stream.dropped_frames) / FPS for number in range(len(times))])
 
 
-def test_clicks_are_seen_in_their_frames(film: tuple[Path, Measurement]) -> None:
-    bright = [time_s for time_s, is_bright in shown(film[0]) if is_bright]
+def test_clicks_are_seen_in_their_frames(frames: list[tuple[float, bool]]) -> None:
+    bright = [time_s for time_s, is_bright in frames if is_bright]
     LOG.info("bright frames at %s s", bright)
     assert len(bright) == len(CLICKS_S)
     assert bright == pytest.approx(CLICKS_S, abs=1 / FPS)

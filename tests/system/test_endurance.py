@@ -9,7 +9,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +26,12 @@ from tests.pipeline.processes import Memory
 from tests.pipeline.system import SIDE, System
 
 from .oracle import Recording
-from .running import QUICK
+from .running import TRIVIAL
 from .test_bad_input import face, saved
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(7_200)]
 
 LOG = logging.getLogger(__name__)
-TRIVIAL = replace(
-    QUICK,
-    dit=replace(QUICK.dit, num_layers=1, audio_layers=(0,)),
-    vae=replace(QUICK.vae, multipliers=(1, 1, 1, 1), residual_blocks=1),
-    speech=replace(QUICK.speech, position_kernel=16, position_groups=4),
-    stream=replace(QUICK.stream, left_context_s=0.2),
-)
 RULES = TRIVIAL.stream
 BLOCK_SAMPLES, BLOCK_FRAMES = TRIVIAL.samples_per_block, TRIVIAL.frames_per_block
 STEPS = 4

@@ -8,12 +8,13 @@ import torch
 
 from trainer.clip import SAMPLES_PER_FRAME, Clip
 from trainer.puppet import painter
-from trainer.puppet.clips import VOICES, PuppetClip, Split, person_of, prompt_of, puppet_clip, reference, speech
+from trainer.puppet.clips import PuppetClip, person_of, prompt_of, puppet_clip, reference, speech
 from trainer.puppet.identity import SKINS_AND_LIPS
 from trainer.puppet.motion import Motion, Traits, still
 from trainer.puppet.sentences import WORDS, draw_text
 from trainer.puppet.synthesis import Phoneme, SpeechError, Voice, stretched, synthesiser
 from trainer.puppet.visemes import REST, mouth_of, shapes_of
+from trainer.puppet.voices import VARIANTS, Split, draw_voice, voices
 
 
 def clip_of(index: int, split: Split = "train", frames: int = 50) -> PuppetClip:
@@ -42,14 +43,31 @@ def test_a_clip_has_the_sizes_it_promises() -> None:
 
 
 def test_splits_share_neither_voices_nor_words() -> None:
-    assert not set(VOICES["train"]) & set(VOICES["held_out"])
+    assert not set(VARIANTS["train"]) & set(VARIANTS["held_out"])
     assert not set(WORDS["train"]) & set(WORDS["held_out"])
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_every_voice_speaks(split: Split) -> None:
-    for name in VOICES[split]:
+    for name in voices(split):
         assert synthesiser().say("hello", Voice(name=name)).samples.std() > 0.001, name
+
+
+def test_drawn_voices_say_the_same_in_other_ways() -> None:
+    draws = np.random.default_rng(0)
+    drawn = [voice for voice in (draw_voice("train", draws) for _ in range(40)) if voice.variant][:20]
+    drawn = [replace(voice, name="en-us+drawn", words_per_minute=150) for voice in drawn]
+    spoken = [synthesiser().say("five thin fish", voice) for voice in drawn]
+    assert len({utterance.samples.tobytes() for utterance in spoken}) == len(drawn) == 20
+    assert len({tuple(phoneme.mnemonic for phoneme in utterance.phonemes) for utterance in spoken}) == 1
+    again = synthesiser().say("five thin fish", drawn[0])
+    assert np.array_equal(again.samples, spoken[0].samples)
+
+
+def test_no_voice_is_drawn_for_those_held_out() -> None:
+    draws = np.random.default_rng(0)
+    held_out = {draw_voice("held_out", draws).name for _ in range(200)}
+    assert held_out == set(voices("held_out"))
 
 
 def test_text_has_the_words_asked_for_in_sentences() -> None:

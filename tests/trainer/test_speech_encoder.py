@@ -12,6 +12,7 @@ from transformers import Wav2Vec2Model
 from live_avatar.config import TINY
 from live_avatar.model import components
 from live_avatar.model.speech import hidden_states, hop_samples, receptive_samples
+from trainer import speech_encoder
 from trainer.clip import SAMPLES_PER_FRAME
 from trainer.speech_encoder import (
     Heard,
@@ -47,6 +48,12 @@ def test_windows_are_normalised_and_in_step_with_their_mouths(pool: Heard, tmp_p
     assert np.allclose(heard.mean(axis=1), 0, atol=0.01) and np.allclose(heard.std(axis=1), 1, atol=0.1)
     for sound, mouth in zip(heard, mouths.numpy(), strict=True):
         assert any(_lies_in(sound, mouth, pool, index) for index in range(3))
+
+
+def test_utterances_of_several_processes_are_those_of_one(pool: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech_encoder, "FEW", 1)
+    together = utterances(3, 40, "train")
+    assert np.array_equal(together.samples, pool.samples) and np.array_equal(together.mouths, pool.mouths)
 
 
 def _lies_in(sound: np.ndarray, mouth: np.ndarray, pool: Heard, index: int) -> bool:

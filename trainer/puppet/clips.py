@@ -7,7 +7,6 @@ Letters: T frames, N samples.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,74 +17,12 @@ from trainer.puppet.motion import Mouth, Track, Traits, draw_motion, still
 from trainer.puppet.painter import Boxes, eye_boxes, mouth_boxes, paint
 from trainer.puppet.recording import record
 from trainer.puppet.sentences import draw_text
-from trainer.puppet.synthesis import Voice, stretched, synthesiser
+from trainer.puppet.synthesis import stretched, synthesiser
 from trainer.puppet.visemes import mouth_of
-
-Split = Literal["train", "held_out"]
-
-ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland")
-
-
-def _voices(*variants: str) -> tuple[str, ...]:
-    return tuple(f"{accent}+{variant}" for accent in ACCENTS for variant in variants)
-
+from trainer.puppet.voices import Split, draw_voice
 
 SEEDS: dict[Split, int] = {"train": 0, "held_out": 1}
 """First number of every seed: what is drawn for the two splits has nothing in common."""
-VOICES: dict[Split, tuple[str, ...]] = {
-    "train": _voices(
-        "m1",
-        "m2",
-        "m3",
-        "m5",
-        "m6",
-        "m7",
-        "f1",
-        "f2",
-        "f4",
-        "f5",
-        "klatt",
-        "klatt2",
-        "klatt3",
-        "klatt4",
-        "croak",
-        "Alex",
-        "Andy",
-        "Annie",
-        "Gene",
-        "Hugo",
-        "Jacky",
-        "Lee",
-        "Mario",
-        "Michael",
-        "Mike",
-        "adam",
-        "aunty",
-        "belinda",
-        "boris",
-        "caleb",
-        "ed",
-        "edward",
-        "grandma",
-        "grandpa",
-        "iven",
-        "john",
-        "linda",
-        "max",
-        "norbert",
-        "quincy",
-        "rob",
-        "steph",
-        "travis",
-        "victor",
-        "whisper",
-        "whisperf",
-        "zac",
-    ),
-    "held_out": _voices("m4", "m8", "f3"),
-}
-WORDS_PER_MINUTE = (120, 180)
-PITCH = (25, 75)
 STRETCH = (0.88, 1.12)
 """How much slower and lower a voice is played: throats are of more sizes than the synthesiser's."""
 LATEST_START_S = 0.6
@@ -162,11 +99,7 @@ def prompt_of(traits: Traits) -> str:
 
 def speech(frames: int, split: Split, draws: np.random.Generator) -> tuple[npt.NDArray[np.float32], Mouth]:
     """Random speech of ``frames`` frames: samples [N] as a microphone hears them, and the mouth that says it."""
-    voice = Voice(
-        name=str(draws.choice(VOICES[split])),
-        words_per_minute=int(draws.integers(*WORDS_PER_MINUTE)),
-        pitch=int(draws.integers(*PITCH)),
-    )
+    voice = draw_voice(split, draws)
     words = max(6, round(frames / FPS * WORDS_PER_SECOND))
     spoken = synthesiser().say(draw_text(split, words, draws), voice)
     spoken = stretched(spoken, draws.uniform(*STRETCH))

@@ -8,6 +8,8 @@ import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,9 @@ _RETRIEVAL, _PHONEME_EVENTS = 1, 1
 _RATE, _PITCH = 1, 3
 _CHARACTERS_ARE_UTF8 = 1
 _LIST_ENDS, _PHONEME = 0, 7
+DRAWN = "drawn"
+"""Name of the variant that a voice brings with it."""
+_DATA, _VOICES, _VARIANTS = "espeak-ng-data", "voices", "!v"
 
 
 class SpeechError(RuntimeError):
@@ -32,6 +37,8 @@ class Voice:
 
     name: str
     """As espeak-ng names it: a language, and a variant after a plus sign."""
+    variant: str = ""
+    """Text of the variant ``DRAWN``, in the format of espeak-ng's voice files."""
     words_per_minute: int = 155
     pitch: int = 50
     """0 to 99."""
@@ -89,6 +96,8 @@ class Synthesiser:
         self._library = _load()
         self._c = ctypes.CDLL(None)
         self._rate = 0
+        self._home = TemporaryDirectory(prefix="espeak-ng-")
+        self._variant = _link_data(self._library, Path(self._home.name))
         self._sound: list[npt.NDArray[np.int16]] = []
         self._phonemes: list[Phoneme] = []
         # Kept here: the library holds no reference to it.
@@ -100,6 +109,7 @@ class Synthesiser:
         Raises:
             SpeechError: there is no such voice, or nothing was spoken.
         """
+        self._variant.write_text(voice.variant)
         self._reset()
         if self._library.espeak_SetVoiceByName(voice.name.encode()):
             raise SpeechError(f"espeak-ng has no voice {voice.name!r}")
@@ -121,10 +131,7 @@ class Synthesiser:
             self._library.espeak_Terminate()
         _ctypes.dlclose(self._library._handle)
         self._library = _load()
-        self._rate = int(self._library.espeak_Initialize(_RETRIEVAL, 0, None, _PHONEME_EVENTS))
-        if self._rate <= 0:
-            self._rate = 0
-            raise SpeechError(f"{LIBRARY} finds no voices; Debian: apt-get install espeak-ng-data")
+        self._rate = int(self._library.espeak_Initialize(_RETRIEVAL, 0, self._home.name.encode(), _PHONEME_EVENTS))
         self._library.espeak_SetSynthCallback(self._callback)
         self._c.srand(1)
         self._sound, self._phonemes = [], []
@@ -138,6 +145,29 @@ class Synthesiser:
 
     def _timed(self, event: _Event) -> Phoneme:
         return Phoneme(event.sample / self._rate, event.id.string.decode("utf-8", "replace"))
+
+
+def _link_data(library: ctypes.CDLL, home: Path) -> Path:
+    """Links what belongs to espeak-ng into ``home`` and leaves room for one variant more; the path of that."""
+    if library.espeak_Initialize(_RETRIEVAL, 0, None, _PHONEME_EVENTS) <= 0:
+        raise SpeechError(f"{LIBRARY} finds no voices; Debian: apt-get install espeak-ng-data")
+    place = ctypes.c_char_p()
+    library.espeak_Info(ctypes.byref(place))
+    data = Path((place.value or b"").decode())
+    library.espeak_Terminate()
+    inner = Path()
+    for name in (_VOICES, _VARIANTS):
+        _link_all(data / inner, home / _DATA / inner, but=name)
+        inner /= name
+    _link_all(data / inner, home / _DATA / inner, but=DRAWN)
+    return home / _DATA / inner / DRAWN
+
+
+def _link_all(source: Path, target: Path, *, but: str) -> None:
+    target.mkdir(parents=True)
+    for entry in source.iterdir():
+        if entry.name != but:
+            (target / entry.name).symlink_to(entry)
 
 
 def _until_end(events: "ctypes._Pointer[_Event]") -> Iterator[_Event]:
