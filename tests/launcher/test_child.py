@@ -61,7 +61,10 @@ def test_it_listens_ends_and_begins_again_on_its_port(start: Start) -> None:
 
 
 def test_children_get_quiet_threads_and_a_generous_allocator(start: Start) -> None:
-    environment = Path(f"/proc/{start().process.pid}/environ").read_bytes().decode()
+    child = start()
+    # Popen returns when exec has closed its pipe; the kernel shows the environment a moment later.
+    child.wait_listening(START_S)
+    environment = Path(f"/proc/{child.process.pid}/environ").read_bytes().decode()
     assert {f"{name}={value}" for name, value in QUIET_WITH_TENSORS.items()} <= set(environment.split("\0"))
 
 

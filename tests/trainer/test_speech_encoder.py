@@ -45,7 +45,7 @@ def test_windows_are_normalised_and_in_step_with_their_mouths(pool: Heard, tmp_p
     heard = samples[:, : 30 * SAMPLES_PER_FRAME].numpy()
     assert mouths.shape == (4, 30, 4)
     # Silence in a window does not count, so that a window with much of it is quieter.
-    assert np.allclose(heard.mean(axis=1), 0, atol=0.01) and np.allclose(heard.std(axis=1), 1, atol=0.1)
+    assert np.allclose(heard.mean(axis=1), 0, atol=0.01) and np.allclose(heard.std(axis=1), 1, atol=0.3)
     for sound, mouth in zip(heard, mouths.numpy(), strict=True):
         assert any(_lies_in(sound, mouth, pool, index) for index in range(3))
 
