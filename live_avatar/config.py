@@ -181,6 +181,9 @@ class StreamConfig:
     window_blocks: int = 4
     """Blocks of K/V a block attends to, itself included."""
     steps: int = 4
+    whole_file_grid: Literal["reference", "exact"] = "reference"
+    """Which hidden states the frames of a whole recording get: as the reference does it, stretched, so that the last
+    frames hear what is said a frame later (spec 4.1), or those of their own time, as in a stream (spec 4.3)."""
     reference_distance: tuple[int, int] = (4, 30)
     """Inclusive range of how far ahead of a block the Rolling RoPE places the reference (spec 1.8)."""
     sink_switch_block: int = 4
@@ -298,7 +301,7 @@ TINY = Preset(
     text=TextConfig(
         vocab_size=384, dim=64, attention_dim=64, ffn_dim=128, num_heads=4, num_layers=2, tokenizer="bytes"
     ),
-    stream=StreamConfig(left_context_s=2.0),
+    stream=StreamConfig(left_context_s=2.0, whole_file_grid="exact"),
     lora=LoRAConfig(rank=16, alpha=8.0),
     max_area=64 * 64,
     dtype="float32",

@@ -9,6 +9,7 @@ Letters: S hidden states (layers + 1), T encoder steps, O features, D width, F f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -93,7 +94,7 @@ def bucket_features(
 def whole_file_features(
     model: Wav2Vec2Model, waveform: torch.Tensor, preset: Preset, batch_frames: int | None = None
 ) -> torch.Tensor:
-    """Features [1, S, D, F] of a whole recording [N] at ``SAMPLE_RATE_HZ``, as the reference computes them.
+    """Features [1, S, D, F] of a whole recording [N] at ``SAMPLE_RATE_HZ``, on the grid of the preset.
 
     F is a multiple of ``batch_frames`` (default: one block).  Attention spans the recording, so time grows with its
     square and memory with its length; long ones belong into an ``AudioWindow``.
@@ -105,8 +106,26 @@ def whole_file_features(
     if waveform.shape[-1] < shortest:
         raise ValueError(f"a recording of {waveform.shape[-1]} samples is too short, {shortest} are needed")
     states = hidden_states(model, normalise(waveform)[None])[0]
-    features = interpolate_to_feature_rate(states, SAMPLE_RATE_HZ // hop_samples(preset.speech))
-    return bucket_features(features, preset.stream.fps, batch_frames or preset.frames_per_block)
+    rules, batch, hop = preset.stream, batch_frames or preset.frames_per_block, hop_samples(preset.speech)
+    features = interpolate_to_feature_rate(states, SAMPLE_RATE_HZ // hop)
+    if rules.whole_file_grid == "reference":
+        return bucket_features(features, rules.fps, batch)
+    indices = bucket_indices(features.shape[1], rules.fps, batch)
+    return exact_features(states, indices, features.shape[1], rules.fps, hop)
+
+
+def exact_features(states: torch.Tensor, indices: list[int], count: int, fps: int, hop: int) -> torch.Tensor:
+    """Hidden states [S, T, D] at the time of every frame, [1, S, D, F]; zero where ``indices`` [F] reach ``count``.
+
+    What ``bucket_features`` picks from features that keep first and last in place, and are stretched for it, is here
+    taken from the hidden states themselves, like the features of a stream (spec 4.3).
+    """
+    positions = [min(state_position(frame, fps, hop), Fraction(states.shape[1] - 1)) for frame in range(len(indices))]
+    lower, upper = ([end(each) for each in positions] for end in (math.floor, math.ceil))
+    weights = torch.tensor([float(each % 1) for each in positions], dtype=states.dtype, device=states.device)
+    picked = torch.lerp(states[:, lower], states[:, upper], weights[:, None])
+    inside = torch.tensor([index < count for index in indices], device=states.device)
+    return rearrange(picked * inside[:, None], "s f d -> 1 s d f")
 
 
 def whole_file_blocks(model: Wav2Vec2Model, waveform: torch.Tensor, preset: Preset) -> Iterator[torch.Tensor]:

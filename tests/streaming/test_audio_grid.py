@@ -1,16 +1,18 @@
 """Which feature belongs to which frame, and the features of a whole recording."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import torch
 
-from live_avatar.config import TINY
-from live_avatar.model.speech import build_speech_encoder
+from live_avatar.config import S2V_14B, TINY
+from live_avatar.model.speech import build_speech_encoder, hidden_states, normalise
 from live_avatar.streaming.audio_grid import (
     bucket_count,
     bucket_features,
     bucket_indices,
+    exact_features,
     feature_index,
     interpolate_to_feature_rate,
     state_position,
@@ -90,6 +92,32 @@ def test_blocks_of_a_recording() -> None:
     clip = whole_file_features(model, waveform, TINY, batch_frames=48)
     assert torch.equal(clip[..., :36], torch.cat(blocks, dim=-1))
     assert (clip[..., 36:] == 0).all()
+
+
+def test_an_exact_grid_takes_states_of_their_own_time_and_the_reference_stretches() -> None:
+    frames, hop = 252, 320
+    states = torch.arange(frames * 2.0 - 1)[None, :, None]
+    features = interpolate_to_feature_rate(states, 50)
+    indices = bucket_indices(features.shape[1], 25, 12)
+    exact = exact_features(states, indices, features.shape[1], 25, hop)[0, 0, 0]
+    stretched = bucket_features(features, 25, 12)[0, 0, 0]
+    own = torch.tensor([float(state_position(frame, 25, hop)) for frame in range(240)])
+    torch.testing.assert_close(exact[:240], own)
+    assert 1 < float((stretched - exact)[239]) < 3, "states of 20 ms"
+    assert exact.shape == stretched.shape and torch.equal(exact == 0, stretched == 0)
+
+
+def test_the_preset_chooses_the_grid() -> None:
+    torch.manual_seed(0)
+    model, waveform = build_speech_encoder(TINY.speech), torch.randn(40_000) * 0.1
+    reference = replace(TINY, stream=replace(TINY.stream, whole_file_grid="reference"))
+    states = hidden_states(model, normalise(waveform)[None])[0]
+    features = interpolate_to_feature_rate(states, 50)
+    assert torch.equal(whole_file_features(model, waveform, reference), bucket_features(features, 25, 12))
+    indices = bucket_indices(features.shape[1], 25, 12)
+    exact = exact_features(states, indices, features.shape[1], 25, 320)
+    assert torch.equal(whole_file_features(model, waveform, TINY), exact)
+    assert S2V_14B.stream.whole_file_grid == "reference"
 
 
 def test_shortest_recording() -> None:
