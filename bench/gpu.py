@@ -10,7 +10,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ import torch
 from bench import gpu_sections
 from bench.flops import geometry, step_work
 from bench.gpu_parts import TERA, free
-from bench.gpu_sections import Numbers, Place, label
+from bench.gpu_sections import Numbers, Place, Size, label
 from bench.gpu_service import service
 from bench.gpu_variants import variants
 from live_avatar.config import preset
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", help=f"some of {', '.join(SECTIONS)}; none: all")
     parser.add_argument("--preset", default="S2V_14B")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--size", action="append", type=_size, help="WIDTHxHEIGHT to measure with; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="folder of the results")
     parser.add_argument("--again", action="store_true", help="measure anew what the result holds already")
     parser.add_argument("--dry-run", action="store_true", help="say what would be measured, and measure nothing")
@@ -72,15 +73,20 @@ def main() -> None:
     if given.dry_run:
         print(plan(given.preset))
         return
-    place = open_place(given.preset, given.device)
+    place = open_place(given.preset, given.device, given.size)
     given.out.mkdir(parents=True, exist_ok=True)
     measure(place, given.sections or list(SECTIONS), given.out, again=given.again)
 
 
-def open_place(name: str, device: str) -> Place:
+def open_place(name: str, device: str, sizes: Sequence[Size] | None = None) -> Place:
     """The preset on the device; raises ValueError where either is not there."""
     system, runs = preset(name), _TRIAL_RUNS if device == "cpu" else _RUNS
-    return Place(system, sizes_of(name), open_device(device, torch.get_num_threads()), runs)
+    return Place(system, tuple(sizes or sizes_of(name)), open_device(device, torch.get_num_threads()), runs)
+
+
+def _size(text: str) -> Size:
+    width, height = (int(side) for side in text.split("x"))
+    return width, height
 
 
 def sizes_of(name: str) -> tuple[tuple[int, int], ...]:

@@ -26,8 +26,9 @@ _GAIN_NAMES = ("norm", "gamma")
 
 def draw_network(preset: Preset, component: str, device: torch.device) -> nn.Module:
     """A network of random weights, drawn on the device; gains are 1."""
-    module = components.build_on_meta(preset, component).to_empty(device=device)
-    module.to(components.DTYPES[components.COMPONENTS[component].dtype(preset)])
+    module = components.build_on_meta(preset, component)
+    module.to(components.DTYPES[components.COMPONENTS[component].dtype(preset)])  # before there is memory of twice that
+    module.to_empty(device=device)
     for name, parameter in module.named_parameters():
         if any(part in name for part in _GAIN_NAMES) and name.endswith(("weight", "gamma")):
             parameter.fill_(1.0)

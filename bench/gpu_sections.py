@@ -5,7 +5,7 @@ Absolute numbers belong to the device in the result.  A key that ends in ``_shar
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -26,6 +26,7 @@ from bench.gpu_parts import (
 )
 from live_avatar.config import Preset
 from live_avatar.model import fp8
+from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.model.dit import CausalDiT, NoisyInput, TextKV
 from live_avatar.model.fast_step import CompiledStep, EagerStep, StepForward, fastest_step, warm_block
 from live_avatar.model.fast_vae import fast_vae
@@ -120,10 +121,12 @@ def step_bf16(place: Place, before: Mapping[str, float]) -> Numbers:
     """The streaming step: eager, then compiled and on a GPU recorded."""
     model = _denoiser(place)
     numbers: Numbers = {}
+    velocities = {}
     for size in place.sizes:
         eager = repeated_block(EagerStep(model), model, place, size)
         numbers[f"step_eager_ms_{label(size)}"] = median_ms(eager, place.device, max(3, place.runs // 4))
-    numbers |= _fast_steps(model, place, before, "bf16")
+        velocities[size] = eager()
+    numbers |= _fast_steps(model, place, before, "bf16", velocities)
     numbers["compiled_over_eager"] = (
         numbers[f"step_eager_ms_{label(place.sizes[0])}"] / numbers[f"step_bf16_ms_{label(place.sizes[0])}"]
     )
@@ -137,7 +140,9 @@ def step_fp8(place: Place, before: Mapping[str, float]) -> Numbers:
     model = _denoiser(place)
     fp8.quantise(model, place.preset.dit)
     free()
-    numbers = _fast_steps(model, place, before, "fp8")
+    first = place.sizes[0]
+    eager = {first: repeated_block(EagerStep(model), model, place, first)()}
+    numbers = _fast_steps(model, place, before, "fp8", eager)
     name = label(place.sizes[0])
     if f"step_bf16_ms_{name}" in before:
         numbers["bf16_over_fp8"] = before[f"step_bf16_ms_{name}"] / numbers[f"step_fp8_ms_{name}"]
@@ -150,15 +155,28 @@ def _denoiser(place: Place) -> CausalDiT:
     return model
 
 
-def _fast_steps(model: CausalDiT, place: Place, before: Mapping[str, float], kind: str) -> Numbers:
+def _fast_steps(
+    model: CausalDiT, place: Place, before: Mapping[str, float], kind: str, expected: Mapping[Size, object]
+) -> Numbers:
+    """``expected`` are the velocities of the eager twin."""
     step = CompiledStep(model)
     for size in place.sizes:
-        step.warm_up([_window(place, size)])
+        step.warm_up([full_window(place, size)])
     forward = fastest_step(step)
     numbers: Numbers = {}
     for size in place.sizes:
-        numbers |= _one_size(repeated_block(forward, model, place, size), place, size, before, kind)
+        run = repeated_block(forward, model, place, size)
+        numbers |= _one_size(run, place, size, before, kind)
+        if size in expected:
+            numbers[f"step_{kind}_off_eager_{label(size)}"] = relative_difference(run(), expected[size])
     return numbers
+
+
+def relative_difference(actual: object, expected: object) -> float:
+    """Norm of the difference of two tensors over that of the second."""
+    assert isinstance(actual, torch.Tensor)
+    assert isinstance(expected, torch.Tensor)
+    return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
 def _one_size(run: Callable[[], object], place: Place, size: Size, before: Mapping[str, float], kind: str) -> Numbers:
@@ -189,26 +207,41 @@ def _one_size(run: Callable[[], object], place: Place, size: Size, before: Mappi
 
 
 class _Kept:
-    """A step that keeps its last call, to be done again."""
+    """A step that keeps its last call, to be done again; its inputs are drawn, since zeros are multiplied faster."""
 
     def __init__(self, forward: StepForward) -> None:
         self._forward = forward
         self.again: Callable[[], torch.Tensor] | None = None
 
     def __call__(self, noisy: NoisyInput, text: TextKV, window: KVWindow, distance: int) -> torch.Tensor:
-        self.again = functools.partial(self._forward, noisy, text, window, distance)
+        audio = AudioTokens(torch.randn_like(noisy.audio.local), torch.randn_like(noisy.audio.glob))
+        drawn = replace(noisy, latent=torch.randn_like(noisy.latent), audio=audio)
+        self.again = functools.partial(self._forward, drawn, text, window, distance)
         return self.again()
 
 
 def repeated_block(
     forward: StepForward, model: CausalDiT, place: Place, size: Size, batch: int = 1
 ) -> Callable[[], object]:
-    """A call that does one block of a full window, again and again; or one of each of ``batch`` sessions at once."""
-    kept, window = _Kept(forward), _window(place, size, batch)
-    for _ in range(window.window_blocks):
-        warm_block(kept, model, window)
+    """A call that does one block of a full window, again and again; or one of each of ``batch`` sessions at once.
+
+    The same block, whichever ``forward`` does it.
+    """
+    torch.manual_seed(0)
+    kept = _Kept(forward)
+    warm_block(kept, model, full_window(place, size, batch))
     assert kept.again is not None
     return kept.again
+
+
+def full_window(place: Place, size: Size, batch: int = 1) -> KVWindow:
+    """A window whose slots are all taken, by keys and values that were drawn."""
+    window = _window(place, size, batch)
+    for layer in window.layers:
+        for memory in (layer.k, layer.v):
+            memory.normal_()
+    window.block = window.window_blocks
+    return window
 
 
 def _window(place: Place, size: Size, batch: int = 1) -> KVWindow:
@@ -243,14 +276,17 @@ def decoder(place: Place, before: Mapping[str, float]) -> Numbers:
         fast.warm_up(grid.height, grid.width)
         latent = random_like(place.device, place.dtype, 1, place.preset.vae.latent_channels, 1, grid.height, grid.width)
         latents = place.preset.stream.latents_per_block
+        pictures = []
         for kind, one in (("eager", vae), ("fast", fast)):
             cache = DecoderCache()
             for _ in range(4):
-                one.decode_pixels(latent, cache)
+                last = one.decode_pixels(latent, cache)
+            pictures.append(last.int())
             first = functools.partial(one.decode_pixels, latent, cache)
             whole = functools.partial(_repeat, first, latents)
             numbers[f"decode_{kind}_ms_{name}"] = median_ms(whole, place.device, max(3, place.runs // 2))
             numbers[f"decode_{kind}_first_ms_{name}"] = median_ms(first, place.device, max(3, place.runs // 2))
+        numbers[f"decode_bytes_off_eager_{name}"] = float((pictures[0] - pictures[1]).abs().max())
         first_ms, whole_ms = numbers[f"decode_fast_first_ms_{name}"], numbers[f"decode_fast_ms_{name}"]
         numbers[f"first_frame_share_{name}"] = first_ms / whole_ms
     return numbers

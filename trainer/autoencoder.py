@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from live_avatar.config import Preset, preset
+from live_avatar.model import components
 from live_avatar.model.checkpoint import save_component
+from live_avatar.model.device import open_device
 from live_avatar.model.vae import VAE, DecoderCache, public_names
 from live_avatar.model.weight_files import Manifest
 from trainer import snapshot
@@ -61,6 +63,9 @@ class AutoencoderConfig:
 
     preset: str = "TINY"
     output: Path = Path("out/autoencoder")
+    weights: Path | None = None
+    """Folder of weights of the preset to start from; None: start from nothing."""
+    device: str = "cpu"
     seed: int = 0
     size: int = 64
     stages: tuple[Stage, ...] = (
@@ -113,6 +118,10 @@ class Batch:
     weights: Tensor
     """[B, 1, T, H, W]: how much each pixel counts, 1 on average."""
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same on ``device``."""
+        return Batch(self.video.to(device), self.weights.to(device))
+
 
 def make_batch(pictures: Pictures, mouth_weight: float = 1.0, eye_weight: float = 1.0) -> Batch:
     """``pictures`` as tensors, with those weights on mouths and eyes."""
@@ -142,11 +151,14 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
-def build(system: Preset, seed: int) -> VAE:
-    """The autoencoder of ``system`` with first weights; its latents are not normalised yet."""
+def build(system: Preset, seed: int, weights: Path | None = None) -> VAE:
+    """The autoencoder of ``system`` with first weights, or those of ``weights``; its latents are not normalised."""
     channels = system.vae.latent_channels
     vae = VAE(replace(system.vae, mean=(0.0,) * channels, std=(1.0,) * channels))
-    initialise(vae, seed)
+    if weights is None:
+        initialise(vae, seed)
+    else:
+        vae.load_state_dict(components.load(system, "vae", weights).state_dict())
     return vae
 
 
@@ -155,7 +167,8 @@ class Training:
 
     def __init__(self, config: AutoencoderConfig) -> None:
         self.config = config
-        self.vae = build(preset(config.preset), config.seed)
+        self.device = open_device(config.device, torch.get_num_threads())
+        self.vae = build(preset(config.preset), config.seed, config.weights).to(self.device)
         self.twin = still_twin(self.vae)
         self.optimizers = _optimizers(self.vae)
         self.average = {name: tensor.clone() for name, tensor in self.vae.state_dict().items()}
@@ -168,7 +181,8 @@ class Training:
             self.vae.load_state_dict(state["weights"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
-            self.average, self.step = state["average"], state["step"]
+            self.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
+            self.step = state["step"]
 
     def save(self) -> None:
         """Writes a snapshot."""
@@ -177,10 +191,10 @@ class Training:
 
     def learn(self, pictures: Pictures, learning_rate: float) -> dict[str, float]:
         """One step on ``pictures``; what it measured."""
-        batch = make_batch(pictures, self.config.mouth_weight, self.config.eye_weight)
+        batch = make_batch(pictures, self.config.mouth_weight, self.config.eye_weight).to(self.device)
         network = self.twin if batch.video.shape[2] == 1 else self.vae
         mean, log_variance = network.posterior(batch.video)
-        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.step))
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.step)).to(self.device)
         latents = mean + noise * (0.5 * log_variance).exp()
         decoded = network.decode_next(latents, DecoderCache())
         reconstruction = reconstruction_loss(decoded, batch, self.config)
@@ -199,12 +213,11 @@ class Training:
         self.step += 1
         decay = min(self.config.ema, self.step / (self.step + 10))
         with torch.no_grad():
-            for name, tensor in self.vae.state_dict().items():
-                self.average[name].lerp_(tensor, 1 - decay)
+            torch._foreach_lerp_(list(self.average.values()), list(self.vae.state_dict().values()), 1 - decay)
 
     def averaged(self) -> VAE:
         """The network with the average of its weights."""
-        vae = VAE(self.vae.config)
+        vae = VAE(self.vae.config).to(self.device)
         vae.load_state_dict(self.average)
         return vae.eval()
 
@@ -223,10 +236,11 @@ def psnr(square_error: Tensor) -> float:
 def evaluate(vae: VAE, pictures: Pictures) -> dict[str, float]:
     """PSNR in dB of clips that went through ``vae``: whole frames, mouth boxes, eye boxes."""
     network = still_twin(vae) if pictures.frames.shape[1] == 1 else vae
+    device = vae.from_latents.weight.device
     errors: dict[str, list[Tensor]] = {"whole": [], "mouth": [], "eyes": []}
     for clip in range(len(pictures.frames)):
         one = pictures.take(np.array([clip]))
-        video = make_batch(one).video
+        video = make_batch(one).video.to(device)
         decoded = network.decode_next(network.posterior(video)[0], DecoderCache())
         error = (decoded.clamp(-1, 1) - video)[0].square()
         errors["whole"].append(error.mean())
@@ -311,8 +325,9 @@ def _run_stage(
 @torch.no_grad()
 def measure_latents(vae: VAE, pictures: Pictures) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation per channel of the latents of ``pictures``, for ``VAEConfig``."""
-    means = torch.cat([vae.posterior(make_batch(pictures.take(np.array([clip]))).video)[0].flatten(2)
-                       for clip in range(len(pictures.frames))], dim=2)  # fmt: skip
+    device = vae.from_latents.weight.device
+    batches = (make_batch(pictures.take(np.array([clip]))).to(device) for clip in range(len(pictures.frames)))
+    means = torch.cat([vae.posterior(batch.video)[0].flatten(2) for batch in batches], dim=2)
     deviation, mean = torch.std_mean(means[0], dim=1)
     return tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) for x in deviation)
 
@@ -323,7 +338,7 @@ def export_autoencoder(vae: VAE, system: Preset, folder: Path) -> Manifest:
     Raises:
         DamagedFileError: the folder holds an autoencoder already.
     """
-    return save_component(vae, public_names(system.vae), folder / "vae", preset=system.name, component="vae")
+    return save_component(vae.cpu(), public_names(system.vae), folder / "vae", preset=system.name, component="vae")
 
 
 def main(arguments: list[str]) -> None:

@@ -4,7 +4,7 @@ The momentum of a weight matrix is replaced by the nearest matrix whose singular
 direction moves equally far (Jordan et al. 2024, "Muon"); scaled so that a learning rate means what it means to Adam.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +27,30 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every weight that has a gradient."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, weight.grad, group["lr"])
+                    alike.setdefault(weight.flatten(1).shape, []).append(weight)
+            for weights in alike.values():
+                self._move(weights, group["lr"])
 
-    def _move(self, weight: Tensor, gradient: Tensor, learning_rate: float) -> None:
+    def _move(self, weights: Sequence[Tensor], learning_rate: float) -> None:
+        """Weights of one shape as a matrix, all at once: a GPU would wait for the many small products of each."""
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        momenta = [self._momentum(weight) for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        matrices = orthogonal(torch.stack([one.flatten(1) for one in ahead]))
+        scale = _RMS * max(matrices.shape[1:]) ** 0.5
+        steps = [matrix.view_as(weight) for weight, matrix in zip(weights, matrices, strict=True)]
+        torch._foreach_add_(list(weights), steps, alpha=-learning_rate * scale)
+
+    def _momentum(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
         momentum: Tensor = state["momentum"]
-        momentum.lerp_(gradient, 1 - MOMENTUM)
-        ahead = gradient.lerp(momentum, MOMENTUM)
-        matrix = orthogonal(ahead.flatten(1))
-        scale = _RMS * max(matrix.shape) ** 0.5
-        weight.add_(matrix.view_as(weight), alpha=-learning_rate * scale)
+        return momentum
 
 
 def muon_and_adam(
@@ -60,11 +70,12 @@ def muon_and_adam(
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """``matrix`` [m, n] with singular values near 1, its directions kept."""
-    x: Tensor = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = x / (x.norm() + 1e-7)
+    """``matrix`` [..., m, n] with singular values near 1, its directions kept."""
+    is_tall = matrix.shape[-2] > matrix.shape[-1]
+    x: Tensor = matrix.mT if is_tall else matrix
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    return x.mT if is_tall else x

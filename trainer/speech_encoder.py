@@ -27,7 +27,9 @@ from torch.nn import functional as F
 from transformers import Wav2Vec2Model
 
 from live_avatar.config import Preset, preset
+from live_avatar.model import components
 from live_avatar.model.checkpoint import save_component
+from live_avatar.model.device import open_device
 from live_avatar.model.speech import build_speech_encoder, hop_samples, public_names
 from live_avatar.model.weight_files import Manifest
 from live_avatar.streaming.audio_grid import state_position
@@ -53,6 +55,9 @@ class SpeechEncoderConfig:
 
     preset: str = "TINY"
     output: Path = Path("out/speech_encoder")
+    weights: Path | None = None
+    """Folder of weights of the preset to start from; None: start from nothing."""
+    device: str = "cpu"
     seed: int = 0
     utterances: int = 4000
     utterance_frames: int = 150
@@ -136,7 +141,7 @@ class MouthReader(nn.Module):
         positions = [state_position(frame, FPS, hop) for frame in range(frames)]
         last = states.shape[2] - 1
         lower, upper = ([min(last, end(each)) for each in positions] for end in (floor, ceil))
-        between = torch.tensor([float(each % 1) for each in positions])[:, None]
+        between = torch.tensor([float(each % 1) for each in positions], device=states.device)[:, None]
         at_frames = torch.lerp(states[:, :, lower], states[:, :, upper], between)
         scaled = F.layer_norm(at_frames, at_frames.shape[-1:])
         return torch.einsum("sbtd,sdc->sbtc", scaled, self.weight) + self.bias
@@ -173,8 +178,13 @@ class Training:
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
         self.config = config
+        self.device = open_device(config.device, torch.get_num_threads())
         torch.manual_seed(config.seed)
         self.reader = MouthReader(preset(config.preset))
+        if config.weights is not None:
+            known = components.load(self.reader.system, "speech", config.weights)
+            self.reader.encoder.load_state_dict(known.state_dict())
+        self.reader.to(self.device)
         self.optimizers = muon_and_adam(
             self.reader, self.reader.ends(), betas=_ADAM_BETAS, weight_decay=config.weight_decay
         )
@@ -188,7 +198,8 @@ class Training:
             self.reader.load_state_dict(state["weights"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
-            self.average, self.step = state["average"], state["step"]
+            self.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
+            self.step = state["step"]
 
     def save(self) -> None:
         """Writes a snapshot."""
@@ -197,7 +208,7 @@ class Training:
 
     def learn(self, pool: Heard) -> float:
         """One step; its loss."""
-        samples, mouths = draw_windows(pool, self.config, self.step)
+        samples, mouths = (each.to(self.device) for each in draw_windows(pool, self.config, self.step))
         loss = F.mse_loss(self.reader(samples, mouths.shape[1]), mouths.expand(len(self.reader.weight), -1, -1, -1))
         self.reader.zero_grad()
         loss.backward()
@@ -209,13 +220,12 @@ class Training:
         self.step += 1
         decay = min(self.config.ema, self.step / (self.step + 10))
         with torch.no_grad():
-            for name, tensor in self.reader.state_dict().items():
-                self.average[name].lerp_(tensor, 1 - decay)
+            torch._foreach_lerp_(list(self.average.values()), list(self.reader.state_dict().values()), 1 - decay)
         return float(loss.detach())
 
     def averaged(self) -> MouthReader:
         """The network with the average of its weights."""
-        reader = MouthReader(preset(self.config.preset))
+        reader = MouthReader(preset(self.config.preset)).to(self.device)
         reader.load_state_dict(self.average)
         return reader.eval()
 
@@ -226,7 +236,7 @@ def evaluate(reader: MouthReader, heard: Heard) -> dict[str, float]:
     told = []
     for sound, mouth in zip(heard.samples, heard.mouths, strict=True):
         samples = F.pad(torch.from_numpy(_normalised(sound))[None], (0, hop_samples(reader.system.speech)))
-        told.append(reader(samples, len(mouth))[-1, 0])
+        told.append(reader(samples.to(reader.weight.device), len(mouth))[-1, 0].cpu())
     guess = torch.cat(told).numpy()
     truth = rearrange(heard.mouths, "b t c -> (b t) c")
     return {track: float(np.corrcoef(guess[:, at], truth[:, at])[0, 1]) for at, track in enumerate(TRACKS)}
@@ -269,7 +279,7 @@ def export_speech_encoder(reader: MouthReader, folder: Path) -> Manifest:
     """
     system = reader.system
     names = public_names(system.speech)
-    return save_component(reader.encoder, names, folder / "speech", preset=system.name, component="speech")
+    return save_component(reader.encoder.cpu(), names, folder / "speech", preset=system.name, component="speech")
 
 
 def main(arguments: list[str]) -> None:

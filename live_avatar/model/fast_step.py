@@ -10,13 +10,14 @@ Knows windows and sizes; knows nothing of sessions, schedules or transport.
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from live_avatar.config import DiTConfig
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.model.dit import CausalDiT, NoiseLevels, NoisyInput, TextKV, TransformerLayer
@@ -188,9 +189,7 @@ class _CompiledDiT(CausalDiT):
             self.add_module(name, module)
         run = compiler(_run_layer, dynamic=False, fullgraph=True, options=options)
         layers = [layer for layer in model.layers if isinstance(layer, TransformerLayer)]
-        forms = [_form(layer) for layer in layers]
-        kinds = [forms.index(form) for form in forms]
-        self.layers = nn.ModuleList(_CompiledLayer(layer, kind, run) for layer, kind in zip(layers, kinds, strict=True))
+        self.layers = nn.ModuleList(_CompiledLayer(layer, _kind(layer, model.config), run) for layer in layers)
         self._run_first = compiler(model.noisy_tokens, dynamic=False, fullgraph=True, options=options)
         self._run_last = compiler(model.velocity, dynamic=False, fullgraph=True, options=options)
 
@@ -295,10 +294,18 @@ def _inputs_alone(guards: Sequence[Any]) -> list[bool]:
     return [not guard.name.startswith(fixed) for guard in guards]
 
 
-def _form(layer: nn.Module) -> tuple[object, ...]:
-    """Equal for layers that the same code can run: their parts, and the shapes and types of their weights."""
+_FORMS: list[tuple[object, ...]] = []
+"""Of all layers that were ever compiled in this process: the compiler keeps code by function, not by model."""
+
+
+def _kind(layer: nn.Module, config: DiTConfig) -> int:
+    """Equal for layers that the same code can run: parts, shapes and types of weights, and numbers."""
     parts = tuple((name, type(module)) for name, module in layer.named_modules())
-    return parts + tuple((name, tensor.shape, tensor.dtype) for name, tensor in layer.state_dict().items())
+    weights = tuple((name, tensor.shape, tensor.dtype) for name, tensor in layer.state_dict().items())
+    form = (*parts, *weights, replace(config, num_layers=1, audio_layers=()))
+    if form not in _FORMS:
+        _FORMS.append(form)
+    return _FORMS.index(form)
 
 
 def _run_layer(

@@ -64,10 +64,11 @@ class StreamingAttention:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Rotates and stores the block's keys and the reference's, then attends to the visible prefix."""
         window = self.layers[layer]
-        reference_tokens = window.reference_k.shape[1]
+        # Written by index where a slice would do: the compiler makes a whole new window of a write to a slice.
+        front = torch.arange(window.reference_k.shape[1], device=k.device)
+        _write(window.k, front, self.reference_rotation.rotate(window.reference_k))
         _write(window.k, self.slot_tokens, self.block_rotation.rotate(k))
         _write(window.v, self.slot_tokens, v)
-        window.k[:, :reference_tokens].copy_(self.reference_rotation.rotate(window.reference_k))
         keys, values = (memory[:, : self.visible].to(q.dtype) for memory in (window.k, window.v))
         return attend(self.block_rotation.rotate(q), keys, values)
 

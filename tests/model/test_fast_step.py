@@ -79,6 +79,14 @@ def test_all_layers_share_the_code_of_one_of_their_kind() -> None:
 
 
 @torch.inference_mode()
+def test_models_of_one_process_share_no_code_that_does_not_fit() -> None:
+    """The compiler keeps code by function; once, the second model here ran by the numbers of the first."""
+    for config in (CLIP.config, replace(CLIP.config, num_heads=1), replace(CLIP.config, eps=1e-2)):
+        model, clip = random_dit(config), replace(CLIP, config=config)
+        near(streamed(warm(model, clip), model, clip), streamed(EagerStep(model), model, clip))
+
+
+@torch.inference_mode()
 def test_a_size_that_was_not_warmed_up_takes_the_eager_way() -> None:
     model, other = random_dit(CLIP.config), replace(CLIP, width=12)
     step = warm(model, CLIP)

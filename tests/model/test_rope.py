@@ -141,8 +141,9 @@ def test_rotation_keeps_type_and_length_of_vectors(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_complex_product_equals_the_written_out_one(dtype: torch.dtype) -> None:
-    """The twin: eager and compiled forwards rotate by different operators."""
+def test_the_complex_product_equals_the_written_out_ones(dtype: torch.dtype) -> None:
+    """The twin: eager and compiled forwards rotate by different operators, and compiled ones on CPU and GPU."""
     rotation = latent_rotation(CONFIG, torch.arange(5), 8, 12)
     pairs = torch.randn(2, len(rotation.cos), 3, rotation.cos.shape[1], 2).to(dtype).float()
-    torch.testing.assert_close(rotation._multiply_complex(pairs), rotation._multiply(pairs), rtol=0, atol=1e-6)
+    for written_out in (rotation._stacked, rotation._exchanged):
+        torch.testing.assert_close(rotation._in_one_operator(pairs), written_out(pairs), rtol=0, atol=1e-6)

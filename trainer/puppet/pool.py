@@ -4,11 +4,15 @@ Letters: P pictures, T frames, H and W pixels.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from trainer.puppet.identity import Identity, draw_identity
 from trainer.puppet.motion import Motion, Mouth, Track, Traits, draw_motion
@@ -16,6 +20,8 @@ from trainer.puppet.painter import Boxes, eye_boxes, mouth_boxes, paint
 
 TRAINING, HELD_OUT = 0, 1
 """First number of every seed: people of the two never meet."""
+FEW = 50
+"""People who are not worth a process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +56,22 @@ class Pictures:
 
 def stills(people: int, each: int, size: int, *, split: int, seed: int = 0) -> Pictures:
     """``each`` unrelated poses of every one of ``people``, T = 1; mouths of every shape are equally frequent."""
-    parts = [_poses(each, size, np.random.default_rng((split, seed, person))) for person in range(people)]
+    parts = _all_painted(partial(_poses, each, size, split, seed), people)
     return _joined(parts, lambda arrays: np.concatenate(arrays)[:, None])
 
 
-def _poses(count: int, size: int, draws: np.random.Generator) -> Pictures:
-    person = draw_identity(draws)
-    return _painted(person, _unrelated(count, draws), size)
+def _all_painted(one: Callable[[int], Pictures], count: int) -> list[Pictures]:
+    """``one`` of every number below ``count``, in several processes if they are many."""
+    if count < FEW:
+        return [one(number) for number in range(count)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as some:
+        return list(some.map(one, range(count), chunksize=FEW))
+
+
+def _poses(count: int, size: int, split: int, seed: int, person: int) -> Pictures:
+    draws = np.random.default_rng((split, seed, person))
+    who = draw_identity(draws)
+    return _painted(who, _unrelated(count, draws), size)
 
 
 def _painted(person: Identity, motion: Motion, size: int) -> Pictures:
@@ -96,8 +111,7 @@ def _unrelated(count: int, draws: np.random.Generator) -> Motion:
 
 def videos(clips: int, frames: int, size: int, *, split: int, seed: int = 0) -> Pictures:
     """``clips`` people who move and talk for ``frames`` frames; their mouths follow no sound."""
-    parts = [_talking(frames, size, np.random.default_rng((split, seed, 1, clip))) for clip in range(clips)]
-    return _joined(parts, np.stack)
+    return _joined(_all_painted(partial(_talking, frames, size, split, seed), clips), np.stack)
 
 
 def _joined(parts: Sequence[Pictures], join: Callable[[list[Any]], Any]) -> Pictures:
@@ -110,8 +124,9 @@ def _joined(parts: Sequence[Pictures], join: Callable[[list[Any]], Any]) -> Pict
     )
 
 
-def _talking(frames: int, size: int, draws: np.random.Generator) -> Pictures:
+def _talking(frames: int, size: int, split: int, seed: int, clip: int) -> Pictures:
     """A person whose mouth runs from one random shape to the next, as fast as in speech."""
+    draws = np.random.default_rng((split, seed, 1, clip))
     shapes = draws.uniform((-0.3, -0.5, -1.0, -0.5), 1.0, (frames, 4)).clip(0).astype(np.float32)
     times = np.cumsum(draws.choice((2, 3, 3, 4, 5, 9), frames))
     tracks = [np.interp(np.arange(frames), times, track).astype(np.float32) for track in shapes.T]
