@@ -7,7 +7,9 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from live_avatar.cli.sources import TRAINED
 from live_avatar.config import TINY
 from live_avatar.model import components
 from live_avatar.model.networks import random_network
@@ -17,16 +19,18 @@ from trainer.autoencoder import (
     Stage,
     Training,
     build,
+    config_of,
     draw_pictures,
     evaluate,
     export_autoencoder,
+    further,
     make_batch,
     measure_latents,
     psnr,
     train_autoencoder,
 )
 from trainer.autoencoder_start import LOG_VARIANCE, still_twin
-from trainer.muon import orthogonal
+from trainer.muon import Muon, orthogonal
 from trainer.puppet.pool import HELD_OUT, TRAINING, stills, videos
 
 STILL = Stage(frames=1, batch=4, steps=6, learning_rate=2e-3, final_rate=0.5)
@@ -36,6 +40,25 @@ def config_in(folder: Path, *stages: Stage) -> AutoencoderConfig:
     return AutoencoderConfig(
         output=folder, stages=stages or (STILL,), people=4, poses=4, clips=4, clip_frames=12, save_every=3, log_every=2
     )
+
+
+def test_a_run_is_named_and_varied_on_the_command_line() -> None:
+    assert config_of([]) == AutoencoderConfig()
+    assert config_of(["further", "--device", "cpu"]) == replace(further(), device="cpu")
+    assert config_of(["--clips", "7"]).clips == 7
+    with pytest.raises(ValueError, match="there is no 'later'; there are start, further"):
+        config_of(["later"])
+
+
+def test_a_run_goes_on_from_weights_of_the_preset() -> None:
+    training = Training(replace(config_in(Path()), weights=TRAINED))
+    given = components.load(TINY, "vae", TRAINED)
+    assert all(
+        torch.equal(one, other) for one, other in zip(training.vae.parameters(), given.parameters(), strict=True)
+    )
+    assert not torch.equal(
+        training.vae.get_buffer("std"), given.get_buffer("std")
+    )  # what is trained is not normalised yet
 
 
 def test_the_twin_for_pictures_is_the_network_on_one_frame() -> None:
@@ -136,3 +159,21 @@ def test_measured_latents_are_normalised_and_the_export_loads(tmp_path: Path) ->
     deviation, average = torch.std_mean(latents, dim=(0, 2, 3, 4))
     assert torch.allclose(average, torch.zeros(16), atol=0.02)
     assert torch.allclose(deviation, torch.ones(16), atol=0.02)
+
+
+def test_weights_of_one_shape_move_together_as_each_would_alone() -> None:
+    def moved(*, together: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(6, 4), torch.nn.Linear(6, 4), torch.nn.Linear(4, 6)]
+        weights: list[torch.nn.Parameter] = [layer.weight for layer in layers]
+        groups = [weights] if together else [[one] for one in weights]
+        optimizers = [Muon(group, lr=0.1) for group in groups]
+        for _ in range(3):
+            for weight in weights:
+                weight.grad = torch.randn_like(weight)
+            for optimizer in optimizers:
+                optimizer.step()
+        return [weight.detach() for weight in weights]
+
+    for one, other in zip(moved(together=True), moved(together=False), strict=True):
+        torch.testing.assert_close(one, other)

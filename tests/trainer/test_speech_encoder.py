@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import Wav2Vec2Model
 
+from live_avatar.cli.sources import TRAINED
 from live_avatar.config import TINY
 from live_avatar.model import components
 from live_avatar.model.speech import hidden_states, hop_samples, receptive_samples
@@ -95,6 +96,13 @@ def test_each_state_has_a_head_that_reads_it_where_serving_does() -> None:
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_from_weights_of_the_preset(tmp_path: Path) -> None:
+    training = Training(replace(config_in(tmp_path), weights=TRAINED))
+    given = components.load(TINY, "speech", TRAINED)
+    pairs = zip(training.reader.encoder.parameters(), given.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
 def test_it_learns_what_it_hears(pool: Heard, tmp_path: Path) -> None:
     training = Training(config_in(tmp_path, steps=40))
     losses = [training.learn(pool) for _ in range(40)]
