@@ -164,8 +164,7 @@ def test_measured_latents_are_normalised_and_the_export_loads(tmp_path: Path) ->
 def test_weights_of_one_shape_move_together_as_each_would_alone() -> None:
     def moved(*, together: bool) -> list[Tensor]:
         torch.manual_seed(0)
-        layers = [torch.nn.Linear(6, 4), torch.nn.Linear(6, 4), torch.nn.Linear(4, 6)]
-        weights: list[torch.nn.Parameter] = [layer.weight for layer in layers]
+        weights = [torch.nn.Parameter(torch.randn(shape)) for shape in ((4, 6), (4, 6), (6, 4))]
         groups = [weights] if together else [[one] for one in weights]
         optimizers = [Muon(group, lr=0.1) for group in groups]
         for _ in range(3):
