@@ -31,7 +31,7 @@ from trainer.autoencoder_start import initialise, still_twin
 from trainer.muon import muon_and_adam
 from trainer.overrides import override, pairs_of
 from trainer.puppet.painter import Boxes
-from trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, stills, videos
+from trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, speaking, stills, videos
 
 SNAPSHOT = "autoencoder.pt"
 METRICS = "autoencoder.jsonl"
@@ -66,6 +66,10 @@ class AutoencoderConfig:
     weights: Path | None = None
     """Folder of weights of the preset to start from; None: start from nothing."""
     device: str = "cpu"
+    decoder_alone: bool = False
+    """The encoder stays as it is, and with it all that was trained on its latents."""
+    speaking: bool = False
+    """Videos of people whose mouths say something; else their mouths move at random."""
     seed: int = 0
     size: int = 64
     stages: tuple[Stage, ...] = (
@@ -120,7 +124,24 @@ def further() -> AutoencoderConfig:
     )
 
 
-CONFIGS: Mapping[str, Callable[[], AutoencoderConfig]] = {"start": AutoencoderConfig, "further": further}
+def decoder() -> AutoencoderConfig:
+    """What the decoder alone can still learn on a CPU: mouths as fast as speech, seen from near."""
+    return AutoencoderConfig(
+        decoder_alone=True,
+        speaking=True,
+        seed=3,
+        stages=(Stage(frames=13, batch=2, steps=900, learning_rate=6e-4, final_rate=0.02),),
+        clips=240,
+        clip_frames=73,
+        mouth_weight=10.0,
+    )
+
+
+CONFIGS: Mapping[str, Callable[[], AutoencoderConfig]] = {
+    "start": AutoencoderConfig,
+    "further": further,
+    "decoder": decoder,
+}
 
 
 @dataclass(frozen=True)
@@ -184,6 +205,8 @@ class Training:
         self.device = open_device(config.device, torch.get_num_threads())
         torch.backends.cudnn.benchmark = True  # few channels: the first guess at a kernel is a third slower
         self.vae = build(preset(config.preset), config.seed, config.weights).to(self.device)
+        for part in (self.vae.encoder, self.vae.to_moments):
+            part.requires_grad_(not config.decoder_alone)
         self.twin = still_twin(self.vae)
         self.optimizers = _optimizers(self.vae)
         self.average = {name: tensor.clone() for name, tensor in self.vae.state_dict().items()}
@@ -210,7 +233,7 @@ class Training:
         network = self.twin if batch.video.shape[2] == 1 else self.vae
         mean, log_variance = network.posterior(batch.video)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.step)).to(self.device)
-        latents = mean + noise * (0.5 * log_variance).exp()
+        latents = mean if self.config.decoder_alone else mean + noise * (0.5 * log_variance).exp()
         decoded = network.decode_next(latents, DecoderCache())
         reconstruction = reconstruction_loss(decoded, batch, self.config)
         loss = reconstruction + self.config.divergence_weight * divergence(mean, log_variance)
@@ -283,6 +306,11 @@ def _paint(config: AutoencoderConfig, is_still: bool) -> tuple[Pictures, Picture
         return (
             stills(config.people, config.poses, config.size, split=TRAINING, seed=config.seed),
             stills(16, 4, config.size, split=HELD_OUT),
+        )
+    if config.speaking:
+        return (
+            speaking(config.clips, config.clip_frames, config.size, split="train"),
+            speaking(8, 41, config.size, split="held_out"),
         )
     return (
         videos(config.clips, config.clip_frames, config.size, split=TRAINING, seed=config.seed),

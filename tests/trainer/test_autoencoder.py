@@ -176,3 +176,11 @@ def test_weights_of_one_shape_move_together_as_each_would_alone() -> None:
 
     for one, other in zip(moved(together=True), moved(together=False), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_the_decoder_learns_alone_from_people_who_speak(tmp_path: Path) -> None:
+    film = Stage(frames=5, batch=2, steps=3, learning_rate=1e-3, final_rate=0.5)
+    config = replace(config_in(tmp_path, film), weights=TRAINED, decoder_alone=True, speaking=True, clips=2)
+    before, after = components.load(TINY, "vae", TRAINED).state_dict(), train_autoencoder(config).state_dict()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"decoder", "from_latents"}

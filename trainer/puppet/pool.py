@@ -14,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainer.puppet.clips import puppet_clip
 from trainer.puppet.identity import Identity, draw_identity
 from trainer.puppet.motion import Motion, Mouth, Track, Traits, draw_motion
 from trainer.puppet.painter import Boxes, eye_boxes, mouth_boxes, paint
+from trainer.puppet.voices import Split
 
 TRAINING, HELD_OUT = 0, 1
 """First number of every seed: people of the two never meet."""
+FIRST_SPEAKING = 5000
+"""Clip with which ``speaking`` begins."""
 FEW = 50
 """People who are not worth a process."""
 
@@ -112,6 +116,16 @@ def _unrelated(count: int, draws: np.random.Generator) -> Motion:
 def videos(clips: int, frames: int, size: int, *, split: int, seed: int = 0) -> Pictures:
     """``clips`` people who move and talk for ``frames`` frames; their mouths follow no sound."""
     return _joined(_all_painted(partial(_talking, frames, size, split, seed), clips), np.stack)
+
+
+def speaking(clips: int, frames: int, size: int, *, split: Split) -> Pictures:
+    """``clips`` people of ``puppet_clip``, whose mouths say what they say there."""
+    return _joined(_all_painted(partial(_speaking, frames, size, split), clips), np.stack)
+
+
+def _speaking(frames: int, size: int, split: Split, number: int) -> Pictures:
+    clip = puppet_clip(FIRST_SPEAKING + number, frames=frames, size=size, split=split)
+    return Pictures(frames=clip.frames, mouths=clip.mouth_boxes, eyes=clip.eye_boxes, openness=clip.openness)
 
 
 def _joined(parts: Sequence[Pictures], join: Callable[[list[Any]], Any]) -> Pictures:
