@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from live_avatar.config import VAEConfig
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.model.dit import CausalDiT
 from live_avatar.model.fast_step import CompiledStep, EagerStep, RecordedStep, StepForward, fastest_step
 from live_avatar.model.fast_vae import fast_vae
 from live_avatar.model.kv_cache import KVWindow
-from live_avatar.model.vae import VAE, DecoderCache
-from tests.model.random_dit import CONFIG, Clip, random_dit, randomise
+from live_avatar.model.vae import DecoderCache
+from tests.model.random_dit import CONFIG, Clip, random_dit
+from tests.model.test_fast_vae import random_vae
 
 pytestmark = pytest.mark.gpu
 
@@ -23,15 +23,6 @@ GPU = "cuda"
 WIDE = replace(CONFIG, dim=64, num_heads=2, ffn_dim=96)
 """Heads as wide as the fused kernels of attention ask for."""
 TOLERANCE = 1e-4
-VAE_CONFIG = VAEConfig(
-    dim=8,
-    latent_channels=4,
-    multipliers=(1, 2),
-    residual_blocks=1,
-    temporal_downsample=(True,),
-    mean=(0.5, -0.25, 0.0, 0.1),
-    std=(2.0, 0.5, 1.5, 1.0),
-)
 
 
 @pytest.fixture(autouse=True)
@@ -117,9 +108,7 @@ def test_recorded_steps_equal_eager_ones_and_sessions_do_not_mix() -> None:
 
 @torch.inference_mode()
 def test_a_recorded_decoder_equals_the_decoder_and_sessions_do_not_mix() -> None:
-    vae = VAE(VAE_CONFIG)
-    randomise(vae)
-    vae.to(GPU)
+    vae = random_vae().to(GPU)
     fast = fast_vae(vae)
     fast.warm_up(4, 6)
     latents = torch.randn(2, 1, 4, 6, 4, 6, device=GPU)
