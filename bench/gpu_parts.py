@@ -20,6 +20,9 @@ from live_avatar.model.kv_cache import KVWindow
 
 Run = Callable[[], object]
 TERA = 1e12
+KERNELS = {"attention": ("sdpa", "flash", "fmha"), "products": ("nvjet", "gemm", "cutlass")}
+"""Parts of the names of the libraries' kernels; attention first, since its names hold those of products too."""
+REST = "rest"
 _SPREAD = 0.02
 _GAIN_NAMES = ("norm", "gamma")
 
@@ -86,16 +89,24 @@ def wall_ms(run: Run, device: torch.device, runs: int) -> float:
     return 1000 * (time.perf_counter() - began) / runs
 
 
-def kernel_ms(run: Run, device: torch.device) -> float | None:
-    """Sum of the times of all kernels of one call; None without a GPU."""
+def kernels_ms(run: Run, device: torch.device) -> dict[str, float]:
+    """Times of all kernels of one call, summed by what they do: ``KERNELS`` and the rest; empty without a GPU."""
     if device.type != "cuda":
-        return None
+        return {}
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         run()
         settle(device)
-    microseconds = [event.device_time_total for event in profile.events() if event.device_type.name == "CUDA"]
-    return float(sum(microseconds)) / 1000
+    sums = dict.fromkeys((*KERNELS, REST), 0.0)
+    for event in profile.events():
+        if event.device_type.name == "CUDA":
+            sums[does(event.name)] += event.device_time_total / 1000
+    return sums
+
+
+def does(kernel: str) -> str:
+    """What a kernel of this name does: ``products``, ``attention`` or the rest."""
+    return next((what for what, parts in KERNELS.items() if any(part in kernel for part in parts)), REST)
 
 
 def settle(device: torch.device) -> None:

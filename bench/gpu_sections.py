@@ -16,7 +16,7 @@ from bench.gpu_parts import (
     TERA,
     draw_network,
     free,
-    kernel_ms,
+    kernels_ms,
     median_ms,
     new_window,
     random_like,
@@ -156,7 +156,7 @@ def _denoiser(place: Place) -> CausalDiT:
 
 
 def _fast_steps(
-    model: CausalDiT, place: Place, before: Mapping[str, float], kind: str, expected: Mapping[Size, object]
+    model: CausalDiT, place: Place, before: Mapping[str, float], kind: str, expected: Mapping[Size, torch.Tensor]
 ) -> Numbers:
     """``expected`` are the velocities of the eager twin."""
     step = CompiledStep(model)
@@ -172,10 +172,8 @@ def _fast_steps(
     return numbers
 
 
-def relative_difference(actual: object, expected: object) -> float:
+def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference of two tensors over that of the second."""
-    assert isinstance(actual, torch.Tensor)
-    assert isinstance(expected, torch.Tensor)
     return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
@@ -193,9 +191,9 @@ def _one_size(run: Callable[[], object], place: Place, size: Size, before: Mappi
         numbers[f"step_{kind}_of_ceiling_{name}"] = 1000 * ideal_s / took
     if place.device.type == "cuda" and (peak := _peak(place.device)) is not None:
         numbers[f"step_{kind}_mfu_{name}"] = work.flops / TERA / (took / 1000) / peak
-    kernels = kernel_ms(run, place.device)
-    if kernels is not None:
-        numbers[f"launch_efficiency_{kind}_{name}"] = kernels / wall_ms(run, place.device, 5)
+    if kernels := kernels_ms(run, place.device):
+        numbers[f"launch_efficiency_{kind}_{name}"] = sum(kernels.values()) / wall_ms(run, place.device, 5)
+        numbers |= {f"kernels_{what}_ms_{kind}_{name}": each for what, each in kernels.items()}
     with watched(place.device) as steady:
         for _ in range(5):
             run()
@@ -222,7 +220,7 @@ class _Kept:
 
 def repeated_block(
     forward: StepForward, model: CausalDiT, place: Place, size: Size, batch: int = 1
-) -> Callable[[], object]:
+) -> Callable[[], torch.Tensor]:
     """A call that does one block of a full window, again and again; or one of each of ``batch`` sessions at once.
 
     The same block, whichever ``forward`` does it.

@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,121 +27,15 @@ from live_avatar.model.device import open_device
 from live_avatar.model.vae import VAE, DecoderCache, public_names
 from live_avatar.model.weight_files import Manifest
 from trainer import snapshot
+from trainer.autoencoder_config import AutoencoderConfig, Stage, config_of
 from trainer.autoencoder_start import initialise, still_twin
+from trainer.averaging import follow
 from trainer.muon import muon_and_adam
-from trainer.overrides import override, pairs_of
 from trainer.puppet.painter import Boxes
 from trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, speaking, stills, videos
 
 SNAPSHOT = "autoencoder.pt"
 METRICS = "autoencoder.jsonl"
-LONGEST_RAMP = 20
-"""Steps over which the learning rate rises at the start of a stage."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A part of the training with clips of one length."""
-
-    frames: int
-    batch: int
-    steps: int
-    learning_rate: float
-    final_rate: float
-    """Share of the learning rate left at the last step; it falls by a cosine."""
-
-    def rate(self, step: int) -> float:
-        """The learning rate of ``step`` of this stage."""
-        fall = (1 + math.cos(math.pi * step / self.steps)) / 2
-        ramp = min(1.0, (step + 1) / LONGEST_RAMP)
-        return self.learning_rate * ramp * (self.final_rate + (1 - self.final_rate) * fall)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig:
-    """One run."""
-
-    preset: str = "TINY"
-    output: Path = Path("out/autoencoder")
-    weights: Path | None = None
-    """Folder of weights of the preset to start from; None: start from nothing."""
-    device: str = "cpu"
-    decoder_alone: bool = False
-    """The encoder stays as it is, and with it all that was trained on its latents."""
-    speaking: bool = False
-    """Videos of people whose mouths say something; else their mouths move at random."""
-    seed: int = 0
-    size: int = 64
-    stages: tuple[Stage, ...] = (
-        Stage(frames=1, batch=8, steps=1300, learning_rate=2e-3, final_rate=0.25),
-        Stage(frames=5, batch=4, steps=200, learning_rate=6e-4, final_rate=0.9),
-        Stage(frames=5, batch=4, steps=300, learning_rate=1e-3, final_rate=0.6),
-        Stage(frames=9, batch=2, steps=240, learning_rate=6e-4, final_rate=0.04),
-        Stage(frames=9, batch=2, steps=200, learning_rate=6e-4, final_rate=0.03),
-    )
-    people: int = 400
-    poses: int = 12
-    """Of each of the people, for the stage of single pictures."""
-    clips: int = 200
-    """For the stages of videos."""
-    clip_frames: int = 50
-    mouth_weight: float = 5.0
-    """Of a pixel in the box of the mouth against another."""
-    eye_weight: float = 3.0
-    gradient_weight: float = 0.5
-    change_weight: float = 0.5
-    """Of the difference between neighbouring frames."""
-    square_weight: float = 2.0
-    divergence_weight: float = 1e-5
-    clip_norm: float = 1.0
-    ema: float = 0.99
-    save_every: int = 100
-    log_every: int = 20
-    evaluate_every: int = 100
-
-    @property
-    def steps(self) -> int:
-        """Of all stages."""
-        return sum(stage.steps for stage in self.stages)
-
-    def at(self, step: int) -> tuple[Stage, int]:
-        """The stage of a step of the run, and which of its steps that is."""
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage, step
-            step -= stage.steps
-        raise ValueError(f"the run is {step + 1} steps shorter")
-
-
-def further() -> AutoencoderConfig:
-    """What a GPU adds in three minutes to weights from a CPU: many videos at once, long enough for four latents."""
-    return AutoencoderConfig(
-        device="cuda",
-        seed=1,
-        stages=(Stage(frames=13, batch=48, steps=565, learning_rate=1.6e-3, final_rate=0.02),),
-        clips=2500,
-        mouth_weight=6.0,
-    )
-
-
-def decoder() -> AutoencoderConfig:
-    """What the decoder alone can still learn on a CPU: mouths as fast as speech, seen from near."""
-    return AutoencoderConfig(
-        decoder_alone=True,
-        speaking=True,
-        seed=3,
-        stages=(Stage(frames=13, batch=2, steps=900, learning_rate=6e-4, final_rate=0.02),),
-        clips=240,
-        clip_frames=73,
-        mouth_weight=10.0,
-    )
-
-
-CONFIGS: Mapping[str, Callable[[], AutoencoderConfig]] = {
-    "start": AutoencoderConfig,
-    "further": further,
-    "decoder": decoder,
-}
 
 
 @dataclass(frozen=True)
@@ -203,7 +97,7 @@ class Training:
     def __init__(self, config: AutoencoderConfig) -> None:
         self.config = config
         self.device = open_device(config.device, torch.get_num_threads())
-        torch.backends.cudnn.benchmark = True  # few channels: the first guess at a kernel is a third slower
+        torch.backends.cudnn.benchmark = True  # on a GPU: the same shapes come thousands of times
         self.vae = build(preset(config.preset), config.seed, config.weights).to(self.device)
         for part in (self.vae.encoder, self.vae.to_moments):
             part.requires_grad_(not config.decoder_alone)
@@ -249,9 +143,7 @@ class Training:
                 group["lr"] = learning_rate
             optimizer.step()
         self.step += 1
-        decay = min(self.config.ema, self.step / (self.step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.vae.state_dict().values()), 1 - decay)
+        follow(self.average, self.vae.state_dict(), self.step, self.config.ema)
 
     def averaged(self) -> VAE:
         """The network with the average of its weights."""
@@ -384,21 +276,8 @@ def export_autoencoder(vae: VAE, system: Preset, folder: Path) -> Manifest:
     return save_component(vae.cpu(), public_names(system.vae), folder / "vae", preset=system.name, component="vae")
 
 
-def config_of(arguments: Sequence[str]) -> AutoencoderConfig:
-    """One of ``CONFIGS``, by its name or the first, with what ``--key value`` says.
-
-    Raises:
-        ValueError: an unknown name or key.
-    """
-    named = bool(arguments) and not arguments[0].startswith("--")
-    name = arguments[0] if named else next(iter(CONFIGS))
-    if name not in CONFIGS:
-        raise ValueError(f"there is no {name!r}; there are {', '.join(CONFIGS)}")
-    return override(CONFIGS[name](), pairs_of(list(arguments[named:])))
-
-
 def main(arguments: list[str]) -> None:
-    """``python -m trainer.autoencoder [further] [--key value ...]``: trains, then writes the weights beside the run.
+    """``python -m trainer.autoencoder [NAME] [--key value ...]``: trains, then writes the weights beside the run.
 
     Says what mean and deviation the latents have, which belong into the preset.
     """

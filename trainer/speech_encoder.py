@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Wav2Vec2Model
 
-from live_avatar.config import Preset, preset
+from live_avatar.config import Preset, SpeechConfig, preset
 from live_avatar.model import components
 from live_avatar.model.checkpoint import save_component
 from live_avatar.model.device import open_device
@@ -35,6 +35,7 @@ from live_avatar.model.weight_files import Manifest
 from live_avatar.streaming.audio_grid import state_position
 from live_avatar.streaming.audio_window import MIN_STD
 from trainer import snapshot
+from trainer.averaging import follow
 from trainer.clip import FPS, SAMPLES_PER_FRAME
 from trainer.muon import muon_and_adam
 from trainer.overrides import override, pairs_of
@@ -116,6 +117,15 @@ def _heard(spoken: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.float3
     return Heard(np.stack(samples), np.stack(mouths))
 
 
+def frames_of_states(states: Tensor, frames: int, config: SpeechConfig) -> Tensor:
+    """Hidden states [S, B, n, D] where serving reads them for the first ``frames`` frames, [S, B, T, D]."""
+    positions = [state_position(frame, FPS, hop_samples(config)) for frame in range(frames)]
+    last = states.shape[2] - 1
+    lower, upper = ([min(last, end(each)) for each in positions] for end in (floor, ceil))
+    between = torch.tensor([float(each % 1) for each in positions], device=states.device)[:, None]
+    return torch.lerp(states[:, :, lower], states[:, :, upper], between)
+
+
 class MouthReader(nn.Module):
     """The encoder with a linear head on each hidden state."""
 
@@ -137,12 +147,7 @@ class MouthReader(nn.Module):
         """Normalised ``samples`` [B, N] to the mouth each state tells of the first ``frames`` frames, [S, B, T, 4]."""
         output = self.encoder(samples, output_hidden_states=True)
         states = torch.stack((*output.hidden_states[:-1], output.last_hidden_state))
-        hop = hop_samples(self.system.speech)
-        positions = [state_position(frame, FPS, hop) for frame in range(frames)]
-        last = states.shape[2] - 1
-        lower, upper = ([min(last, end(each)) for each in positions] for end in (floor, ceil))
-        between = torch.tensor([float(each % 1) for each in positions], device=states.device)[:, None]
-        at_frames = torch.lerp(states[:, :, lower], states[:, :, upper], between)
+        at_frames = frames_of_states(states, frames, self.system.speech)
         scaled = F.layer_norm(at_frames, at_frames.shape[-1:])
         return torch.einsum("sbtd,sdc->sbtc", scaled, self.weight) + self.bias
 
@@ -159,14 +164,14 @@ def draw_windows(pool: Heard, config: SpeechEncoderConfig, step: int) -> tuple[T
         if draws.random() < config.late_share:
             start = int(draws.integers(1, config.window_frames - 12))
             sound[: start * SAMPLES_PER_FRAME], mouth[:start] = 0, 0
-        sounds.append(_normalised(sound))
+        sounds.append(normalised(sound))
         mouths.append(mouth)
     system = preset(config.preset).speech
     tail = hop_samples(system) * (system.position_kernel // 2 if draws.integers(2) else 1)
     return F.pad(torch.from_numpy(np.stack(sounds)), (0, tail)), torch.from_numpy(np.stack(mouths))
 
 
-def _normalised(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def normalised(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Zero mean and unit deviation of what is audible, as a stream's statistics make it."""
     audible = sound[sound != 0] if sound.any() else sound
     normal: npt.NDArray[np.float32] = ((sound - audible.mean()) / max(float(audible.std()), MIN_STD)).astype(np.float32)
@@ -218,9 +223,7 @@ class Training:
                 group["lr"] = self.config.rate(self.step)
             optimizer.step()
         self.step += 1
-        decay = min(self.config.ema, self.step / (self.step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.reader.state_dict().values()), 1 - decay)
+        follow(self.average, self.reader.state_dict(), self.step, self.config.ema)
         return float(loss.detach())
 
     def averaged(self) -> MouthReader:
@@ -235,7 +238,7 @@ def evaluate(reader: MouthReader, heard: Heard) -> dict[str, float]:
     """Correlation of what the last state tells with the truth, per track, over all frames of ``heard``."""
     told = []
     for sound, mouth in zip(heard.samples, heard.mouths, strict=True):
-        samples = F.pad(torch.from_numpy(_normalised(sound))[None], (0, hop_samples(reader.system.speech)))
+        samples = F.pad(torch.from_numpy(normalised(sound))[None], (0, hop_samples(reader.system.speech)))
         told.append(reader(samples.to(reader.weight.device), len(mouth))[-1, 0].cpu())
     guess = torch.cat(told).numpy()
     truth = rearrange(heard.mouths, "b t c -> (b t) c")

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import gpu
 from bench.flops import geometry, step_work
-from bench.gpu_parts import TERA, draw_network, median_ms, watched
+from bench.gpu_parts import TERA, does, draw_network, median_ms, watched
 from bench.gpu_sections import Numbers, Place, computed, repeated_block
 from bench.gpu_variants import one_latent, variants
 from live_avatar.config import S2V_14B, TINY
@@ -46,6 +46,15 @@ def test_a_drawn_network_is_alive() -> None:
     gains = [p for name, p in model.named_parameters() if "norm" in name and name.endswith("weight")]
     assert gains and all(torch.equal(gain, torch.ones_like(gain)) for gain in gains)
     assert all(0 < float(p.std()) < 0.1 for name, p in model.named_parameters() if p.dim() > 1)
+
+
+def test_kernels_are_told_apart_by_their_names() -> None:
+    """As a profile of an H100 named them."""
+    assert does("nvjet_sm90_tst_256x128_64x4_1x2_h_bz_coopA_bias_TNT") == "products"
+    assert does("sm80_xmma_gemm_f32f32_f32f32_f32_tn_n_tilesize256x64x8_stage3") == "products"
+    assert does("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128_4x1x1") == "attention"
+    # Named after what the compiler joined with, this one prepares attention and is none.
+    assert does("triton_red_fused__fused_rms_norm__scaled_dot_product_cudnn_attention__to_copy_mul") == "rest"
 
 
 def test_clocks_and_counters_work_without_a_gpu() -> None:

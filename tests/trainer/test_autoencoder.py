@@ -15,20 +15,17 @@ from live_avatar.model import components
 from live_avatar.model.networks import random_network
 from live_avatar.model.vae import VAE, DecoderCache
 from trainer.autoencoder import (
-    AutoencoderConfig,
-    Stage,
     Training,
     build,
-    config_of,
     draw_pictures,
     evaluate,
     export_autoencoder,
-    further,
     make_batch,
     measure_latents,
     psnr,
     train_autoencoder,
 )
+from trainer.autoencoder_config import AutoencoderConfig, Stage, config_of, further
 from trainer.autoencoder_start import LOG_VARIANCE, still_twin
 from trainer.muon import Muon, orthogonal
 from trainer.puppet.pool import HELD_OUT, TRAINING, stills, videos

@@ -6,7 +6,7 @@ its sound can be measured exactly.  People, voices, words and so sentences of th
 Letters: T frames, N samples.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -97,9 +97,16 @@ def prompt_of(traits: Traits) -> str:
     return f"A {mood}, {movement} person is talking."
 
 
-def speech(frames: int, split: Split, draws: np.random.Generator) -> tuple[npt.NDArray[np.float32], Mouth]:
-    """Random speech of ``frames`` frames: samples [N] as a microphone hears them, and the mouth that says it."""
+def speech(
+    frames: int, split: Split, draws: np.random.Generator, voice_name: str = ""
+) -> tuple[npt.NDArray[np.float32], Mouth]:
+    """Random speech of ``frames`` frames: samples [N] as a microphone hears them, and the mouth that says it.
+
+    ``voice_name`` is one of espeak-ng's own; empty: someone of ``split``.
+    """
     voice = draw_voice(split, draws)
+    if voice_name:
+        voice = replace(voice, name=voice_name, variant="")
     words = max(6, round(frames / FPS * WORDS_PER_SECOND))
     spoken = synthesiser().say(draw_text(split, words, draws), voice)
     spoken = stretched(spoken, draws.uniform(*STRETCH))
