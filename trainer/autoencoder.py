@@ -279,13 +279,14 @@ def export_autoencoder(vae: VAE, system: Preset, folder: Path) -> Manifest:
 def main(arguments: list[str]) -> None:
     """``python -m trainer.autoencoder [NAME] [--key value ...]``: trains, then writes the weights beside the run.
 
-    Says what mean and deviation the latents have, which belong into the preset.
+    Says what mean and deviation new latents have, which belong into the preset.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = config_of(arguments)
     vae = train_autoencoder(config)
-    mean, std = measure_latents(vae, videos(60, 25, config.size, split=TRAINING, seed=config.seed + 1))
-    logging.info("latents of %s: mean=%s, std=%s", config.preset, mean, std)
+    if not config.decoder_alone:
+        mean, std = measure_latents(vae, videos(60, 25, config.size, split=TRAINING, seed=config.seed + 1))
+        logging.info("latents of %s: mean=%s, std=%s", config.preset, mean, std)
     export_autoencoder(vae, preset(config.preset), config.output)
 
 
