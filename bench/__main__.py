@@ -60,6 +60,7 @@ BARS: Mapping[str, Bar] = {
     "reaction_factor_p99": Bar(most=1.5),
     "session_fairness": Bar(least=0.99),
     "tiny_realtime_factor": Bar(least=1.0),
+    "tiny_128_realtime_factor": Bar(least=1.0),
     "control_ms_per_block": Bar(most=2.0),
     "compiled_over_eager": Bar(least=1.5),
 }

@@ -16,7 +16,7 @@ from bench.hop import round_trips
 from bench.pipeline import EmulatedPipeline, Emulation
 from bench.sessions import STEADY_FROM, Run, offline, portrait
 from live_avatar.client import AvatarClient
-from live_avatar.config import TINY
+from live_avatar.config import TINY, TINY_128, Preset
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import DECODER, ENCODER, GATEWAY, LocalPipeline, Plan
 
@@ -53,18 +53,20 @@ class Workplace:
 
 
 def tiny(place: Workplace) -> Numbers:
-    """The real services with the smallest model: media seconds per second."""
+    """The real services with the small systems: media seconds per second."""
+    return {f"{preset.name.lower()}_realtime_factor": _realtime_factor(preset, place) for preset in (TINY, TINY_128)}
 
+
+def _realtime_factor(preset: Preset, place: Workplace) -> float:
     async def measure(gateway: str) -> float:
         async with AvatarClient(gateway) as client:
             image = portrait(512, 512)
-            await offline(client, image, _WARM_BLOCKS, TINY, "fmp4")
-            rates = [(await offline(client, image, 50, TINY, "fmp4")).frames_per_second for _ in range(REPEATS)]
+            await offline(client, image, _WARM_BLOCKS, preset, "fmp4")
+            rates = [(await offline(client, image, 50, preset, "fmp4")).frames_per_second for _ in range(REPEATS)]
         return statistics.median(rates)
 
-    with LocalPipeline(Plan(layout=STAGES, logs=place.logs), _quiet) as pipeline:
-        fps = asyncio.run(measure(pipeline.gateway))
-    return {"tiny_realtime_factor": fps / TINY.stream.fps}
+    with LocalPipeline(Plan(layout=STAGES, preset=preset.name, logs=place.logs), _quiet) as pipeline:
+        return asyncio.run(measure(pipeline.gateway)) / preset.stream.fps
 
 
 def fast(place: Workplace) -> Numbers:

@@ -1,12 +1,12 @@
 """Every number of the system, as data.
 
-Frozen dataclasses describe one network or one rule each; ``PRESETS`` names the two complete systems.
+Frozen dataclasses describe one network or one rule each; ``PRESETS`` names the complete systems.
 This file imports nothing of ours and no torch: any process may read it for free.  Sizes that follow from others are
 properties, so that a second resolution or a second model costs no code.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -220,6 +220,8 @@ class Preset:
     """One complete system: its networks, its rules, and how it runs."""
 
     name: str
+    weights: str = ""
+    """Preset whose weights it takes, where the two differ in the size of their pictures alone; its own if empty."""
     dit: DiTConfig
     vae: VAEConfig
     speech: SpeechConfig
@@ -238,6 +240,11 @@ class Preset:
             raise ValueError(
                 f"preset {self.name}: text_dim={self.dit.text_dim} but the text encoder has {self.text.dim}"
             )
+
+    @property
+    def weights_name(self) -> str:
+        """What its weights are called in their manifests."""
+        return self.weights or self.name
 
     @property
     def frames_per_block(self) -> int:
@@ -272,12 +279,12 @@ S2V_14B = Preset(
 )
 
 _TINY_MEAN = (
-    0.7649, 0.8279, -0.0707, -0.4732, 1.0868, -1.1264, 0.1669, 0.322,
-    -0.5041, 0.2925, 1.289, 0.0825, 0.6928, 0.0413, -0.4349, 1.0452,
+    1.0273, 1.1333, -0.0969, -0.472, 0.9391, -0.6944, 0.0349, 0.2356,
+    -0.6832, 0.1544, 1.0363, 0.4511, 1.2904, -0.2423, -0.4071, 1.2111,
 )  # fmt: skip
 _TINY_STD = (
-    1.9989, 2.6111, 1.6112, 1.7874, 1.9441, 2.7876, 1.6196, 1.6252,
-    1.7163, 1.7041, 1.2302, 3.3762, 2.2414, 2.0839, 1.491, 3.3556,
+    2.0747, 3.6907, 1.7939, 1.7856, 1.9811, 3.1878, 1.6315, 1.7891,
+    1.8741, 1.5394, 1.2232, 4.3402, 2.6724, 2.4594, 1.485, 4.095,
 )  # fmt: skip
 """Of the latents of the trained autoencoder (docs/training.md)."""
 
@@ -308,7 +315,10 @@ TINY = Preset(
     vae_dtype="float32",
 )
 
-PRESETS = {preset.name: preset for preset in (S2V_14B, TINY)}
+TINY_128 = replace(TINY, name="TINY_128", weights=TINY.name, max_area=128 * 128)
+"""The same networks with the same weights, in pictures of twice the side: what the demo shows."""
+
+PRESETS = {preset.name: preset for preset in (S2V_14B, TINY, TINY_128)}
 
 
 def preset(name: str) -> Preset:

@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from trainer import snapshot
 from trainer.autoencoder_config import AutoencoderConfig, Stage, config_of
 from trainer.autoencoder_start import initialise, still_twin
 from trainer.averaging import follow
+from trainer.distributed import precision
 from trainer.muon import muon_and_adam
 from trainer.puppet.painter import Boxes
 from trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, speaking, stills, videos
@@ -91,6 +92,18 @@ def build(system: Preset, seed: int, weights: Path | None = None) -> VAE:
     return vae
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Of a step, on the device."""
+
+    loss: Tensor
+    square_error: Tensor
+
+    def numbers(self) -> dict[str, float]:
+        """The same for people; waits for the device."""
+        return {"loss": float(self.loss), "psnr": psnr(self.square_error)}
+
+
 class Training:
     """A run at one of its steps."""
 
@@ -121,18 +134,19 @@ class Training:
         state = {"weights": self.vae.state_dict(), "optimizers": [each.state_dict() for each in self.optimizers]}
         snapshot.save(self.config.output / SNAPSHOT, state | {"average": self.average, "step": self.step})
 
-    def learn(self, pictures: Pictures, learning_rate: float) -> dict[str, float]:
-        """One step on ``pictures``; what it measured."""
+    def learn(self, pictures: Pictures, learning_rate: float) -> Measured:
+        """One step on ``pictures``; what it measured, which nobody has to wait for."""
         batch = make_batch(pictures, self.config.mouth_weight, self.config.eye_weight).to(self.device)
         network = self.twin if batch.video.shape[2] == 1 else self.vae
-        mean, log_variance = network.posterior(batch.video)
-        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.step)).to(self.device)
-        latents = mean if self.config.decoder_alone else mean + noise * (0.5 * log_variance).exp()
-        decoded = network.decode_next(latents, DecoderCache())
+        with precision(self.config.precision, self.device):
+            mean, log_variance = network.posterior(batch.video)
+            noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.step)).to(self.device)
+            latents = mean if self.config.decoder_alone else mean + noise * (0.5 * log_variance).exp()
+            decoded = network.decode_next(latents, DecoderCache()).float()
         reconstruction = reconstruction_loss(decoded, batch, self.config)
         loss = reconstruction + self.config.divergence_weight * divergence(mean, log_variance)
         self._move(loss, learning_rate)
-        return {"loss": float(reconstruction.detach()), "psnr": psnr(F.mse_loss(decoded.detach(), batch.video))}
+        return Measured(reconstruction.detach(), F.mse_loss(decoded.detach(), batch.video))
 
     def _move(self, loss: Tensor, learning_rate: float) -> None:
         self.vae.zero_grad()
@@ -185,28 +199,35 @@ def _inside(error: Tensor, boxes: Boxes) -> Tensor:
     return torch.stack([part.mean() for part in parts]).mean()
 
 
-def draw_pictures(pool: Pictures, stage: Stage, seed: tuple[int, int]) -> Pictures:
-    """A random batch of ``stage``: clips of ``pool``, each from a random frame on."""
+def draw_pictures(pool: Pictures, clips: int, frames: int, seed: tuple[int, int]) -> Pictures:
+    """A random batch: ``clips`` of ``pool``, all from the same random frame on."""
     draws = np.random.default_rng(seed)
-    chosen = draws.choice(len(pool.frames), stage.batch, replace=False)
-    first = int(draws.integers(pool.frames.shape[1] - stage.frames + 1))
-    return pool.take(chosen).cut(first, stage.frames)
+    chosen = draws.choice(len(pool.frames), clips, replace=False)
+    first = int(draws.integers(pool.frames.shape[1] - frames + 1))
+    return pool.take(chosen).cut(first, frames)
 
 
-def _paint(config: AutoencoderConfig, is_still: bool) -> tuple[Pictures, Pictures]:
+@dataclass(frozen=True)
+class Pool:
+    """Pictures of one size."""
+
+    training: Pictures
+    held_out: Pictures
+
+
+def _paint(config: AutoencoderConfig, size: int, *, is_still: bool) -> Pool:
     if is_still:
-        return (
-            stills(config.people, config.poses, config.size, split=TRAINING, seed=config.seed),
-            stills(16, 4, config.size, split=HELD_OUT),
+        return Pool(
+            stills(config.people, config.poses, size, split=TRAINING, seed=config.seed),
+            stills(16, 4, size, split=HELD_OUT),
         )
     if config.speaking:
-        return (
-            speaking(config.clips, config.clip_frames, config.size, split="train"),
-            speaking(8, 41, config.size, split="held_out"),
+        return Pool(
+            speaking(config.clips, config.clip_frames, size, split="train"), speaking(8, 41, size, split="held_out")
         )
-    return (
-        videos(config.clips, config.clip_frames, config.size, split=TRAINING, seed=config.seed),
-        videos(12, 25, config.size, split=HELD_OUT),
+    return Pool(
+        videos(config.clips, config.clip_frames, size, split=TRAINING, seed=config.seed),
+        videos(12, 25, size, split=HELD_OUT),
     )
 
 
@@ -216,15 +237,15 @@ def train_autoencoder(config: AutoencoderConfig) -> VAE:
     training.restore()
     before = 0
     with (_metrics_file(config)).open("a") as lines:
-        pools: dict[bool, tuple[Pictures, Pictures]] = {}
+        pools: dict[bool, dict[int, Pool]] = {}
         for stage in config.stages:
             before += stage.steps
             if training.step >= before:
                 continue
             is_still = stage.frames == 1
             if is_still not in pools:
-                pools[is_still] = _paint(config, is_still)
-            for numbers in _run_stage(training, stage, before - stage.steps, *pools[is_still]):
+                pools[is_still] = {size: _paint(config, size, is_still=is_still) for size in config.sizes}
+            for numbers in _run_stage(training, stage, before - stage.steps, pools[is_still]):
                 lines.write(json.dumps(numbers) + "\n")
                 lines.flush()
     training.save()
@@ -236,25 +257,24 @@ def _metrics_file(config: AutoencoderConfig) -> Path:
     return config.output / METRICS
 
 
-def _run_stage(
-    training: Training, stage: Stage, first: int, pool: Pictures, held_out: Pictures
-) -> Iterator[dict[str, float]]:
+def _run_stage(training: Training, stage: Stage, first: int, pools: Mapping[int, Pool]) -> Iterator[dict[str, float]]:
     """The steps of ``stage`` that are left, the run's step ``first`` being its first; what to report."""
     config = training.config
     while training.step < first + stage.steps:
         began = time.monotonic()
-        pictures = draw_pictures(pool, stage, (config.seed, training.step))
+        size = config.size(training.step)
+        clips = stage.clips(size, config.sizes[0])
+        pictures = draw_pictures(pools[size].training, clips, stage.frames, (config.seed, training.step))
         measured = training.learn(pictures, stage.rate(training.step - first))
         step = training.step
         if step % config.log_every == 0:
-            yield {"step": step, **measured, "seconds": time.monotonic() - began}
+            yield {"step": step, "size": size, **measured.numbers(), "seconds": time.monotonic() - began}
         if step % config.save_every == 0:
             training.save()
         if step % config.evaluate_every == 0 or step == first + stage.steps:
-            yield {
-                "step": step,
-                **{f"held_out_{name}": db for name, db in evaluate(training.averaged(), held_out).items()},
-            }
+            for size, pool in pools.items():
+                found = evaluate(training.averaged(), pool.held_out)
+                yield {"step": step, "size": size, **{f"held_out_{name}": db for name, db in found.items()}}
 
 
 @torch.no_grad()
@@ -273,7 +293,9 @@ def export_autoencoder(vae: VAE, system: Preset, folder: Path) -> Manifest:
     Raises:
         DamagedFileError: the folder holds an autoencoder already.
     """
-    return save_component(vae.cpu(), public_names(system.vae), folder / "vae", preset=system.name, component="vae")
+    return save_component(
+        vae.cpu(), public_names(system.vae), folder / "vae", preset=system.weights_name, component="vae"
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -285,7 +307,7 @@ def main(arguments: list[str]) -> None:
     config = config_of(arguments)
     vae = train_autoencoder(config)
     if not config.decoder_alone:
-        mean, std = measure_latents(vae, videos(60, 25, config.size, split=TRAINING, seed=config.seed + 1))
+        mean, std = measure_latents(vae, videos(60, 25, config.sizes[-1], split=TRAINING, seed=config.seed + 1))
         logging.info("latents of %s: mean=%s, std=%s", config.preset, mean, std)
     export_autoencoder(vae, preset(config.preset), config.output)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from live_avatar.config import DataType
 from trainer.overrides import override, pairs_of
 
 LONGEST_RAMP = 20
@@ -17,6 +18,7 @@ class Stage:
 
     frames: int
     batch: int
+    """Clips of a step; of larger pictures than the run's first size fewer, so that they have as many pixels."""
     steps: int
     learning_rate: float
     final_rate: float
@@ -27,6 +29,10 @@ class Stage:
         fall = (1 + math.cos(math.pi * step / self.steps)) / 2
         ramp = min(1.0, (step + 1) / LONGEST_RAMP)
         return self.learning_rate * ramp * (self.final_rate + (1 - self.final_rate) * fall)
+
+    def clips(self, size: int, first: int) -> int:
+        """Of a step in pictures of ``size``, where the run's first size is ``first``."""
+        return max(1, round(self.batch * (first / size) ** 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +48,11 @@ class AutoencoderConfig:
     """The encoder stays as it is, and with it all that was trained on its latents."""
     speaking: bool = False
     """Videos of people whose mouths say something; else their mouths move at random."""
+    precision: DataType = "float32"
+    """Of the convolutions; the loss is float32."""
     seed: int = 0
-    size: int = 64
+    sizes: tuple[int, ...] = (64,)
+    """Sides of the pictures; steps take them in turn."""
     stages: tuple[Stage, ...] = (
         Stage(frames=1, batch=8, steps=1300, learning_rate=2e-3, final_rate=0.25),
         Stage(frames=5, batch=4, steps=200, learning_rate=6e-4, final_rate=0.9),
@@ -76,6 +85,10 @@ class AutoencoderConfig:
         """Of all stages."""
         return sum(stage.steps for stage in self.stages)
 
+    def size(self, step: int) -> int:
+        """Side of the pictures of ``step``."""
+        return self.sizes[step % len(self.sizes)]
+
 
 def further() -> AutoencoderConfig:
     """What a GPU adds in three minutes to weights from a CPU: many videos at once, long enough for four latents."""
@@ -85,6 +98,21 @@ def further() -> AutoencoderConfig:
         stages=(Stage(frames=13, batch=48, steps=565, learning_rate=1.6e-3, final_rate=0.02),),
         clips=2500,
         mouth_weight=6.0,
+    )
+
+
+def larger() -> AutoencoderConfig:
+    """What a GPU adds in four minutes, so that the same weights serve pictures of 64 and of 128 pixels."""
+    return AutoencoderConfig(
+        device="cuda",
+        precision="bfloat16",
+        speaking=True,
+        seed=11,
+        sizes=(64, 128),
+        stages=(Stage(frames=13, batch=48, steps=811, learning_rate=1.5e-3, final_rate=0.02),),
+        clips=1400,
+        clip_frames=37,
+        mouth_weight=8.0,
     )
 
 
@@ -105,6 +133,7 @@ CONFIGS: Mapping[str, Callable[[], AutoencoderConfig]] = {
     "start": AutoencoderConfig,
     "further": further,
     "decoder": decoder,
+    "larger": larger,
 }
 
 

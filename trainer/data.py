@@ -3,6 +3,8 @@
 Which sample comes at place n of the stream is a function of the seed and n alone: shards are shuffled in every
 epoch, and samples within groups of neighbouring shards, so that reading stays local.  A run that goes on begins at
 the place where it stopped, with any number of processes.  Knows nothing of how samples are made (``prepare``).
+
+Pictures of several sizes lie in a folder each (``Datasets``); the clips of one step are of one size.
 """
 
 from collections import OrderedDict
@@ -138,6 +140,33 @@ class Dataset:
         for shard in self.shards:
             if _source(shard.path) != self.source:
                 raise DataError(f"shard {shard.path}: made by other networks than {self.shards[0].path}")
+
+
+class Datasets:
+    """One folder of samples, or a folder of such folders, whose pictures may be of different sizes."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        """Reads the headers of all shards.
+
+        Raises:
+            DataError: no shards, a damaged one, or shards of different networks.
+        """
+        folders = sorted({path.parent for path in folder.glob(f"*/{SHARD_PATTERN}")})
+        self.sets = [Dataset(each, seed) for each in folders or [folder]]
+        self.folder = folder
+        self.seed = seed
+        for each in self.sets:
+            if each.source != self.sets[0].source:
+                raise DataError(f"{each.folder}: made by other networks than {self.sets[0].folder}")
+
+    @property
+    def negative_text(self) -> Tensor:
+        """See ``Dataset``; the same in all, for one network wrote it."""
+        return self.sets[0].negative_text
+
+    def of(self, step: int) -> Dataset:
+        """The set that ``step`` takes its clips from: a random one, the same however often it is asked."""
+        return self.sets[int(generator(self.seed, "set", step).integers(len(self.sets)))]
 
 
 def shuffled(sizes: list[int], seed: int, epoch: int, group: int = SHUFFLED_SHARDS) -> list[tuple[int, int]]:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Purpose = Literal["noise", "level", "place", "drop", "crop", "score", "order", "roll_out"]
-_DOMAINS: tuple[Purpose, ...] = ("noise", "level", "place", "drop", "crop", "score", "order", "roll_out")
+Purpose = Literal["noise", "level", "place", "drop", "crop", "score", "order", "roll_out", "set"]
+_DOMAINS: tuple[Purpose, ...] = ("noise", "level", "place", "drop", "crop", "score", "order", "roll_out", "set")
 
 
 def generator(seed: int, purpose: Purpose, step: int, item: int = 0) -> np.random.Generator:

@@ -105,4 +105,4 @@ def _check_base(preset: Preset, folder: Path, digest: str) -> None:
 def _write(
     folder: Path, tensors: Iterable[tuple[str, Tensor]], preset: Preset, component: str, facts: dict[str, Any]
 ) -> Manifest:
-    return checkpoint.write_weights(folder, tensors, preset=preset.name, component=component, config=facts)
+    return checkpoint.write_weights(folder, tensors, preset=preset.weights_name, component=component, config=facts)

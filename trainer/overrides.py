@@ -69,6 +69,8 @@ def _parse(text: str, kind: Any) -> Any:
 
 def _parse_tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     parts = text.split(",")
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(parts)
     if len(parts) != len(kinds):
         raise ValueError(f"{len(kinds)} values with commas between them are needed")
     return tuple(_parse(part, kind) for part, kind in zip(parts, kinds, strict=True))

@@ -12,7 +12,7 @@ from live_avatar.model import checkpoint, components
 from live_avatar.model.weight_files import WeightsError
 from trainer.adapters import FAKE, STUDENT, Roles, adapter_parameters, load_adapter, share
 from trainer.batches import batch_of, items_of, with_dropped_conditions
-from trainer.data import DataError, Dataset
+from trainer.data import DataError, Dataset, Datasets
 from trainer.diffusion_forcing import causal_loss
 from trainer.distributed import Processes, checkpoint_layers, precision, shard
 from trainer.draws import generator
@@ -30,11 +30,11 @@ class FlowMatching:
         self,
         network: SpeechToVideo,
         roles: Roles | None,
-        dataset: Dataset,
+        data: Datasets,
         config: FlowMatchingConfig,
         group: Processes,
     ) -> None:
-        self.network, self.roles, self.dataset, self.config = network, roles, dataset, config
+        self.network, self.roles, self.data, self.config = network, roles, data, config
         self.device = group.device
         self.is_sharded = group.count > 1
         self.items = items_of(config, group.rank, group.count)
@@ -45,8 +45,8 @@ class FlowMatching:
     def step(self, step: int) -> dict[str, Tensor]:
         """See ``training.Phase``."""
         config = self.config
-        batch = batch_of(self.dataset, config, step, self.items, self.device)
-        batch = with_dropped_conditions(batch, self.dataset.negative_text, config, step, self.items)
+        batch = batch_of(self.data.of(step), config, step, self.items, self.device)
+        batch = with_dropped_conditions(batch, self.data.negative_text, config, step, self.items)
         is_causal = generator(config.seed, "order", step, 1).random() < config.causal_share
         compute, name = (causal_loss, "causal") if is_causal else (bidirectional_loss, "bidirectional")
         with self._computing():
@@ -68,8 +68,9 @@ def build(config: TrainingConfig, group: Processes) -> tuple[FlowMatching | Self
     Raises:
         ValueError: data, weights or adapter do not fit one another or the preset.
     """
-    dataset = Dataset(config.data, config.seed)
-    _check_data(dataset, config)
+    data = Datasets(config.data, config.seed)
+    for dataset in data.sets:
+        _check_data(dataset, config)
     torch.manual_seed(config.seed)
     network, digest = open_network(config, group.device)
     names = (STUDENT, FAKE) if isinstance(config, SelfForcingConfig) else (STUDENT,)
@@ -83,9 +84,9 @@ def build(config: TrainingConfig, group: Processes) -> tuple[FlowMatching | Self
     shard(network, group, config.precision)
     if isinstance(config, SelfForcingConfig):
         assert roles is not None
-        return SelfForcing(network, roles, dataset, config, group), digest
+        return SelfForcing(network, roles, data, config, group), digest
     assert isinstance(config, FlowMatchingConfig)
-    return FlowMatching(network, roles, dataset, config, group), digest
+    return FlowMatching(network, roles, data, config, group), digest
 
 
 def open_network(config: TrainingConfig, device: torch.device) -> tuple[SpeechToVideo, str]:

@@ -125,7 +125,7 @@ def open_source(config: PrepareConfig, preset: Preset) -> Source:
 
 def source_digest(preset: Preset, folder: Path) -> str:
     """Of the networks whose word the samples are: equal digests may be trained on together."""
-    whole = hashlib.sha256(preset.name.encode())
+    whole = hashlib.sha256(preset.weights_name.encode())
     for name in ENCODERS:
         manifest = components.open_converted(preset, name, folder).manifest
         assert manifest is not None

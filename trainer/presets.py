@@ -19,7 +19,7 @@ class TrainingConfig:
     preset: str
     """System to train: a name or a .json file, as ``live_avatar.config.preset`` takes it."""
     data: Path = Path("data")
-    """Folder that ``prepare`` wrote."""
+    """Folder that ``prepare`` wrote, or a folder of such folders, one for every size of picture."""
     output: Path = Path("out/training")
     """Checkpoints, metrics and TensorBoard events."""
     weights: Path | None = None

@@ -15,7 +15,7 @@ from torch import Tensor
 from live_avatar.streaming.schedule import inference_schedule
 from trainer.adapters import FAKE, STUDENT, TEACHER, Roles, adapter_parameters
 from trainer.batches import batch_of, items_of
-from trainer.data import Dataset, padded
+from trainer.data import Datasets, padded
 from trainer.distributed import Processes
 from trainer.dmd import Score, dmd_gradient, dmd_loss, draw_score_level, fake_loss, guided
 from trainer.draws import generator, normal
@@ -32,9 +32,9 @@ class SelfForcing:
     """The phase: one clip at a time, gradients of all clips of a step together."""
 
     def __init__(
-        self, network: SpeechToVideo, roles: Roles, dataset: Dataset, config: SelfForcingConfig, group: Processes
+        self, network: SpeechToVideo, roles: Roles, data: Datasets, config: SelfForcingConfig, group: Processes
     ) -> None:
-        self.network, self.roles, self.dataset, self.config = network, roles, dataset, config
+        self.network, self.roles, self.data, self.config = network, roles, data, config
         self.device = group.device
         self.items = items_of(config, group.rank, group.count)
         stream = config.system.stream
@@ -47,7 +47,7 @@ class SelfForcing:
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One step: the fake score learns; the student in every ``generator_every``-th step."""
-        batch = batch_of(self.dataset, self.config, step, self.items, self.device)
+        batch = batch_of(self.data.of(step), self.config, step, self.items, self.device)
         moves = step >= self.config.fake_warmup and step % self.config.generator_every == 0
         last = int(generator(self.config.seed, "level", step).integers(len(self.rules.levels)))
         sums: dict[str, Tensor] = {}
@@ -101,7 +101,7 @@ class SelfForcing:
 
     def _teacher(self, clip: Batch) -> Score:
         """The frozen base with guidance: without it neither prompt nor audio are there (spec 10.3)."""
-        text = padded(self.dataset.negative_text, clip.text.shape[1]).to(clip.text)[None]
+        text = padded(self.data.negative_text, clip.text.shape[1]).to(clip.text)[None]
         without = replace(clip, text=text, speech=torch.zeros_like(clip.speech))
         plain = self._score(TEACHER, clip)
         return guided(plain, self._score(TEACHER, without), self.config.guidance)

@@ -282,7 +282,9 @@ def export_speech_encoder(reader: MouthReader, folder: Path) -> Manifest:
     """
     system = reader.system
     names = public_names(system.speech)
-    return save_component(reader.encoder.cpu(), names, folder / "speech", preset=system.name, component="speech")
+    return save_component(
+        reader.encoder.cpu(), names, folder / "speech", preset=system.weights_name, component="speech"
+    )
 
 
 def main(arguments: list[str]) -> None:

@@ -37,12 +37,20 @@ class Videos:
 
 
 def syncnet(videos: Videos) -> Mapping[str, float]:
-    """Confidence and distance at the best offset, averaged over the videos."""
+    """Confidence and distance at the best offset, averaged over the videos in which the library finds a face.
+
+    Raises:
+        ValueError: there is none.
+    """
     paths = {"s3fd_weights": str(videos.weights / "sfd_face.pth")}
     paths["syncnet_weights"] = str(videos.weights / "syncnet_v2.model")
     pipeline = import_module("syncnet_python").SyncNetPipeline(paths, device="cpu")
-    answers = [pipeline.inference(str(video)) for video in videos.made]
+    every = [pipeline.inference(str(video)) for video in videos.made]
+    answers = [answer for answer in every if answer[0]]  # without a face: no offsets, and zeros that mean nothing
+    if not answers:
+        raise ValueError("no face found in any video: faces must be 100 pixels wide for 50 frames")
     return {
+        "videos with a face": float(len(answers)),
         "Sync-C": sum(float(answer[3]) for answer in answers) / len(answers),
         "Sync-D": sum(float(answer[4]) for answer in answers) / len(answers),
     }

@@ -54,8 +54,8 @@
 {{- if and (eq .Values.weights.source "random") (eq .Values.model.preset "S2V_14B") -}}
 {{- fail "weights.source: random weights are for a small system alone, not for S2V_14B" -}}
 {{- end -}}
-{{- if and (eq .Values.weights.source "package") (ne .Values.model.preset "TINY") -}}
-{{- fail "weights.source: the images hold weights of TINY alone" -}}
+{{- if and (eq .Values.weights.source "package") (not (has .Values.model.preset (list "TINY" "TINY_128"))) -}}
+{{- fail "weights.source: the images hold weights of TINY and TINY_128 alone" -}}
 {{- end -}}
 {{- if and (has .Values.weights.source (list "image" "copy")) (not .Values.weights.image.reference) -}}
 {{- fail (printf "weights.image.reference: weights.source %s needs the image that holds the weights" .Values.weights.source) -}}

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from live_avatar.cli import sources
-from live_avatar.cli.up import LayoutOption, WeightsOption
-from live_avatar.config import TINY
+from live_avatar.cli.up import LayoutOption, PresetOption, WeightsOption
 from live_avatar.launcher.layout import parse_layout
 
 if TYPE_CHECKING:
@@ -18,13 +17,14 @@ if TYPE_CHECKING:
 def demo(
     out: Annotated[Path, typer.Option(help="The MP4 file to write.", dir_okay=False)] = Path("out/demo.mp4"),
     layout: LayoutOption = "4x1",
+    preset: PresetOption = sources.FILM_PRESET,
     weights: WeightsOption = None,
 ) -> None:
     """Sends the package's own portrait and speech through a pipeline on this machine."""
     from live_avatar.cli.making import make_video
     from live_avatar.launcher.pipeline import Plan
 
-    plan = Plan(layout=parse_layout(layout), weights=sources.weights_of(TINY.name, weights))
+    plan = Plan(layout=parse_layout(layout), preset=preset, weights=sources.weights_of(preset, weights))
     with sources.gateway_of(plan) as gateway:
         made = make_video(gateway, sources.PORTRAIT, sources.SPEECH, out)
     typer.echo(f"{out}: {made.frames} frames, {made.video_s:.2f} s, H.264 and AAC")

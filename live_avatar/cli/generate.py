@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from live_avatar.cli import sources
-from live_avatar.cli.up import LayoutOption, WeightsOption
-from live_avatar.config import TINY
+from live_avatar.cli.up import LayoutOption, PresetOption, WeightsOption
 from live_avatar.launcher.layout import parse_layout
 
 
@@ -25,6 +24,7 @@ def generate(
         int, typer.Option(help="The video is so many times larger than what is generated; 0: small ones are.", min=0)
     ] = 0,
     layout: LayoutOption = "4x1",
+    preset: PresetOption = sources.FILM_PRESET,
     weights: WeightsOption = None,
 ) -> None:
     """Makes a video of a portrait that speaks a recording."""
@@ -34,7 +34,7 @@ def generate(
 
     with SpeechFile(audio):
         pass  # a wrong file is told before anything is started
-    plan = Plan(layout=parse_layout(layout), weights=sources.weights_of(TINY.name, weights))
+    plan = Plan(layout=parse_layout(layout), preset=preset, weights=sources.weights_of(preset, weights))
     with nullcontext(gateway) if gateway else sources.gateway_of(plan) as address:
         made = make_video(address, image, audio, out, prompt=prompt, seed=seed, enlargement=enlargement)
     if not gateway and plan.weights is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from live_avatar.config import TINY
+from live_avatar.config import PRESETS, TINY, TINY_128
 
 if TYPE_CHECKING:
     from live_avatar.launcher.pipeline import Plan
@@ -19,17 +19,20 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 PORTRAIT = SAMPLES / "portrait.png"
 SPEECH = SAMPLES / "speech.wav"
 TRAINED = SAMPLES / "tiny"
-"""Weights of the preset TINY that come with the package."""
+"""Weights of the presets TINY and TINY_128 that come with the package."""
+FILM_PRESET, LIVE_PRESET = TINY_128.name, TINY.name
+"""What commands run that make a file, and those that must keep up with a conversation, whatever the machine."""
 RANDOM = Path("random")
 """Said instead of a folder of weights."""
 RANDOM_WEIGHTS = "random weights: the picture is noise, the timing is real"
 
 
 def weights_of(preset: str, given: Path | None) -> Path | None:
-    """The folder of weights to load: the one given, else the package's own for its small preset; None: random ones."""
+    """The folder of weights to load: the one given, else the package's own for its small presets; None: random ones."""
     if given == RANDOM:
         return None
-    if given is None and preset == TINY.name and TRAINED.is_dir():
+    is_small = preset in PRESETS and PRESETS[preset].weights_name == TINY.name
+    if given is None and is_small and TRAINED.is_dir():
         return TRAINED
     return given
 

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from live_avatar.cli import sources
-from live_avatar.cli.up import LayoutOption, WeightsOption
-from live_avatar.config import TINY
+from live_avatar.cli.up import LayoutOption, PresetOption, WeightsOption
 from live_avatar.launcher.layout import parse_layout
 
 NO_MICROPHONE = "no microphone can be used here: pip install sounddevice, or give --audio FILE"
@@ -24,6 +23,7 @@ def talk(
     prompt: Annotated[str, typer.Option(help="What the picture shows.")] = "",
     seed: Annotated[int, typer.Option(help="The same seed gives the same faces.", min=0)] = 0,
     layout: LayoutOption = "4x1",
+    preset: PresetOption = sources.LIVE_PRESET,
     weights: WeightsOption = None,
 ) -> None:
     """Speaks live to the avatar; shows lead, reaction time and late frames."""
@@ -33,7 +33,7 @@ def talk(
     if audio is None and not has_microphone():
         raise ValueError(NO_MICROPHONE)
     speech = from_file(audio) if audio is not None else from_microphone()
-    plan = Plan(layout=parse_layout(layout), weights=sources.weights_of(TINY.name, weights))
+    plan = Plan(layout=parse_layout(layout), preset=preset, weights=sources.weights_of(preset, weights))
     with speech, nullcontext(gateway) if gateway else sources.gateway_of(plan) as address:
         seen = hold_talk(address, image, speech, out, prompt=prompt, seed=seed)
     if not gateway and plan.weights is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from live_avatar.cli import sources
-from live_avatar.config import TINY
+from live_avatar.config import PRESETS
 from live_avatar.launcher.layout import parse_layout
 
 if TYPE_CHECKING:
@@ -21,14 +21,17 @@ LayoutOption = Annotated[
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of live-avatar weights convert, or: random. Without it TINY has those of the package."),
+    typer.Option(
+        help="Folder of live-avatar weights convert, or: random. Without it small presets have the package's."
+    ),
 ]
+PresetOption = Annotated[str, typer.Option(help=f"The system to run: {', '.join(PRESETS)}, or a .json file.")]
 LogsOption = Annotated[Path, typer.Option(help="Folder for what the services log.")]
 
 
 def up(
     layout: LayoutOption = "4x1",
-    preset: Annotated[str, typer.Option(help="TINY or S2V_14B.")] = TINY.name,
+    preset: PresetOption = sources.LIVE_PRESET,
     weights: WeightsOption = None,
     redis: Annotated[str, typer.Option(help="State store, as redis://host:port/0.")] = "memory://",
     port: Annotated[int, typer.Option(help="Port of the gateway; 0: any free one.", min=0, max=65_535)] = 0,

@@ -148,8 +148,9 @@ def open_converted(preset: Preset, file_set: str, folder: Path) -> WeightFiles:
     if weights.manifest is None:
         raise WeightsError(f"{weights.source}: not converted: run live-avatar weights convert")
     found = (weights.manifest.preset, weights.manifest.component)
-    if found != (preset.name, file_set):
-        raise WeightsError(f"{weights.source}: holds {found[1]} of preset {found[0]}, not {file_set} of {preset.name}")
+    wanted = preset.weights_name
+    if found != (wanted, file_set):
+        raise WeightsError(f"{weights.source}: holds {found[1]} of preset {found[0]}, not {file_set} of {wanted}")
     return weights
 
 

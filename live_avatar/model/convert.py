@@ -85,7 +85,7 @@ def convert(preset: Preset, file_set: str, path: Path, folder: Path) -> Manifest
     tensors = _open(path, file_set, components.public_shapes(preset, file_set))
     if file_set == "text" and preset.text.tokenizer == "umt5":
         _copy_tokenizer(path.parent / _TOKENIZER_SOURCE, target / TOKENIZER)
-    return checkpoint.write_weights(target, tensors, preset=preset.name, component=file_set, config=config)
+    return checkpoint.write_weights(target, tensors, preset=preset.weights_name, component=file_set, config=config)
 
 
 def _open(path: Path, file_set: str, expected: Mapping[str, Shape]) -> Iterable[tuple[str, Tensor]]:

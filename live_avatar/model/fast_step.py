@@ -265,6 +265,10 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        # A pool whose last graph is gone takes no other: this one stays when all sessions have ended.
+        self._first = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._first, pool=self._pool, capture_error_mode="thread_local"):
+            torch.zeros(1, device="cuda")
 
     def __call__(self, run: Replay) -> Replay:
         """See ``Record``."""

@@ -1,7 +1,9 @@
 """Public metrics: what is said where weights are missing, and known answers by networks made for the test."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
@@ -121,3 +123,24 @@ def test_the_command_measures_what_it_can(tmp_path: Path, monkeypatch: pytest.Mo
     folders = ["--videos", str(tmp_path / "made"), "--true-videos", str(tmp_path / "true")]
     assert quality.main([*folders, "--metric-weights", str(tmp_path / "weights"), "--out", str(tmp_path)]) == 0
     assert set(json.loads((tmp_path / "videos.json").read_text())) == {"FID"}
+
+
+class Pipeline:
+    """Answers as syncnet-python does: offsets, confidences, distances of the faces, the best two, the faces, any?"""
+
+    def __init__(self, weights: dict[str, str], device: str) -> None:
+        assert set(weights) == {"s3fd_weights", "syncnet_weights"}
+
+    def inference(self, video: str) -> tuple[object, ...]:
+        found = {"one.mp4": (6.0, 8.0), "two.mp4": (4.0, 9.0)}.get(Path(video).name)
+        return ([], [], [], 0.0, 0.0, "", False) if found is None else ([0], [found[0]], [found[1]], *found, "[]", True)
+
+
+def test_synchrony_is_of_the_videos_that_show_a_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = ModuleType("syncnet_python")
+    library.__dict__["SyncNetPipeline"] = Pipeline
+    monkeypatch.setitem(sys.modules, "syncnet_python", library)
+    some = Videos([Path("one.mp4"), Path("none.mp4"), Path("two.mp4")], (), Path("w"))
+    assert public_networks.syncnet(some) == {"videos with a face": 2, "Sync-C": 5, "Sync-D": 8.5}
+    with pytest.raises(ValueError, match="no face found"):
+        public_networks.syncnet(Videos([Path("none.mp4")], (), Path("w")))

@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 
 from live_avatar.cli import sources
-from live_avatar.config import S2V_14B, TINY
+from live_avatar.config import S2V_14B, TINY, TINY_128
 
 
 @pytest.mark.parametrize("packaged", [True, False])
-def test_the_packages_own_weights_are_for_its_small_preset(
+def test_the_packages_own_weights_are_for_its_small_presets(
     packaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path if packaged else tmp_path / "none"
     monkeypatch.setattr(sources, "TRAINED", folder)
     assert sources.weights_of(TINY.name, None) == (folder if packaged else None)
+    assert sources.weights_of(TINY_128.name, None) == sources.weights_of(TINY.name, None)
     assert sources.weights_of(S2V_14B.name, None) is None
     assert sources.weights_of(TINY.name, Path("random")) is None
     assert sources.weights_of(S2V_14B.name, Path("mine")) == sources.weights_of(TINY.name, Path("mine")) == Path("mine")

@@ -51,6 +51,7 @@ def test_the_adapter_is_merged(converted: Path) -> None:
 
 
 def test_weights_of_another_preset_are_refused(converted: Path) -> None:
+    components.open_converted(replace(TINY, name="OTHER", weights="TINY"), "vae", converted)
     with pytest.raises(WeightsError, match="holds vae of preset TINY, not vae of OTHER"):
         components.load(replace(TINY, name="OTHER"), "vae", converted)
 

@@ -1,5 +1,6 @@
 """Training of the small autoencoder: its start, its twin for pictures, its steps, and that a killed run goes on."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -45,6 +46,17 @@ def test_a_run_is_named_and_varied_on_the_command_line() -> None:
     assert config_of(["--clips", "7"]).clips == 7
     with pytest.raises(ValueError, match="there is no 'later'; there are start, further"):
         config_of(["later"])
+
+
+def test_steps_take_pictures_of_several_sizes_in_turn(tmp_path: Path) -> None:
+    film = Stage(frames=5, batch=4, steps=4, learning_rate=1e-4, final_rate=1)
+    config = replace(config_in(tmp_path, film), sizes=(32, 64), log_every=1, evaluate_every=4, clips=4)
+    assert [config.size(step) for step in range(3)] == [32, 64, 32]
+    assert [film.clips(size, 32) for size in (32, 64, 128)] == [4, 1, 1]
+    train_autoencoder(config)
+    told = [json.loads(line) for line in (tmp_path / "autoencoder.jsonl").read_text().splitlines()]
+    assert [line["size"] for line in told if "loss" in line] == [32, 64, 32, 64]
+    assert [line["size"] for line in told if "held_out_whole" in line] == [32, 64]
 
 
 def test_a_run_goes_on_from_weights_of_the_preset() -> None:
@@ -117,7 +129,7 @@ def test_pictures_come_back_better_after_some_steps(tmp_path: Path) -> None:
     held_out = stills(2, 2, 64, split=HELD_OUT)
     before = evaluate(training.averaged(), held_out)["whole"]
     for step in range(stage.steps):
-        training.learn(draw_pictures(pool, stage, (0, step)), stage.rate(step))
+        training.learn(draw_pictures(pool, stage.batch, 1, (0, step)), stage.rate(step))
     assert evaluate(training.averaged(), held_out)["whole"] > before + 3
 
 
@@ -128,9 +140,9 @@ def test_a_run_that_was_cut_short_ends_where_an_uninterrupted_one_does(tmp_path:
     killed = Training(config_in(tmp_path / "cut", STILL, film))
     pool = stills(4, 4, 64, split=TRAINING)
     for step in range(3):
-        killed.learn(draw_pictures(pool, STILL, (0, step)), STILL.rate(step))
+        killed.learn(draw_pictures(pool, STILL.batch, 1, (0, step)), STILL.rate(step))
     killed.save()
-    killed.learn(draw_pictures(pool, STILL, (0, 3)), STILL.rate(3))
+    killed.learn(draw_pictures(pool, STILL.batch, 1, (0, 3)), STILL.rate(3))
     resumed = train_autoencoder(config_in(tmp_path / "cut", STILL, film))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name

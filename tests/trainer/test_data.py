@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.trainer.micro import flow_config, write_data
 from trainer.batches import batch_of, items_of, with_dropped_conditions
-from trainer.data import DataError, Dataset, crop, shuffled
+from trainer.data import DataError, Dataset, Datasets, crop, shuffled
 from trainer.draws import generator
 
 
@@ -67,6 +67,23 @@ def test_samples_of_other_networks_are_refused(tmp_path: Path) -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no samples"):
         Dataset(tmp_path, 0)
+
+
+def test_every_step_takes_its_clips_from_one_of_several_sets(tmp_path: Path) -> None:
+    for name, blocks in (("small", 2), ("large", 3)):
+        write_data(tmp_path / name, blocks=blocks)
+    data = Datasets(tmp_path, 4)
+    chosen = [data.of(step).folder.name for step in range(60)]
+    assert 15 < chosen.count("small") < 45
+    assert chosen == [Datasets(tmp_path, 4).of(step).folder.name for step in range(60)]
+    assert [each.folder for each in Datasets(tmp_path / "small", 4).sets] == [tmp_path / "small"]
+
+
+def test_sets_of_different_networks_are_refused(tmp_path: Path) -> None:
+    write_data(tmp_path / "some")
+    write_data(tmp_path / "others", source="others")
+    with pytest.raises(DataError, match=r"some: made by other networks than .*others"):
+        Datasets(tmp_path, 0)
 
 
 def test_a_crop_keeps_sound_and_pictures_together(tmp_path: Path) -> None:

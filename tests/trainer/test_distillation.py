@@ -141,7 +141,7 @@ def distillation(folder: Path) -> Distillation:
         return TEACHER.velocity
 
     phase.teacher = teacher
-    return Distillation(phase, batch_of(phase.dataset, config, 0, range(1), ALONE.device))
+    return Distillation(phase, batch_of(phase.data.of(0), config, 0, range(1), ALONE.device))
 
 
 def to_teacher(clips: Tensor, seed: int = 9) -> float:

@@ -7,6 +7,7 @@ import pytest
 from tests.trainer.micro import flow_config
 from tests.trainer.runs import arguments
 from trainer.__main__ import COMMANDS, USAGE, main
+from trainer.autoencoder_config import AutoencoderConfig
 from trainer.overrides import override, pairs_of
 from trainer.presets import PHASES, FlowMatchingConfig, tiny
 
@@ -14,6 +15,7 @@ from trainer.presets import PHASES, FlowMatchingConfig, tiny
 def test_options_come_in_their_own_types() -> None:
     config = override(tiny(), pairs_of(["--steps", "7", "--learning-rate=0.5", "--betas", "0.1,0.2", "--weights", "w"]))
     assert (config.steps, config.learning_rate, config.betas, config.weights) == (7, 0.5, (0.1, 0.2), Path("w"))
+    assert override(AutoencoderConfig(), {"sizes": "64,128,32"}).sizes == (64, 128, 32)
     assert override(config, {"weights": "none", "train_adapter": "TRUE"}).weights is None
 
 

@@ -81,7 +81,7 @@ def phase_of(folder: Path, dtype: torch.dtype = torch.float64, **changes: Any) -
 
 
 def clip_of(phase: SelfForcing) -> Batch:
-    batch = batch_of(phase.dataset, phase.config, 0, range(1), torch.device("cpu"))
+    batch = batch_of(phase.data.of(0), phase.config, 0, range(1), torch.device("cpu"))
     return batch.to(phase.network.dtype)
 
 
