@@ -37,7 +37,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "denoise-stage-2 and vae-decoder use device 2",
     ),
     "a large model without weights": ({"weights": {"source": "random"}}, "not for S2V_14B"),
-    "weights that the images do not hold": ({"weights": {"source": "package"}}, "weights of TINY alone"),
+    "weights that the images do not hold": ({"weights": {"source": "package"}}, "weights of TINY and TINY_128 alone"),
     "8-bit layers without their report": ({"denoiseStage": {"linear": "fp8"}}, "denoiseStage.fp8Report: linear fp8"),
     "an image that is not named": ({"weights": {"source": "image"}}, "weights.image.reference"),
     "a description of another name": (
