@@ -316,7 +316,7 @@ TINY = Preset(
 )
 
 TINY_128 = replace(TINY, name="TINY_128", weights=TINY.name, max_area=128 * 128)
-"""The same networks with the same weights, in pictures of twice the side: what the demo shows."""
+"""The same networks with the same weights, in pictures of twice the side."""
 
 PRESETS = {preset.name: preset for preset in (S2V_14B, TINY, TINY_128)}
 

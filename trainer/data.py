@@ -151,8 +151,9 @@ class Datasets:
         Raises:
             DataError: no shards, a damaged one, or shards of different networks.
         """
-        folders = sorted({path.parent for path in folder.glob(f"*/{SHARD_PATTERN}")})
-        self.sets = [Dataset(each, seed) for each in folders or [folder]]
+        inner = sorted({path.parent for path in folder.glob(f"*/{SHARD_PATTERN}")})
+        is_one = not inner or any(folder.glob(SHARD_PATTERN))
+        self.sets = [Dataset(each, seed) for each in ([folder] if is_one else inner)]
         self.folder = folder
         self.seed = seed
         for each in self.sets:

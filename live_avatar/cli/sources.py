@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from live_avatar.config import PRESETS, TINY, TINY_128
+from live_avatar.config import PRESETS, TINY
 
 if TYPE_CHECKING:
     from live_avatar.launcher.pipeline import Plan
@@ -20,8 +20,8 @@ PORTRAIT = SAMPLES / "portrait.png"
 SPEECH = SAMPLES / "speech.wav"
 TRAINED = SAMPLES / "tiny"
 """Weights of the presets TINY and TINY_128 that come with the package."""
-FILM_PRESET, LIVE_PRESET = TINY_128.name, TINY.name
-"""What commands run that make a file, and those that must keep up with a conversation, whatever the machine."""
+DEFAULT_PRESET = TINY.name
+"""Live on two cores of any machine; TINY_128 needs good ones."""
 RANDOM = Path("random")
 """Said instead of a folder of weights."""
 RANDOM_WEIGHTS = "random weights: the picture is noise, the timing is real"

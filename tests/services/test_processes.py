@@ -43,7 +43,7 @@ NAMES = ["audio-encoder", "denoise-stage-0", "denoise-stage-2", "vae-decoder"]
 
 def test_a_service_that_cannot_start_says_why() -> None:
     with started("vae_decoder", "--preset", "S2V_14B") as service:
-        out, log = service.process.communicate(timeout=30)
+        out, log = service.process.communicate(timeout=120)
     assert service.process.returncode == 1
     assert out == ""
     assert "S2V_14B needs a folder of weights" in log
