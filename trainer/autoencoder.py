@@ -272,9 +272,9 @@ def _run_stage(training: Training, stage: Stage, first: int, pools: Mapping[int,
         if step % config.save_every == 0:
             training.save()
         if step % config.evaluate_every == 0 or step == first + stage.steps:
-            for size, pool in pools.items():
+            for side, pool in pools.items():
                 found = evaluate(training.averaged(), pool.held_out)
-                yield {"step": step, "size": size, **{f"held_out_{name}": db for name, db in found.items()}}
+                yield {"step": step, "size": side, **{f"held_out_{name}": db for name, db in found.items()}}
 
 
 @torch.no_grad()

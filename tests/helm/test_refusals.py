@@ -64,3 +64,9 @@ def test_wrong_values_are_refused(name: str) -> None:
     values, said = WRONG[name]
     with pytest.raises(RefusedError, match=f"(?s){said}"):
         render_texts(values)
+
+
+@pytest.mark.parametrize("preset", ["TINY", "TINY_128"])
+def test_the_weights_of_the_images_serve_both_small_presets(preset: str) -> None:
+    values = {"weights": {"source": "package"}, "model": {"preset": preset}, "gpu": {"mode": "cpu"}}
+    assert preset in "".join(render_texts(values).values())
