@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from live_avatar.config import PRESETS, TINY
+from live_avatar.config import preset as preset_named
 
 if TYPE_CHECKING:
     from live_avatar.launcher.pipeline import Plan
@@ -28,10 +29,15 @@ RANDOM_WEIGHTS = "random weights: the picture is noise, the timing is real"
 
 
 def weights_of(preset: str, given: Path | None) -> Path | None:
-    """The folder of weights to load: the one given, else the package's own for its small presets; None: random ones."""
+    """The folder of weights to load: the one given, else the package's own for its small presets; None: random ones.
+
+    Raises:
+        ValueError: no such preset; said here, before a process is started that would say it.
+    """
+    system = preset_named(preset)
     if given == RANDOM:
         return None
-    is_small = preset in PRESETS and PRESETS[preset].weights_name == TINY.name
+    is_small = preset in PRESETS and system.weights_name == TINY.name
     if given is None and is_small and TRAINED.is_dir():
         return TRAINED
     return given

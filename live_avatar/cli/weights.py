@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from live_avatar import memory
-from live_avatar.config import Preset
+from live_avatar.config import PRESETS, Preset
 from live_avatar.config import preset as preset_named
 
 if TYPE_CHECKING:
     from live_avatar.model.weight_files import Manifest
 
 NOT_LOADABLE = 1
-_PRESET = typer.Option(help="S2V_14B or TINY.")
+_PRESET = typer.Option(help=f"{', '.join(PRESETS)}, or a .json file that describes one.")
 
 app = typer.Typer(help="Prepare and inspect model weights.", no_args_is_help=True, rich_markup_mode=None)
 

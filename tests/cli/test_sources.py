@@ -19,3 +19,9 @@ def test_the_packages_own_weights_are_for_its_small_presets(
     assert sources.weights_of(S2V_14B.name, None) is None
     assert sources.weights_of(TINY.name, Path("random")) is None
     assert sources.weights_of(S2V_14B.name, Path("mine")) == sources.weights_of(TINY.name, Path("mine")) == Path("mine")
+
+
+@pytest.mark.parametrize("given", [None, Path("random"), Path("mine")])
+def test_a_preset_that_is_not_there_is_told_before_anything_starts(given: Path | None) -> None:
+    with pytest.raises(ValueError, match="unknown preset 'HUGE'; there are S2V_14B, TINY"):
+        sources.weights_of("HUGE", given)

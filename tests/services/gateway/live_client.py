@@ -28,6 +28,7 @@ class Viewer:
         self.talk = talk
         self.heard: list[tuple[float, Response]] = []
         self.frames = 0
+        self.stalls = 0
         self.ended = asyncio.Event()
         self.failure: grpc.aio.AioRpcError | None = None
         self._anchor: tuple[float, float] | None = None
@@ -48,7 +49,8 @@ class Viewer:
         now = time.monotonic()
         self.heard.append((now, response))
         if response.HasField("video_unit"):
-            if self._anchor is None or self.position() >= self.frames:
+            if self._anchor is None or self.dry():
+                self.stalls += self._anchor is not None
                 self._anchor = (now, self.frames)
             self.frames += response.video_unit.frame_count
             await self.say(credit=Request.Credit(video_units=1))
@@ -59,6 +61,10 @@ class Viewer:
             return 0
         at, frame = self._anchor
         return min(frame + (time.monotonic() - at) * FPS, self.frames)
+
+    def dry(self) -> bool:
+        """Whether everything that came is played, and the picture stands still."""
+        return self.position() >= self.frames
 
     async def report(self) -> None:
         played = Request.PlaybackReport()

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import resource
+import statistics
 import time
 from contextlib import AsyncExitStack
 
@@ -209,17 +210,20 @@ def test_three_times_the_capacity_arrives() -> None:
             viewers = [await stack.enter_async_context(viewer(running)) for _ in range(2)]
             for one in viewers:
                 await one.until_block(4)
-            before, began = [one.frames for one in viewers], time.monotonic()
+            before, stalls, seconds = [one.frames for one in viewers], [one.stalls for one in viewers], []
+            began = time.monotonic()
             while time.monotonic() - began < 3:
                 asked = time.monotonic()
                 error = await failure(lambda: running.create(delivery=api.DELIVERY_LIVE))
-                assert time.monotonic() - asked < 0.2
+                seconds.append(time.monotonic() - asked)
                 assert (error.code, error.reason) == (EXHAUSTED, "CAPACITY_EXHAUSTED")
                 assert error.retry_after_s
                 await asyncio.sleep(0.1)
-            elapsed = time.monotonic() - began
+            assert statistics.median(seconds) < 0.2
+            assert [one.stalls for one in viewers] == stalls
             for one, frames in zip(viewers, before, strict=True):
-                assert one.frames - frames == pytest.approx(elapsed * FPS, abs=13)
+                assert not one.dry()
+                assert one.frames - frames > FPS
             assert (await running.info()).sessions_open == 2
             assert len(running.pipeline.encoder.sessions) == 2
 
@@ -252,11 +256,12 @@ def test_a_reader_who_stops_is_ended_and_its_neighbour_does_not_notice() -> None
             await neighbour.until_block(4)
             form = video_format(VideoFormat.ENCODING_RAW_RGB24)
             made = await running.create(delivery=api.DELIVERY_LIVE, video=form)
-            began, frames = time.monotonic(), neighbour.frames
+            stalls = neighbour.stalls
             error = await deaf_for(running, made.session_token)
-            elapsed = time.monotonic() - began
             assert (error.code, error.reason) == (EXHAUSTED, "SLOW_CONSUMER")
-            assert neighbour.frames - frames == pytest.approx(elapsed * FPS, abs=13)
+            # Blocks come half a second to a second before they are played: to come a little late is not to be noticed.
+            assert neighbour.stalls == stalls
+            assert not neighbour.dry()
 
     asyncio.run(scenario())
 
