@@ -156,7 +156,7 @@ def tiny_self_forcing() -> SelfForcingConfig:
     return replace(
         self_forcing(), preset="TINY", steps=160, batch=4, blocks=5, learning_rate=3e-4, fake_learning_rate=3e-4,
         betas=(0.0, 0.99), clip_norm=1.0, ema=0.95, ema_from=20, precision="float32", gradient_checkpointing=False,
-        device="cpu", guidance=1.0, generator_every=3, fake_warmup=20, final_rate=0.1, save_every=40,
+        device="cpu", guidance=0.5, score_shift=1.0, generator_every=3, fake_warmup=20, final_rate=0.1, save_every=40,
     )  # fmt: skip
 
 

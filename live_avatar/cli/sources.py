@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from live_avatar.config import PRESETS, TINY
+from live_avatar.config import PRESETS, TINY, TINY_128
 from live_avatar.config import preset as preset_named
 
 if TYPE_CHECKING:
@@ -21,8 +21,10 @@ PORTRAIT = SAMPLES / "portrait.png"
 SPEECH = SAMPLES / "speech.wav"
 TRAINED = SAMPLES / "tiny"
 """Weights of the presets TINY and TINY_128 that come with the package."""
-DEFAULT_PRESET = TINY.name
-"""Live on two cores of any machine; TINY_128 needs good ones."""
+LIVE_PRESET = TINY.name
+"""Of what must keep pace with a conversation: it does so on two cores of any machine."""
+FILM_PRESET = TINY_128.name
+"""Of what makes a film: the larger pictures, although two slow cores take a little longer than the film lasts."""
 RANDOM = Path("random")
 """Said instead of a folder of weights."""
 RANDOM_WEIGHTS = "random weights: the picture is noise, the timing is real"
@@ -53,6 +55,6 @@ def gateway_of(plan: "Plan") -> Iterator[str]:
     """Address of the gateway of a local pipeline that lives as long as the context."""
     from live_avatar.launcher.pipeline import LocalPipeline
 
-    report(f"starting {len(plan.layout.stages)} stages and 3 more services on this machine")
+    report(f"starting {plan.preset} on this machine, services: {len(plan.layout.stages) + 3}")
     with LocalPipeline(plan, report) as pipeline:
         yield pipeline.gateway
