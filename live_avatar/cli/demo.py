@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def demo(
     out: Annotated[Path, typer.Option(help="The MP4 file to write.", dir_okay=False)] = Path("out/demo.mp4"),
     layout: LayoutOption = "4x1",
-    preset: PresetOption = sources.FILM_PRESET,
+    preset: PresetOption = sources.DEFAULT_PRESET,
     weights: WeightsOption = None,
 ) -> None:
     """Sends the package's own portrait and speech through a pipeline on this machine."""

@@ -24,7 +24,7 @@ def generate(
         int, typer.Option(help="The video is so many times larger than what is generated; 0: small ones are.", min=0)
     ] = 0,
     layout: LayoutOption = "4x1",
-    preset: PresetOption = sources.FILM_PRESET,
+    preset: PresetOption = sources.DEFAULT_PRESET,
     weights: WeightsOption = None,
 ) -> None:
     """Makes a video of a portrait that speaks a recording."""

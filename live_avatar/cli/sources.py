@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from live_avatar.config import PRESETS, TINY, TINY_128
+from live_avatar.config import PRESETS, TINY
 from live_avatar.config import preset as preset_named
 
 if TYPE_CHECKING:
@@ -21,10 +21,8 @@ PORTRAIT = SAMPLES / "portrait.png"
 SPEECH = SAMPLES / "speech.wav"
 TRAINED = SAMPLES / "tiny"
 """Weights of the presets TINY and TINY_128 that come with the package."""
-LIVE_PRESET = TINY.name
-"""Of what must keep pace with a conversation: it does so on two cores of any machine."""
-FILM_PRESET = TINY_128.name
-"""Of what makes a film: the larger pictures, although two slow cores take a little longer than the film lasts."""
+DEFAULT_PRESET = TINY.name
+"""Live on two cores of any machine, and its mouths are whole; TINY_128 needs good cores and tears some."""
 RANDOM = Path("random")
 """Said instead of a folder of weights."""
 RANDOM_WEIGHTS = "random weights: the picture is noise, the timing is real"

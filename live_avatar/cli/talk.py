@@ -23,7 +23,7 @@ def talk(
     prompt: Annotated[str, typer.Option(help="What the picture shows.")] = "",
     seed: Annotated[int, typer.Option(help="The same seed gives the same faces.", min=0)] = 0,
     layout: LayoutOption = "4x1",
-    preset: PresetOption = sources.LIVE_PRESET,
+    preset: PresetOption = sources.DEFAULT_PRESET,
     weights: WeightsOption = None,
 ) -> None:
     """Speaks live to the avatar; shows lead, reaction time and late frames."""

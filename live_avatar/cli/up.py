@@ -31,7 +31,7 @@ LogsOption = Annotated[Path, typer.Option(help="Folder for what the services log
 
 def up(
     layout: LayoutOption = "4x1",
-    preset: PresetOption = sources.LIVE_PRESET,
+    preset: PresetOption = sources.DEFAULT_PRESET,
     weights: WeightsOption = None,
     redis: Annotated[str, typer.Option(help="State store, as redis://host:port/0.")] = "memory://",
     port: Annotated[int, typer.Option(help="Port of the gateway; 0: any free one.", min=0, max=65_535)] = 0,

@@ -31,7 +31,7 @@ def test_the_samples_go_through_all_services(tmp_path: Path) -> None:
         [*COMMAND, "demo", "--layout", "1x4", "--out", "out.mp4"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "starting TINY_128 on this machine, services: 4" in done.stderr
+    assert "starting TINY on this machine, services: 4" in done.stderr
     assert "out.mp4: 165 frames, 6.72 s, H.264 and AAC" in done.stdout
     assert done.stdout.endswith(sources.RANDOM_WEIGHTS + "\n") == (not sources.TRAINED.is_dir())
     rows = {
