@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer import presets
-from trainer.overrides import override, pairs_of
+from trainer.overrides import described, override, pairs_of
 
 USAGE = 2
+HELP = ("--help", "-h")
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,13 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if not arguments or arguments[0] not in COMMANDS:
         _say(f"usage: python -m trainer PRESET [--key value ...]\npresets and commands: {', '.join(COMMANDS)}")
-        return USAGE
+        _say("python -m trainer PRESET --help: its options and what they are if not given")
+        return 0 if arguments and arguments[0] in HELP else USAGE
     command = COMMANDS[arguments[0]]
+    if any(argument in HELP for argument in arguments[1:]):
+        for line in described(command.config()):
+            _say(line)
+        return 0
     try:
         config = override(command.config(), pairs_of(arguments[1:]))
         return command.run(config)

@@ -1,5 +1,6 @@
 """Command-line pairs ``--key value`` onto a frozen configuration: known keys alone, each in its own type."""
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -30,6 +31,12 @@ def override(config: T, pairs: dict[str, str]) -> T:
     return replace(config, **changes)  # type: ignore[type-var]
 
 
+def described(config: Any) -> Iterator[str]:
+    """A line per option with its present value, spelled as ``override`` reads it."""
+    for field in fields(config):
+        yield f"--{field.name.replace('_', '-')} {_spelled(getattr(config, field.name))}"
+
+
 def pairs_of(arguments: list[str]) -> dict[str, str]:
     """``--key value`` and ``--key=value`` as a dictionary.
 
@@ -48,6 +55,12 @@ def pairs_of(arguments: list[str]) -> dict[str, str]:
             raise ValueError(f"{key} is given twice")
         pairs[key[2:]] = value if equals else rest.pop(0)
     return pairs
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_spelled, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _parse(text: str, kind: Any) -> Any:

@@ -46,6 +46,21 @@ def test_commands_are_listed_where_none_is_given(capsys: pytest.CaptureFixture[s
         assert "prepare" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("line", "said"), [(["--help"], "prepare"), (["export", "-h"], "--checkpoint ")])
+def test_help_is_no_error(line: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line) == 0
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_help_says_can_be_given_back(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    pairs = dict(line.removeprefix("--").split(" ", 1) for line in lines)
+    config = COMMANDS[name].config()
+    assert override(config, {key: value for key, value in pairs.items() if value}) == config
+
+
 @pytest.mark.parametrize("name", PHASES)
 def test_every_preset_says_what_it_trains(name: str) -> None:
     config = PHASES[name]()
