@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trainer.overrides import described
 from trainer.presets import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
@@ -16,11 +16,7 @@ TIMEOUT_S = 240
 
 def arguments(command: str, config: TrainingConfig) -> list[str]:
     """The command line that gives ``config`` from the preset ``command``."""
-    line = [command]
-    for key, value in asdict(config).items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        line += [f"--{key}", text]
-    return line
+    return [command, *(part for option in described(config) for part in option.split(" ", 1))]
 
 
 def start(command: str, config: TrainingConfig, ranks: int = 1) -> "subprocess.Popen[str]":

@@ -1,5 +1,6 @@
 """The command line: presets, overrides, and what is refused."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -53,12 +54,12 @@ def test_help_is_no_error(line: list[str], said: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_help_says_can_be_given_back(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_every_option_and_its_value(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    pairs = dict(line.removeprefix("--").split(" ", 1) for line in lines)
+    options = [line.split(" ", 1) for line in capsys.readouterr().out.splitlines()]
     config = COMMANDS[name].config()
-    assert override(config, {key: value for key, value in pairs.items() if value}) == config
+    assert [key for key, _ in options] == [f"--{field.name.replace('_', '-')}" for field in fields(config)]
+    assert override(config, pairs_of([part for option in options for part in option])) == config
 
 
 @pytest.mark.parametrize("name", PHASES)
