@@ -3,16 +3,19 @@
 Translates; decides nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
+from google.rpc import status_pb2
 
 from live_avatar.config import Preset
 from live_avatar.pipeline.v1 import blocks_pb2
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest, VideoProfile
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest
+from live_avatar.serving.errors import ServiceError, to_status
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import MediaSpan, VideoFormat
 from services.gateway.limits import COMFORTABLE_SIDE, LARGEST_SIDE, MAX_ENLARGEMENT
@@ -142,14 +145,35 @@ def audio_unit(data: bytes, first: int, samples: int, rate_hz: int, utterance_id
 
 
 def event(
-    kind: api.StreamAvatarResponse.Event.Kind.ValueType, utterance_id: str, media_time: Duration, block: int
+    kind: api.StreamAvatarResponse.Event.Kind.ValueType,
+    utterance_id: str,
+    media_time: Duration,
+    block: int,
+    warning: status_pb2.Status | None = None,
 ) -> api.StreamAvatarResponse:
-    """Something happened that is not media."""
+    """Something happened that is not media; ``warning`` says what is wrong, where something is."""
     return api.StreamAvatarResponse(
         event=api.StreamAvatarResponse.Event(
-            kind=kind, utterance_id=utterance_id, media_time=media_time, block_index=block
+            kind=kind, utterance_id=utterance_id, media_time=media_time, block_index=block, warning=warning
         )
     )
+
+
+def warning(
+    reason: str,
+    message: str,
+    metadata: Mapping[str, str] | None = None,
+    code: grpc.StatusCode = grpc.StatusCode.FAILED_PRECONDITION,
+) -> status_pb2.Status:
+    """A problem that does not end the stream, as ``Event.warning`` carries it.
+
+    Args:
+        reason: UPPER_SNAKE word of at most 63 letters that a program can compare; part of the API.
+        message: one sentence for a person.
+        metadata: further strings a program may read.
+        code: of the status; OK where the problem is over.
+    """
+    return to_status(ServiceError(code, reason, message, metadata))
 
 
 def go_away(time_left_s: float, reason: str) -> api.StreamAvatarResponse:
