@@ -13,6 +13,9 @@ from typing import Any, Literal
 SAMPLE_RATE_HZ = 16_000
 """Rate at which the speech encoder listens (spec 4.1)."""
 
+MAX_STEPS = 50
+"""Most denoising steps of a block."""
+
 DataType = Literal["float32", "bfloat16"]
 
 
@@ -75,8 +78,10 @@ class DiTConfig:
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(f"dim={self.dim} must split into num_heads={self.num_heads} heads of even width")
-        if self.dim % self.audio_tokens:
-            raise ValueError(f"dim={self.dim} must be a multiple of audio_tokens={self.audio_tokens}")
+        if self.dim % 4:
+            raise ValueError(f"dim={self.dim} must be a multiple of 4: the audio tokens are made in quarters of it")
+        if self.audio_tokens < 1:
+            raise ValueError(f"audio_tokens={self.audio_tokens} must be at least 1")
         if any(not 0 <= layer < self.num_layers for layer in self.audio_layers):
             raise ValueError(f"audio_layers={self.audio_layers} must lie in 0..{self.num_layers - 1}")
 
@@ -198,6 +203,10 @@ class StreamConfig:
     """Past audio the streaming speech encoder hears with each block (spec 4.3)."""
     lookahead_s: float = 0.1
     """Future audio the streaming speech encoder waits for (spec 4.3)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise ValueError(f"steps={self.steps} must lie in 1..{MAX_STEPS}")
 
 
 @dataclass(frozen=True, kw_only=True)

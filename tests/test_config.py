@@ -1,6 +1,7 @@
 """Presets: what they promise each other, and their way to a file and back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ def test_sizes_of_the_released_model() -> None:
     assert S2V_14B.samples_per_block == 7680
     assert S2V_14B.dit.tokens_per_latent(88, 48) == 1056
     assert S2V_14B.dit.sink_tokens(88, 48) == 2640
+
+
+@pytest.mark.parametrize(("dim", "tokens"), [(80, 3), (80, 4), (100, 7), (192, 1)])
+def test_a_width_needs_to_be_a_multiple_of_four_alone(dim: int, tokens: int) -> None:
+    assert replace(TINY.dit, dim=dim, num_heads=2, audio_tokens=tokens).dim == dim
+
+
+@pytest.mark.parametrize("dim", [82, 90])
+def test_other_widths_are_refused(dim: int) -> None:
+    with pytest.raises(ValueError, match=f"dim={dim} must be a multiple of 4"):
+        replace(TINY.dit, dim=dim, num_heads=1)
 
 
 def test_public_settings_that_are_not_served_are_refused() -> None:

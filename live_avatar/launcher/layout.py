@@ -6,9 +6,10 @@ Plain data: knows neither processes nor networks.
 import re
 from dataclasses import dataclass
 
+from live_avatar.config import MAX_STEPS
+
 _GRID = re.compile(r"([1-9]\d?)x([1-9]\d?)")
 _SLICE = re.compile(r"(\d{1,2})(?:-(\d{1,2}))?")
-_MAX_STEPS = 99
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def parse_layout(text: str) -> Layout:
     ends = [0, *(steps.stop for steps in slices)]
     if any(steps.start != end or not steps for steps, end in zip(slices, ends, strict=False)):
         raise ValueError(f"layout {text!r}: the stages must perform the steps 0, 1, 2 and so on in this order")
-    if ends[-1] > _MAX_STEPS:
-        raise ValueError(f"layout {text!r} has {ends[-1]} steps, at most {_MAX_STEPS} are possible")
+    if ends[-1] > MAX_STEPS:
+        raise ValueError(f"layout {text!r} has {ends[-1]} steps, at most {MAX_STEPS} are possible")
     return Layout(slices)
 
 

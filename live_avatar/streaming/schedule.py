@@ -4,17 +4,20 @@ Pure numbers and one Euler step.  Nothing here knows a model, a stage or a block
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-INFERENCE_SIGMAS = {
-    4: (1.0, 0.857692307692308, 0.602150537634409, 0.008928571428571),
-    3: (1.0, 0.751121076233184, 0.008928571428571),
-    2: (1.0, 0.008928571428571),
-}
-"""Noise levels of the released model.  The reference applies its time shift twice; a table cannot drift with it."""
+from live_avatar.config import MAX_STEPS
+
+INFERENCE_SHIFT = 3
+"""Shift of the noise levels in the released model."""
+_LOWEST_LEVEL = Fraction(1, 1000)
+"""Noise level of the last of the 1000 levels that the released model was trained on, before any shift."""
+_DIGITS = 15
+"""Digits that noise levels are kept to, so that they are the same numbers on every machine."""
 
 TIMESTEP_SCALE = 1000.0
 """The model is told 1000 * sigma."""
@@ -56,14 +59,24 @@ class Schedule:
 
 
 def inference_schedule(steps: int) -> Schedule:
-    """The released schedule of ``steps`` steps.
+    """Derives the schedule of ``steps`` steps, 1 to ``MAX_STEPS``, by the rule of the reference (spec 2.2).
+
+    The reference spaces its levels evenly from 1 down to the lowest level, which is shifted already, and shifts all of
+    them (again).  The doubled shift is what the released weights were distilled with.
 
     Raises:
-        ValueError: there is no table for that many steps.
+        ValueError: steps is outside 1..MAX_STEPS.
     """
-    if steps not in INFERENCE_SIGMAS:
-        raise ValueError(f"no schedule of {steps} steps; there are {', '.join(map(str, sorted(INFERENCE_SIGMAS)))}")
-    return Schedule(INFERENCE_SIGMAS[steps])
+    if not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"no schedule of {steps} steps; 1 to {MAX_STEPS} are possible")
+    lowest = _shift(_LOWEST_LEVEL)
+    levels = [1 - (1 - lowest) * Fraction(step, max(1, steps - 1)) for step in range(steps)]
+    return Schedule(tuple(round(float(_shift(level)), _DIGITS) for level in levels))
+
+
+def _shift(level: Fraction) -> Fraction:
+    """``shifted_sigma`` at ``INFERENCE_SHIFT``, without rounding."""
+    return INFERENCE_SHIFT * level / (1 + (INFERENCE_SHIFT - 1) * level)
 
 
 def shifted_sigma(sigma: Tensor, shift: float) -> Tensor:

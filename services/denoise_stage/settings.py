@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from live_avatar.config import MAX_STEPS
 from live_avatar.serving.compile_settings import CompileSettings
 
 _STEPS = re.compile(r"(\d{1,2})(?:-(\d{1,2}))?")
@@ -19,7 +20,7 @@ class DenoiseStageSettings(CompileSettings):
     )
     next: str = Field(description="address of the next stage, or of the VAE decoder behind the last one, as host:port")
     steps: str = Field(description="steps of this stage, counted from 0: 2, or 0-3, or 0,1")
-    step_count: int = Field(default=4, ge=1, le=99, description="steps of the whole schedule")
+    step_count: int = Field(default=4, ge=1, le=MAX_STEPS, description="steps of the whole schedule")
     join_last_step: bool = Field(
         default=False,
         description="follow the path of step_count + 1 steps with its tiny last step joined to the one before",
@@ -42,6 +43,8 @@ class DenoiseStageSettings(CompileSettings):
     def _steps_must_fit(self) -> Self:
         if self.step_range.stop > self.step_count:
             raise ValueError(f"steps {self.steps} are beyond the schedule of {self.step_count}, counted from 0")
+        if self.join_last_step and self.step_count == MAX_STEPS:
+            raise ValueError(f"join_last_step follows {MAX_STEPS + 1} steps, at most {MAX_STEPS} are possible")
         return self
 
     @property

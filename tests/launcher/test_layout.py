@@ -14,6 +14,7 @@ from live_avatar.launcher.layout import parse_layout
         ("3x1", [[0], [1], [2]]),
         ("0-1/2/3", [[0, 1], [2], [3]]),
         ("0", [[0]]),
+        ("1x50", [list(range(50))]),
     ],
 )
 def test_every_step_once(text: str, stages: list[list[int]]) -> None:
@@ -34,6 +35,7 @@ def test_steps_that_leave_a_gap(text: str) -> None:
         parse_layout(text)
 
 
-def test_too_many_steps() -> None:
-    with pytest.raises(ValueError, match="has 100 steps"):
-        parse_layout("50x2")
+@pytest.mark.parametrize(("text", "steps"), [("50x2", 100), ("51x1", 51), ("9x9", 81)])
+def test_too_many_steps(text: str, steps: int) -> None:
+    with pytest.raises(ValueError, match=f"has {steps} steps, at most 50"):
+        parse_layout(text)

@@ -1,5 +1,7 @@
 """Audio tokens against the specification written out with all copies of the first frame."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -26,6 +28,10 @@ def features(frames: int, seed: int = 0) -> Tensor:
     return torch.randn(1, CONFIG.audio_states, CONFIG.audio_dim, frames, generator=generator)
 
 
+SIZES = (CONFIG, replace(CONFIG, dim=80, audio_tokens=3), replace(CONFIG, dim=20, audio_tokens=7))
+"""Widths that are multiples of 4, of the number of tokens or not."""
+
+
 def specified(module: AudioTokenEncoder, heard: Tensor) -> tuple[Tensor, Tensor]:
     """Spec 1.7 step by step, for one speaker: local tokens [1, F, N, C] and global vector [1, F, C]."""
     weights = _public_weights(module)
@@ -44,9 +50,9 @@ def specified(module: AudioTokenEncoder, heard: Tensor) -> tuple[Tensor, Tensor]
     def chain(x: Tensor) -> Tensor:
         return norm(conv(norm(conv(norm(x), "conv2", 2)), "conv3", 2)).mT
 
-    width = CONFIG.dim // 4
+    width = module.config.dim // 4
     local = conv(mixed, "conv1_local")
-    tokens = [chain(local[:, n * width : (n + 1) * width]) for n in range(CONFIG.audio_tokens)]
+    tokens = [chain(local[:, n * width : (n + 1) * width]) for n in range(module.config.audio_tokens)]
     tokens.append(weights["encoder.padding_tokens"][0].expand_as(tokens[0]))
     glob = F.linear(
         chain(conv(mixed, "conv1_global")),
@@ -62,13 +68,13 @@ def _public_weights(module: AudioTokenEncoder) -> dict[str, Tensor]:
 
 
 @FAST
-@given(latents=st.integers(1, 5), seed=st.integers(0, 5))
-def test_tokens_are_those_of_the_specification(latents: int, seed: int) -> None:
-    module = encoder()
+@given(latents=st.integers(1, 5), seed=st.integers(0, 5), config=st.sampled_from(SIZES))
+def test_tokens_are_those_of_the_specification(latents: int, seed: int, config: DiTConfig) -> None:
+    module = encoder(config)
     tokens = module(features(4 * latents, seed))
     local, glob = specified(module, features(4 * latents, seed))
-    assert tokens.local.shape == (1, 1, latents, CONFIG.audio_tokens + 1, CONFIG.dim)
-    assert tokens.glob.shape == (1, 1, latents, CONFIG.dim)
+    assert tokens.local.shape == (1, 1, latents, config.audio_tokens + 1, config.dim)
+    assert tokens.glob.shape == (1, 1, latents, config.dim)
     assert tokens.mask is None
     torch.testing.assert_close(tokens.local[:, 0], local, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(tokens.glob[:, 0], glob, rtol=1e-4, atol=1e-5)

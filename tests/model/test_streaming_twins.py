@@ -20,9 +20,12 @@ from tests.model.random_dit import CONFIG, NO_MOTION, ONE_LAYER, TOLERANCE, Clip
 TWINS = settings(max_examples=25, deadline=None)
 TEN_HOURS_BLOCK = 75_000
 
+THREE_TOKENS = replace(CONFIG, dim=80, audio_tokens=3)
+"""A width that does not split into the audio tokens."""
+
 clips = st.builds(
     Clip,
-    config=st.sampled_from([CONFIG, NO_MOTION]),
+    config=st.sampled_from([CONFIG, NO_MOTION, THREE_TOKENS]),
     height=st.sampled_from([8, 10, 14]),
     width=st.sampled_from([8, 10, 14]),
     latents_per_block=st.integers(1, 3),

@@ -1,22 +1,26 @@
 """Noise levels, the Euler step, and who owns which step."""
 
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from live_avatar.streaming.schedule import (
-    INFERENCE_SIGMAS,
-    inference_schedule,
-    shifted_sigma,
-    split_steps,
-    training_sigmas,
-)
+from live_avatar.config import MAX_STEPS, TINY
+from live_avatar.streaming.schedule import inference_schedule, shifted_sigma, split_steps, training_sigmas
+
+RELEASED = {
+    4: (1.0, 0.857692307692308, 0.602150537634409, 0.008928571428571),
+    3: (1.0, 0.751121076233184, 0.008928571428571),
+    2: (1.0, 0.008928571428571),
+}
+"""Noise levels of the released model, digit by digit (spec 2.2)."""
 
 
-@pytest.mark.parametrize("steps", sorted(INFERENCE_SIGMAS))
+@pytest.mark.parametrize("steps", range(1, MAX_STEPS + 1))
 def test_a_schedule_goes_from_noise_to_clean(steps: int) -> None:
     schedule = inference_schedule(steps)
     assert schedule.steps == steps
@@ -26,19 +30,26 @@ def test_a_schedule_goes_from_noise_to_clean(steps: int) -> None:
     assert [schedule.timestep(step) for step in range(steps)] == [1000 * sigma for sigma in schedule.sigmas]
 
 
-@pytest.mark.parametrize("steps", sorted(INFERENCE_SIGMAS))
-def test_the_tables_are_the_twice_shifted_spacing(steps: int) -> None:
-    """How the reference's library comes to them (spec 2.2)."""
-    once = shifted_sigma(torch.tensor(0.001, dtype=torch.float64), 3)
-    spaced = torch.linspace(1, once.item(), steps, dtype=torch.float64)
-    twice = shifted_sigma(spaced, 3)
-    torch.testing.assert_close(torch.tensor(INFERENCE_SIGMAS[steps], dtype=torch.float64), twice, rtol=0, atol=1e-9)
+@pytest.mark.parametrize("steps", sorted(RELEASED))
+def test_the_rule_gives_the_released_levels(steps: int) -> None:
+    assert inference_schedule(steps).sigmas == RELEASED[steps]
 
 
-@pytest.mark.parametrize("steps", [0, 1, 5, -4])
-def test_an_unknown_number_of_steps_is_refused(steps: int) -> None:
-    with pytest.raises(ValueError, match=f"no schedule of {steps} steps; there are 2, 3, 4"):
+@pytest.mark.parametrize("steps", range(1, MAX_STEPS + 1))
+def test_levels_are_spaced_and_shifted_as_the_reference_does(steps: int) -> None:
+    """The reference's arithmetic: its lowest level has been shifted, then all are spaced evenly and shifted again."""
+    once = shifted_sigma(torch.tensor(0.001, dtype=torch.float32), 3)
+    spaced = np.linspace(1000.0, 1000.0 * once.item(), steps) / 1000
+    twice = torch.from_numpy(3 * spaced / (1 + 2 * spaced)).float()
+    torch.testing.assert_close(torch.tensor(inference_schedule(steps).sigmas), twice, rtol=0, atol=1.2e-7)
+
+
+@pytest.mark.parametrize("steps", [0, -4, MAX_STEPS + 1])
+def test_a_number_of_steps_out_of_range_is_refused(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"no schedule of {steps} steps; 1 to {MAX_STEPS}"):
         inference_schedule(steps)
+    with pytest.raises(ValueError, match=f"steps={steps} must lie in 1..{MAX_STEPS}"):
+        replace(TINY.stream, steps=steps)
 
 
 def test_a_perfect_velocity_leads_to_the_clean_latent() -> None:
