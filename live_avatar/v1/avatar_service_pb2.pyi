@@ -827,7 +827,9 @@ class StreamAvatarResponse(_message.Message):
         idle: _builtins.bool
         """True when no client audio drove this block."""
         @_builtins.property
-        def span(self) -> _media_pb2.MediaSpan: ...
+        def span(self) -> _media_pb2.MediaSpan:
+            """When the frames belong to: frame n to (n + 3) / frames_per_second.  An FMP4 shows frame 0 from 0 on."""
+
         @_builtins.property
         def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockTiming]:
             """Where the block's time went, one entry per service."""

@@ -1,8 +1,8 @@
 """Pictures of a block and the speech of the same span to what the client receives.
 
 A ``Packer`` belongs to one session and is fed blocks in order.  All positions are integers: frame n is shown at
-(n + dropped frames) / fps and sample i heard at i / rate, both on the session's clock.  Knows the encodings and the
-container; not who is waiting, nor why.
+(n + dropped frames) / fps and sample i heard at i / rate, both on the session's clock; an MP4 shows frame 0 from 0 on.
+Knows the encodings and the container; not who is waiting, nor why.
 """
 
 from collections.abc import Iterator
@@ -110,7 +110,8 @@ class RawFrames:
 class FragmentedMp4:
     """One fragment per block, with the speech as AAC; the first unit begins with the file's header.
 
-    The units of a session, one after the other, are a file.
+    The units of a session, one after the other, are a file.  Its first picture is shown from 0 on, until the second
+    is due: players differ in what they do about a track that begins late.
     """
 
     carries_audio = True
@@ -133,14 +134,8 @@ class FragmentedMp4:
             self._voice.put_back(packets)
             return
         header = self._header(pictures.frames[0]) if self._sequence == 0 else b""
-        video = mp4.Run(
-            track_id=_VIDEO_TRACK,
-            start=(pictures.first_frame + self._dropped) * TICKS_PER_FRAME,
-            samples=[mp4.sample_of(frame) for frame in pictures.frames],
-            starts_with_keyframe=True,
-        )
         yield Unit(
-            data=header + self._fragment(video, self._voice.run(packets)),
+            data=header + self._fragment(self._video(pictures), self._voice.run(packets)),
             first_frame=pictures.first_frame,
             frame_count=len(pictures.frames),
             keyframe=True,
@@ -152,6 +147,19 @@ class FragmentedMp4:
             return b""
         run = self._voice.run(self._voice.finish())
         return self._fragment(run) if run.samples else b""
+
+    def _video(self, pictures: Pictures) -> mp4.Run:
+        held = self._dropped if pictures.first_frame == 0 else 0
+        durations = [TICKS_PER_FRAME] * len(pictures.frames) if held else []
+        if held:
+            durations[0] += held * TICKS_PER_FRAME
+        return mp4.Run(
+            track_id=_VIDEO_TRACK,
+            start=(pictures.first_frame + self._dropped - held) * TICKS_PER_FRAME,
+            samples=[mp4.sample_of(frame) for frame in pictures.frames],
+            starts_with_keyframe=True,
+            durations=durations,
+        )
 
     def _fragment(self, *runs: mp4.Run) -> bytes:
         self._sequence += 1

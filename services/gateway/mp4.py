@@ -7,12 +7,15 @@ has come.  Knows two kinds of track, H.264 and AAC, and nothing of sessions, soc
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 _UNITY_MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 _SYNC_SAMPLE = 0x02000000
 """Sample flags: depends on no other sample."""
 _DEPENDENT_SAMPLE = 0x01010000
 """Sample flags: depends on others, no place to start decoding."""
+_DATA_OFFSET, _FIRST_SAMPLE_FLAGS, _SAMPLE_DURATIONS, _SAMPLE_SIZES = 0x001, 0x004, 0x100, 0x200
+"""What a track run holds."""
 _UNDETERMINED_LANGUAGE = 0x55C4
 _NAL_SPS, _NAL_PPS, _NAL_DELIMITER = 7, 8, 9
 _PROFILES_WITHOUT_CHROMA = (66, 77, 88)
@@ -55,6 +58,8 @@ class Run:
     """Decode time of the first, in ticks of the track."""
     samples: Sequence[bytes]
     starts_with_keyframe: bool
+    durations: Sequence[int] = ()
+    """Of each sample, in ticks of the track; empty: the track's own."""
 
 
 def init_segment(video: VideoTrack, audio: AudioTrack) -> bytes:
@@ -130,14 +135,20 @@ def _fragment_header(sequence: int, runs: Sequence[Run], offsets: Sequence[int])
 
 
 def _fragment_track(run: Run, offset: int) -> bytes:
-    sizes = struct.pack(f">{len(run.samples)}I", *map(len, run.samples))
+    assert len(run.durations) in (0, len(run.samples)), "durations are given of all samples or of none"
+    sizes = list(map(len, run.samples))
+    # Each sample's entry: its duration, where durations are given, and its size.
+    entries = chain.from_iterable(zip(run.durations, sizes, strict=True)) if run.durations else sizes
+    table = b"".join(struct.pack(">I", entry) for entry in entries)
     first_flags = struct.pack(">I", _SYNC_SAMPLE) if run.starts_with_keyframe else b""
-    run_flags = 0x201 | (0x004 if run.starts_with_keyframe else 0)  # data offset, sizes, flags of the first
+    run_flags = _DATA_OFFSET | _SAMPLE_SIZES
+    run_flags |= _FIRST_SAMPLE_FLAGS if run.starts_with_keyframe else 0
+    run_flags |= _SAMPLE_DURATIONS if run.durations else 0
     return _box(
         b"traf",
         _full(b"tfhd", 0, 0x020000, struct.pack(">I", run.track_id)),  # offsets count from this fragment's start
         _full(b"tfdt", 1, 0, struct.pack(">Q", run.start)),
-        _full(b"trun", 0, run_flags, struct.pack(">Ii", len(run.samples), offset), first_flags, sizes),
+        _full(b"trun", 0, run_flags, struct.pack(">Ii", len(run.samples), offset), first_flags, table),
     )
 
 

@@ -42,12 +42,13 @@ def test_the_file_holds_all_frames_and_the_speech_in_sync(speech: Path, tmp_path
     data = out.read_bytes()
     assert 0 < data.find(b"moov") < data.find(b"mdat")
     with av.open(out) as file:
+        assert file.streams.video[0].start_time == 0
         frames = list(file.decode(video=0))
     with av.open(out) as file:
         rate_hz = file.streams.audio[0].rate
         samples = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)])
     assert len(frames) == measured.frames == 5 * 12 - 3
-    assert [round(frame.time * 25) for frame in frames if frame.time is not None] == list(range(3, 60))
+    assert [round(frame.time * 25) for frame in frames if frame.time is not None] == [0, *range(4, 60)]
     middle = slice(rate_hz // 2, rate_hz)
     assert np.corrcoef(samples[middle], tone(rate_hz, 2.0)[middle])[0, 1] > 0.99
     assert told == sorted(told) and told[-1] == measured.video_s == 2.4

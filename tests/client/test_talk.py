@@ -53,6 +53,7 @@ def test_a_talk_becomes_a_film_and_an_impression(tmp_path: Path) -> None:
     assert impression.slowest is not None
     with av.open(out) as film:
         assert [stream.codec_context.name for stream in film.streams] == ["h264", "aac"]
+        assert [round(frame.time * 25) for frame in film.decode(video=0)] == [0, *range(4, 60)]
     assert gateway.closed == ["one"]
 
 

@@ -1,7 +1,10 @@
 """What clients receive, read back by a player's demuxer: every frame, at its time, with the speech in its place."""
 
 import io
+import struct
 from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -9,7 +12,16 @@ import pytest
 
 from live_avatar.config import TINY
 from live_avatar.v1.media_pb2 import VideoFormat
-from services.gateway.media import AAC_PACKET_SAMPLES, FragmentedMp4, Packer, Pictures, Speech, Unit, packer_for
+from services.gateway.media import (
+    AAC_PACKET_SAMPLES,
+    TICKS_PER_FRAME,
+    FragmentedMp4,
+    Packer,
+    Pictures,
+    Speech,
+    Unit,
+    packer_for,
+)
 from services.vae_decoder.media import H264Encoder
 
 SIZE = (64, 48)
@@ -72,7 +84,8 @@ def test_clicks_and_flashes_meet_in_the_file(rate_hz: int) -> None:
     units, tail = pack_all(packer, film(6, bright), clicks(at, 2.88, rate_hz), rate_hz)
     data = b"".join(unit.data for unit in units) + tail
     frames = shown(data)
-    assert [time for time, _ in frames] == pytest.approx([n / FPS for n in range(DROPPED, 6 * PER_BLOCK)])
+    following = [n / FPS for n in range(DROPPED + 1, 6 * PER_BLOCK)]
+    assert [time for time, _ in frames] == pytest.approx([0.0, *following])
     assert [time for time, is_bright in frames if is_bright] == pytest.approx(at)
     began, samples, played_hz = heard(data)
     assert began == 0
@@ -82,6 +95,64 @@ def test_clicks_and_flashes_meet_in_the_file(rate_hz: int) -> None:
         near = loud[np.abs(loud - second) < 0.1]
         assert near.size
         assert near[0] == pytest.approx(second, abs=0.003)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_the_first_picture_is_held_from_the_beginning(blocks: int) -> None:
+    """Picture and sound begin together; no other picture moves."""
+    data = packed_film(blocks)
+    with av.open(io.BytesIO(data), "r") as file:
+        video = file.streams.video[0]
+        assert video.time_base is not None and video.start_time == 0
+        packets = [packet for packet in file.demux(video) if packet.pts is not None]
+        starts = [(packet.pts or 0) * video.time_base for packet in packets]
+        lengths = [(packet.duration or 0) * video.time_base for packet in packets]
+        assert all(packet.dts == packet.pts for packet in packets)
+    assert starts == [0, *(Fraction(n, FPS) for n in range(DROPPED + 1, blocks * PER_BLOCK))]
+    assert lengths == [Fraction(DROPPED + 1, FPS), *[Fraction(1, FPS)] * (len(starts) - 1)]
+
+
+def test_only_the_first_fragment_tells_durations() -> None:
+    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
+    units, _ = pack_all(packer, film(3, set()), clicks([], 1.44, 16_000), 16_000)
+    runs = [video_run(unit.data) for unit in units]
+    held = (DROPPED + 1) * TICKS_PER_FRAME
+    assert runs == [
+        (0, [held, *[TICKS_PER_FRAME] * (PER_BLOCK - DROPPED - 1)]),
+        (PER_BLOCK * TICKS_PER_FRAME, []),
+        (2 * PER_BLOCK * TICKS_PER_FRAME, []),
+    ]
+
+
+def test_a_film_of_a_single_picture_shows_it_to_its_end() -> None:
+    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
+    pictures, *_ = film(1, set())
+    only = Pictures(block=0, first_frame=0, frames=pictures.frames[:1])
+    (unit,) = packer.pack(only, clicks([], 0.16, 16_000))
+    assert video_run(unit.data) == (0, [(DROPPED + 1) * TICKS_PER_FRAME])
+
+
+def test_a_film_of_a_later_block_is_not_held_from_the_beginning() -> None:
+    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
+    _, later = film(2, set())
+    (unit,) = packer.pack(later, clicks([], 0.48, 16_000))
+    assert video_run(unit.data) == (PER_BLOCK * TICKS_PER_FRAME, [])
+
+
+@pytest.mark.parametrize("movflags", ["faststart", "empty_moov+default_base_moof+frag_keyframe", "cmaf"])
+def test_a_film_that_is_put_into_other_boxes_begins_with_its_picture(movflags: str, tmp_path: Path) -> None:
+    """No edit list is needed for it, so none can be lost."""
+    data, target = packed_film(2), tmp_path / "film.mp4"
+    with av.open(io.BytesIO(data), "r") as source, av.open(target, "w", "mp4", {"movflags": movflags}) as file:
+        video = source.streams.video[0]
+        stream = file.add_stream_from_template(video)
+        for packet in source.demux(video):
+            if packet.dts is not None:
+                packet.stream = stream
+                file.mux(packet)
+    assert empty_edits(target.read_bytes()) == 0
+    frames = shown(target.read_bytes())
+    assert [time for time, _ in frames][:3] == pytest.approx([0.0, (DROPPED + 1) / FPS, (DROPPED + 2) / FPS])
 
 
 def test_every_block_is_complete_when_it_leaves() -> None:
@@ -104,6 +175,36 @@ def test_one_fragment_per_block_after_one_header() -> None:
     assert [(unit.first_frame, unit.frame_count, unit.keyframe) for unit in units] == [
         (0, 9, True), (9, 12, True), (21, 12, True)
     ]  # fmt: skip
+
+
+def packed_film(blocks: int) -> bytes:
+    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
+    units, tail = pack_all(packer, film(blocks, set()), clicks([], blocks * 0.48, 16_000), 16_000)
+    return b"".join(unit.data for unit in units) + tail
+
+
+def video_run(data: bytes) -> tuple[int, list[int]]:
+    """Decode time of the first picture of a fragment, and the durations that its header tells."""
+    decode_time, run = data.index(b"tfdt") + 8, data.index(b"trun") + 4
+    flags, count = struct.unpack(">I", data[run : run + 4])[0], struct.unpack(">I", data[run + 4 : run + 8])[0]
+    start: int = struct.unpack(">Q", data[decode_time : decode_time + 8])[0]
+    entries = run + 12 + (4 if flags & 0x004 else 0)
+    if not flags & 0x100:
+        return start, []
+    return start, list(struct.unpack(f">{2 * count}I", data[entries : entries + 8 * count])[::2])
+
+
+def empty_edits(data: bytes) -> int:
+    """Entries of edit lists that show nothing."""
+    found, position = 0, data.find(b"elst")
+    while position >= 0:
+        version, count = data[position + 4], struct.unpack(">I", data[position + 8 : position + 12])[0]
+        size, form = (20, ">Qq") if version else (12, ">Ii")
+        for entry in range(count):
+            at = position + 12 + entry * size
+            found += struct.unpack(form, data[at : at + struct.calcsize(form)])[1] == -1
+        position = data.find(b"elst", position + 1)
+    return found
 
 
 def boxes(data: bytes) -> list[str]:
