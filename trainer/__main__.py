@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from trainer import presets
@@ -11,6 +12,8 @@ from trainer.overrides import described, override, pairs_of
 
 USAGE = 2
 HELP = ("--help", "-h")
+MOST_SKIPPED = 50
+"""Skipped clips that ``prepare`` lists at its end; its reports beside the shards name all."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ def _prepare(config: presets.PrepareConfig) -> int:
 
     report = prepare(config)
     _say(f"{report.samples} samples written, {report.skipped} clips skipped, {report.kept_shards} shards kept")
+    for name, reason in islice(report.reasons.items(), MOST_SKIPPED):
+        _say(f"skipped {name}: {reason}")
+    if report.skipped:
+        _say(f"every skipped clip and its reason: {config.output}/skipped-*.jsonl")
     return 0
 
 

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -63,6 +63,8 @@ class Report:
     skipped: int = 0
     kept_shards: int = 0
     """Shards that were there already."""
+    reasons: dict[str, str] = field(default_factory=dict, compare=False)
+    """Why each skipped clip was skipped, by its name."""
 
 
 def prepare(config: PrepareConfig) -> Report:
@@ -91,6 +93,7 @@ def prepare(config: PrepareConfig) -> Report:
         _write(path, _tensors(samples), facts, worker)
         report.samples += len(samples)
         report.skipped += len(skipped)
+        report.reasons |= skipped
         log.info("%s: %d samples, %d clips skipped", path.name, len(samples), len(skipped))
     return report
 

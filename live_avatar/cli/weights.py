@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NOT_LOADABLE = 1
 _PRESET = typer.Option(help=f"{', '.join(PRESETS)}, or a .json file that describes one.")
+_ONLY = typer.Option(help="A file set: dit, vae, text, speech, adapter; may be given several times; default: all.")
 
 app = typer.Typer(help="Prepare and inspect model weights.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -26,13 +27,16 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the public download.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; one subfolder per file set.")],
     preset: Annotated[str, _PRESET] = "S2V_14B",
-    only: Annotated[list[str] | None, typer.Option(help="A file set: dit, vae, text, speech, adapter.")] = None,
+    only: Annotated[list[str] | None, _ONLY] = None,
 ) -> None:
     """Public checkpoints to verified safetensors with a manifest; finished parts are kept."""
     from live_avatar.model import components, convert
 
     system = preset_named(preset)
-    wanted = only or [*components.FILE_SETS, components.ADAPTER]
+    wanted = _file_sets(only) or [*components.FILE_SETS, components.ADAPTER]
+    _require_folder(source)
+    if target.exists():
+        _require_folder(target)
     sources = {file_set: convert.source(source, file_set) for file_set in wanted}
     for file_set, path in sources.items():
         manifest = convert.convert(system, file_set, path, target)
@@ -46,15 +50,18 @@ def check(
     preset: Annotated[str, _PRESET] = "S2V_14B",
     size: Annotated[str, typer.Option(help="Picture for the memory table; default: the preset's largest.")] = "",
     digests: Annotated[bool, typer.Option(help="Read every byte and compare it with the manifest.")] = True,
+    only: Annotated[list[str] | None, _ONLY] = None,
 ) -> None:
     """Is a converted folder complete, and how much memory will it take? Exit code 1 if it cannot be loaded."""
     system = preset_named(preset)
     width, height = _parse_size(size) if size else reversed(memory.largest_size(system))
-    loadable = _check_file_sets(system, folder, digests)
-    typer.echo("")
-    for line in _memory_table(system, height, width):
+    table = _memory_table(system, height, width)
+    wanted = _file_sets(only)
+    _require_folder(folder)
+    sound, faulty = _check_file_sets(system, folder, digests, wanted)
+    for line in ("", *table, "", *_verdict(system, folder, sound, faulty)):
         typer.echo(line)
-    if not loadable:
+    if faulty:
         raise typer.Exit(NOT_LOADABLE)
 
 
@@ -67,22 +74,55 @@ def manifest(preset: Annotated[str, _PRESET] = "S2V_14B") -> None:
     typer.echo(json.dumps({file_set: components.public_shapes(system, file_set) for file_set in components.FILE_SETS}))
 
 
-def _check_file_sets(system: Preset, folder: Path, digests: bool) -> bool:
-    """Prints what is wrong with each file set; whether all can be loaded."""
+def _file_sets(only: list[str] | None) -> list[str]:
+    """The file sets that were named, each once; none where none was.
+
+    Raises:
+        ValueError: there is no such file set.
+    """
+    from live_avatar.model import components
+
+    known = (*components.FILE_SETS, components.ADAPTER)
+    for file_set in only or ():
+        if file_set not in known:
+            raise ValueError(f"unknown file set {file_set!r}; there are {', '.join(known)}")
+    return list(dict.fromkeys(only or ()))
+
+
+def _require_folder(path: Path) -> None:
+    """Raises ValueError where ``path`` is no folder."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such folder")
+    if not path.is_dir():
+        raise ValueError(f"{path}: not a folder")
+
+
+def _check_file_sets(
+    system: Preset, folder: Path, digests: bool, wanted: list[str]
+) -> tuple[dict[str, "Manifest"], list[str]]:
+    """Prints what is wrong with each file set; returns the manifests of the sound ones and the names of the others."""
+    from live_avatar.model import components
+
+    file_sets = wanted or list(components.FILE_SETS)
+    if not wanted and (folder / components.ADAPTER).exists():
+        file_sets.append(components.ADAPTER)
+    elif not wanted:
+        typer.echo(f"{components.ADAPTER}: not there; without it the base model is not causal")
+    checked = {file_set: _check_file_set(system, folder, file_set, digests) for file_set in file_sets}
+    sound = {file_set: manifest for file_set, manifest in checked.items() if manifest is not None}
+    return sound, [file_set for file_set in file_sets if file_set not in sound]
+
+
+def _verdict(system: Preset, folder: Path, sound: dict[str, "Manifest"], faulty: list[str]) -> list[str]:
+    """The last lines of a check: whether the weights can be loaded, and their digest."""
     from live_avatar.model import components
     from live_avatar.model.weight_files import model_digest
 
-    file_sets = list(components.FILE_SETS)
-    if (folder / components.ADAPTER).exists():
-        file_sets.append(components.ADAPTER)
-    else:
-        typer.echo(f"{components.ADAPTER}: not there; without it the base model is not causal")
-    manifests = [_check_file_set(system, folder, file_set, digests) for file_set in file_sets]
-    sound = [manifest for manifest in manifests if manifest is not None]
-    if len(sound) < len(file_sets):
-        return False
-    typer.echo(f"model digest {model_digest(sound)}")
-    return True
+    if faulty:
+        return [f"{folder} cannot be loaded as {system.name}: {', '.join(faulty)}"]
+    if any(file_set not in sound for file_set in components.FILE_SETS):
+        return [f"{folder}: {', '.join(sound)} can be loaded as part of {system.name}"]
+    return [f"model digest {model_digest(list(sound.values()))}", f"{folder} can be loaded as {system.name}"]
 
 
 def _check_file_set(system: Preset, folder: Path, file_set: str, digests: bool) -> "Manifest | None":

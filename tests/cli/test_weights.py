@@ -45,6 +45,27 @@ def test_converted_weights_are_loadable(converted: Path) -> None:
         tensors = len(components.public_shapes(TINY, file_set))
         assert f"{file_set}: loadable, {tensors} tensors" in output
     assert "model digest " in output
+    assert output.splitlines()[-1] == f"{converted} can be loaded as TINY"
+
+
+def test_the_verdict_is_the_last_line(converted: Path) -> None:
+    for path in (converted / "speech").iterdir():
+        path.unlink()
+    code, output, _ = run("weights", "check", converted, "--preset", "TINY")
+    assert code == NOT_LOADABLE
+    assert output.splitlines()[-1] == f"{converted} cannot be loaded as TINY: speech"
+
+
+def test_one_file_set_can_be_checked_alone(download: Path, tmp_path: Path) -> None:
+    """What an export of the trainer leaves in an empty folder."""
+    folder = tmp_path / "out"
+    assert run("weights", "convert", download, folder, "--preset", "TINY", "--only", "dit")[0] == 0
+    code, output, _ = run("weights", "check", folder, "--preset", "TINY", "--only", "dit")
+    assert code == 0
+    assert output.splitlines()[-1] == f"{folder}: dit can be loaded as part of TINY"
+    code, output, _ = run("weights", "check", folder, "--preset", "TINY", "--only", "dit", "--only", "vae")
+    assert code == NOT_LOADABLE
+    assert output.splitlines()[-1] == f"{folder} cannot be loaded as TINY: vae"
 
 
 def test_check_lists_every_missing_surplus_and_misshaped_tensor(converted: Path, tmp_path: Path) -> None:
@@ -63,7 +84,7 @@ def test_check_lists_every_missing_surplus_and_misshaped_tensor(converted: Path,
         path.rename(converted / "vae" / path.name)
     code, output, _ = run("weights", "check", converted, "--preset", "TINY")
     assert code == NOT_LOADABLE
-    assert [line for line in output.splitlines() if "missing" in line] == [
+    assert [line for line in output.splitlines() if "missing: " in line] == [
         f"vae: missing: {key}" for key in sorted(missing)
     ]
     assert "vae: surplus: ghost in weights-00001.safetensors" in output
@@ -114,7 +135,12 @@ def test_manifest_is_json_of_keys_and_shapes() -> None:
     ("arguments", "reason"),
     [
         (["weights", "manifest", "--preset", "HUGE"], "unknown preset 'HUGE'; there are S2V_14B, TINY"),
-        (["weights", "convert", "/absent", "/absent"], "/absent: no diffusion_pytorch_model"),
+        (["weights", "convert", "/absent", "/absent"], "/absent: no such folder"),
+        (["weights", "convert", "/dev/null", "/absent"], "/dev/null: not a folder"),
+        (["weights", "convert", "/dev", "/dev/null"], "/dev/null: not a folder"),
+        (["weights", "convert", "/dev", "/absent"], "/dev: no diffusion_pytorch_model"),
+        (["weights", "check", "/absent"], "/absent: no such folder"),
+        (["weights", "check", "/absent", "--only", "face"], "unknown file set 'face'"),
         (["weights", "convert", "/absent", "/absent", "--only", "face"], "unknown file set 'face'"),
         (["weights", "check", "/absent", "--size", "704"], "size '704' is not WIDTHxHEIGHT"),
         (["weights", "check", "/absent", "--size", "700x384"], "size 700x384 is not a whole number"),
