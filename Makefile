@@ -12,13 +12,16 @@ STAMP := .venv/.setup-$(shell cksum < pyproject.toml | tr ' ' '-')
 # Programs the targets call, as command:apt-package. g++ builds the kernels of torch.compile on the CPU.
 PROGRAMS := git:git g++:g++ redis-server:redis-server espeak-ng:espeak-ng
 
+GO_PACKAGES := golang-go golang-google-grpc-dev golang-google-protobuf-dev golang-github-golang-protobuf-1-5-dev \
+	protobuf-compiler protoc-gen-go-1-5 protoc-gen-go-grpc
+
 # Two workers with one thread each beat one worker with two threads, and do not fight over two cores.
 WORKERS := $(shell nproc 2>/dev/null || echo 2)
 ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test test-containers test-cluster endurance proofs demo bench quality protos images lab lock
+.PHONY: help setup programs check test test-containers test-cluster test-go endurance proofs demo bench quality protos images lab lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -69,6 +72,10 @@ test-containers: setup ## the services in containers: images, pods of the render
 
 test-cluster: setup ## the chart and discovery against a real API server, which is built once in minutes; needs root, Debian 12
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster tests/cluster $(ARGS)
+
+test-go: setup ## the example in Go, with Debian's packages of Go and gRPC; needs root
+	apt-get update -qq && apt-get install -qq -y --no-install-recommends $(GO_PACKAGES)
+	$(BIN)/pytest tests/examples -k go $(ARGS)
 
 endurance: setup ## one session of 10,000 s, which takes half an hour: nothing grows, the end is the oracle's
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/system/test_endurance.py --endurance-seconds 10000 -o log_cli=true --log-cli-level=INFO

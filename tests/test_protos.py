@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PROTOS = sorted(path.relative_to(ROOT / "protos") for path in (ROOT / "protos").rglob("*.proto"))
+PROTOS = sorted(path.relative_to(ROOT / "protos") for path in (ROOT / "protos" / "live_avatar").rglob("*.proto"))
 GENERATED = [".".join(path.with_suffix("").parts) + kind for path in PROTOS for kind in ("_pb2", "_pb2_grpc")]
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,12 @@ BUILDERS = (
 def image_name(service: str, registry: str, tag: str) -> str:
     """Name of the image of a service, as the chart has it."""
     return f"{registry}live-avatar-{service.replace('_', '-')}:{tag}"
+
+
+def version() -> str:
+    """The project's version: the tag that the chart asks for."""
+    found: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    return found
 
 
 def find_builder(name: str) -> Builder:
@@ -135,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--torch", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--torch-index", default="", help="index of wheels that has this build of torch")
     parser.add_argument("--registry", default="", help="prefix of the images' names, with its slash")
-    parser.add_argument("--tag", default="latest")
+    parser.add_argument("--tag", default=version(), help="default: the project's version, which the chart asks for")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.services) - set(DOCKERFILES):
         parser.error(f"there is no image of {', '.join(sorted(unknown))}")

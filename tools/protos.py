@@ -36,8 +36,11 @@ lint:
 
 
 def sources(protos: Path) -> list[str]:
-    """Every proto file, by its path in the folder ``protos``."""
-    return sorted(path.relative_to(protos).as_posix() for path in protos.rglob("*.proto"))
+    """Every proto file of ours, by its path in the folder ``protos``.
+
+    ``google/`` beside them is for those who load the folder without googleapis.
+    """
+    return sorted(path.relative_to(protos).as_posix() for path in (protos / "live_avatar").rglob("*.proto"))
 
 
 def generate(protos: Path, into: Path) -> None:
@@ -77,7 +80,7 @@ def lint(protos: Path) -> str:
         raise FileNotFoundError("npx with buf")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        shutil.copytree(protos, work / "ours")
+        shutil.copytree(protos / "live_avatar", work / "ours" / "live_avatar")
         shutil.copytree(_googleapis() / "google" / "rpc", work / "google" / "google" / "rpc")
         (work / "buf.yaml").write_text(BUF_SETTINGS)
         done = subprocess.run([npx, "-y", BUF, "lint"], cwd=work, capture_output=True, text=True, check=False)

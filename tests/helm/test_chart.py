@@ -26,6 +26,8 @@ from tests.helm.rendering import (
     render_texts,
 )
 from tools.chart_readme import descriptions, with_table
+from tools.images import DOCKERFILES, image_name
+from tools.images import version as images_version
 
 SAMPLES = samples()
 # It reads the definitions of all of Kubernetes again for every object.
@@ -182,3 +184,5 @@ def test_the_chart_says_what_registries_show() -> None:
         container["image"] for _, _, pod in pods(render(OPTIONS["everything"])) for container in containers(pod)
     }
     assert {image["image"] for image in images} == rendered
+    built = {image_name(service, "", images_version()) for service in DOCKERFILES}
+    assert built == {image for image in rendered if image.startswith("live-avatar-")}, "make images and the chart agree"
