@@ -73,11 +73,6 @@ class LiveSpeech(Speech):
         """No utterance waits."""
         return not self._waiting
 
-    @property
-    def current(self) -> str:
-        """Name of the utterance that is heard or comes; of several, the first."""
-        return self._utterances.current or (self._waiting[0].name if self._waiting else "")
-
     def knows(self, name: str) -> bool:
         """Whether utterance ``name`` is not over."""
         return self._utterances.knows(name) or any(one.name == name for one in self._waiting)
@@ -137,8 +132,12 @@ class LiveSpeech(Speech):
         self.end_utterance()
         self.finished = True
 
-    def drop(self, block: int) -> None:
-        """Forgets all speech from ``block`` on, which has not been admitted, and what still comes of it."""
+    def drop(self, block: int) -> list[str]:
+        """Forgets all speech from ``block`` on, which has not been admitted, and what still comes of it.
+
+        Returns the names of the utterances that end so, in their order.
+        """
+        unplaced = [one.name for one in self._waiting]
         self._waiting.clear()
         self._dropping = self._utterance_samples > 0
         self._resampler.reset()
@@ -146,7 +145,7 @@ class LiveSpeech(Speech):
         self.heard.truncate(block * self._block)
         self.played.truncate(self.block_start(block))
         self.end = min(self.end, self.played.end)
-        self._utterances.interrupt(self.block_start(block))
+        return self._utterances.interrupt(self.block_start(block)) + unplaced
 
     def begin(self, block: int, slack_ns: int, now_ns: int) -> None:
         """Lets utterances begin that may, in ``block``, the next to be admitted."""

@@ -29,7 +29,7 @@ from services.gateway.live import LiveRules
 from services.gateway.pipeline import SERVICE, Pipeline
 from services.gateway.progress import Interruption, Phase
 from services.gateway.records import OVER, SessionRecord
-from services.gateway.session import Session
+from services.gateway.session import IDLE, Session
 from services.gateway.store import LeaseLostError, SessionStore, not_found
 from services.gateway.tokens import check_token, make_token, named_session, token_hash
 from services.gateway.waiting import Changes
@@ -328,7 +328,7 @@ class Registry:
         if session.live is not None or not session.in_flight:
             left_s = session.active_at + session.idle_timeout_s - now
             notice_s = min(_NOTICE_S, session.idle_timeout_s / 2)
-            _end_in_time(session, left_s, notice_s, ("IDLE", f"nothing happened for {session.idle_timeout_s} s"))
+            _end_in_time(session, left_s, notice_s, (IDLE, f"nothing happened for {session.idle_timeout_s} s"))
         oldest = min((flying.admitted_at for flying in session.in_flight.values()), default=now)
         if now - oldest > limits.block_deadline_s:
             code = grpc.StatusCode.DEADLINE_EXCEEDED

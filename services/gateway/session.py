@@ -28,6 +28,7 @@ from services.gateway.limits import (
 )
 from services.gateway.live import Live, LiveRules
 from services.gateway.live_speech import Filled
+from services.gateway.notices import Event, Notices
 from services.gateway.pipeline import Pipeline
 from services.gateway.progress import Arrived, InFlight, Interruption, Phase, Update
 from services.gateway.records import SessionRecord
@@ -36,10 +37,11 @@ from services.gateway.utterances import Utterances
 from services.gateway.waiting import Changes
 
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
-Event = api.StreamAvatarResponse.Event
 _AHEAD_BLOCKS = 2
 """Blocks of a live session beyond one per service: one that is delivered, one that enters."""
 _INTERRUPTIONS_KEPT = 64
+IDLE = "IDLE"
+"""Reason of the end of a session in which nothing happens."""
 _QUIET = ("credit", "playback_report")
 """Messages that a client sends without anybody's doing."""
 
@@ -71,12 +73,9 @@ class Session:
         if config.delivery == api.DELIVERY_LIVE:
             self.live = Live(config.audio, self.preset, self.utterances, rules, self.depth)
         self.speech = self.live.speech if self.live else Speech(config.audio, self.preset)
-        self.notices: deque[api.StreamAvatarResponse] = deque()
-        """What is to be told beside the video."""
+        self.notices = Notices(self.utterances, self.speech.rate_hz, self.preset, self.changes.notify)
         self.updates: deque[Update] = deque()
-        self._applied: deque[int] = deque()
         self._interruptions: OrderedDict[str, Interruption] = OrderedDict()
-        self._warned = False
         self.conditioned = False
         """Sink version 0 and the prompt are on their way."""
         self.new_sink: bytes | None = None
@@ -125,18 +124,12 @@ class Session:
         """The client sent ``what``, or its ``video`` moved; in a live session some of that goes on by itself."""
         if self.live is None or what not in (*_QUIET, "video"):
             self.active_at = time.monotonic()
-            self._warned = False
-
-    def say(self, notice: api.StreamAvatarResponse) -> None:
-        """Lets the client know, as soon as it can be written."""
-        self.notices.append(notice)
-        self.changes.notify()
+            self.notices.goes_on(IDLE)
 
     def warn(self, time_left_s: float, reason: str) -> None:
-        """Tells the client, once, that the stream will end."""
-        if not self._warned and self.phase is Phase.STREAMING:
-            self._warned = True
-            self.say(messages.go_away(time_left_s, reason))
+        """Tells the client, once for each reason, that the stream will end."""
+        if self.phase is Phase.STREAMING:
+            self.notices.go_away(time_left_s, reason)
 
     def hear(self, chunk: api.StreamAvatarRequest.AudioChunk) -> None:
         """Takes a piece of speech.
@@ -200,15 +193,14 @@ class Session:
         if request_id and request_id in self._interruptions:
             return self._interruptions[request_id]
         done = Interruption(played_ns=self.live.played_ns(time.monotonic_ns()), first_clean=self.admitted)
-        name = utterance_id or self.live.speech.current
+        names = list[str]()
         if not utterance_id or self.live.speech.knows(utterance_id):
-            self.live.speech.drop(self.admitted)
+            names = self.live.speech.drop(self.admitted)
         if request_id:
             self._interruptions[request_id] = done
             if len(self._interruptions) > _INTERRUPTIONS_KEPT:
                 self._interruptions.popitem(last=False)
-        at = messages.duration(done.played_ns, messages.NANOSECONDS)
-        self.say(messages.event(Event.KIND_UTTERANCE_INTERRUPTED, name, at, done.first_clean))
+        self.notices.interrupted(names, done)
         return done
 
     def report(self, report: api.StreamAvatarRequest.PlaybackReport) -> None:
@@ -227,16 +219,9 @@ class Session:
     def apply(self, update: Update, block: int) -> None:
         """An update has gone down and holds from ``block`` on."""
         self.config.prompt = update.prompt
-        self._applied.append(block)
+        self.notices.update_applied(block)
         if not update.applied.done():
             update.applied.set_result(block)
-
-    def applied_in(self, block: int) -> list[int]:
-        """First blocks of the updates that took effect up to ``block`` and of which this was not said yet."""
-        applied = []
-        while self._applied and self._applied[0] <= block:
-            applied.append(self._applied.popleft())
-        return applied
 
     def note_filled(self, live: Live, filled: Filled) -> None:
         """Tells the client when its speech does not come in time, and when it does again."""
@@ -244,7 +229,7 @@ class Session:
             return
         kind = Event.KIND_DEGRADED if live.degraded else Event.KIND_RECOVERED
         at = messages.duration(self.heard_end(self.admitted - 1), SAMPLE_RATE_HZ)
-        self.say(messages.event(kind, self.utterances.last, at, self.admitted))
+        self.notices.add(messages.event(kind, self.utterances.last, at, self.admitted))
 
     async def wait_due(self, live: Live) -> int | None:
         """Returns when the next block is due, with that time; None where something else comes first."""

@@ -8,8 +8,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from google.protobuf.duration_pb2 import Duration
-
 from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.telemetry import Telemetry
@@ -20,7 +18,7 @@ from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER, check_update,
 from services.gateway.media import Packer, Pictures, Unit, packer_for
 from services.gateway.pipeline import SERVICE
 from services.gateway.progress import Arrived
-from services.gateway.session import PRECONDITION, Event, Session
+from services.gateway.session import PRECONDITION, Session
 from services.gateway.waiting import ungrouped
 
 
@@ -62,6 +60,7 @@ class Stream:
         self._server_sequence = 0
         self._feeder = Feeder(session, telemetry)
         self._writing = asyncio.Lock()
+        self._telling = asyncio.Lock()
         video = session.config.video
         self._packer: Packer = packer_for(
             video.encoding, session.preset, (video.width, video.height), session.config.audio.sample_rate_hz
@@ -137,8 +136,10 @@ class Stream:
             await self._tell_now()
 
     async def _tell_now(self) -> None:
-        while self._session.notices:
-            await self._respond(self._session.notices.popleft())
+        """Writes what there is to tell, and returns when it is written, by whichever task that was begun."""
+        async with self._telling:
+            while self._session.notices:
+                await self._respond(self._session.notices.take())
 
     async def _deliver_all(self) -> None:
         session = self._session
@@ -157,7 +158,7 @@ class Stream:
         if tail:
             unit = Unit(data=tail, first_frame=self._shown_frames(), frame_count=0, keyframe=False)
             await self._respond(messages.video_unit(unit, session.delivered, session.preset, idle=False, timings=()))
-        await self._say_ended(session.speech.played.end)
+        session.notices.block_ended(session.delivered, session.speech.played.end)
         await self._tell_now()
 
     def _shown_frames(self) -> int:
@@ -187,33 +188,23 @@ class Stream:
         speech = session.speech.cut(block)
         end = first_sample + speech.size
         name = session.utterances.at(first_sample)
-        for one in session.utterances.begun(end):
-            await self._tell(Event.KIND_UTTERANCE_STARTED, one.name, one.first)
         pictures = Pictures(block=block, first_frame=arrived.first_frame, frames=session.shown_frames(arrived))
         units = list(self._packer.pack(pictures, speech))
         timings = (*arrived.timings, _timing(arrived, began))
-        for first in session.applied_in(block):
-            at = messages.duration(first * session.preset.frames_per_block, session.preset.stream.fps)
-            await self._respond(messages.event(Event.KIND_UPDATE_APPLIED, "", at, first))
+        session.notices.block_begins(block, end)
+        await self._tell_now()
         for unit in units:
             await self._send_unit(messages.video_unit(unit, block, session.preset, idle=arrived.idle, timings=timings))
             self._note_first_picture(block)
         if speech.size and not self._packer.carries_audio:
             data = session.speech.encode(speech)
             await self._respond(messages.audio_unit(data, first_sample, speech.size, session.speech.rate_hz, name))
-        await self._say_ended(end)
+        session.notices.block_ended(block, end)
+        await self._tell_now()
 
     def _note_first_picture(self, block: int) -> None:
         if self._session.heard_at is not None and block == 0:
             self._telemetry.first_frame(time.monotonic() - self._session.heard_at)
-
-    async def _say_ended(self, end: int) -> None:
-        for one in self._session.utterances.ended(end):
-            await self._tell(Event.KIND_UTTERANCE_FINISHED, one.name, one.end)
-
-    async def _tell(self, kind: "Event.Kind.ValueType", name: str, sample: int) -> None:
-        at: Duration = messages.duration(sample, self._session.speech.rate_hz)
-        await self._respond(messages.event(kind, name, at, self._session.delivered))
 
     async def _send_unit(self, response: api.StreamAvatarResponse) -> None:
         """Spends one of the client's credits, waiting for it."""

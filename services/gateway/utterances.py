@@ -21,7 +21,7 @@ class Utterance:
     started: bool = False
     """The client has been told that it began."""
     interrupted: bool = False
-    """The client has been told that it ends before its end."""
+    """A barge-in ended it; its remaining speech is delivered without another word about it."""
 
 
 class Utterances:
@@ -36,11 +36,6 @@ class Utterances:
             running = self._waiting[-1].name
             message = f"utterance {name!r} came before the end of {running!r}"
             raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="utterance_id")
-
-    @property
-    def current(self) -> str:
-        """Name of the first that is not over; empty where there is none."""
-        return next((one.name for one in self._waiting if not one.interrupted), "")
 
     @property
     def last(self) -> str:
@@ -61,13 +56,17 @@ class Utterances:
         """The running one reaches to sample ``end`` - 1 now."""
         self._waiting[-1].end = end
 
-    def interrupt(self, end: int) -> None:
-        """Those there are, the running one too, are not heard from sample ``end`` on."""
+    def interrupt(self, end: int) -> list[str]:
+        """Ends all there are: nothing of them is heard from sample ``end`` on.
+
+        Returns the names of those that were not interrupted before.  One whose speech lies before ``end`` as a whole is
+        among them: not all of its video has come.
+        """
+        names = [one.name for one in self._waiting if not one.interrupted]
         self._waiting = deque(one for one in self._waiting if one.first < end)
         for one in self._waiting:
-            if one.end > end or not one.complete:
-                one.end, one.interrupted = min(one.end, end), True
-            one.complete = True
+            one.end, one.interrupted, one.complete = min(one.end, end), True, True
+        return names
 
     def end(self) -> None:
         """The running one is complete."""
@@ -79,8 +78,8 @@ class Utterances:
         return next((one.name for one in self._waiting if one.first <= sample < one.end), "")
 
     def begun(self, end: int) -> list[Utterance]:
-        """Those that begin before sample ``end`` and of which this was not said yet."""
-        begun = [one for one in self._waiting if one.first < end and not one.started]
+        """Those that begin before sample ``end`` and of which this was not said yet; not those that are over."""
+        begun = [one for one in self._waiting if one.first < end and not one.started and not one.interrupted]
         for one in begun:
             one.started = True
         return begun
