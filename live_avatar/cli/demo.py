@@ -2,36 +2,34 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from live_avatar.cli import sources
-from live_avatar.cli.up import LayoutOption, PresetOption, WeightsOption
-from live_avatar.launcher.layout import parse_layout
+from live_avatar.cli import options, sources
 
 if TYPE_CHECKING:
     from live_avatar.client import Measurement
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The MP4 file to write.", dir_okay=False)] = Path("out/demo.mp4"),
-    layout: LayoutOption = "4x1",
-    preset: PresetOption = sources.DEFAULT_PRESET,
-    weights: WeightsOption = None,
+    out: options.OutOption = Path("out/demo.mp4"),
+    gateway: options.GatewayOption = "",
+    layout: options.LayoutOption = "4x1",
+    preset: options.PresetOption = sources.DEFAULT_PRESET,
+    weights: options.WeightsOption = None,
 ) -> None:
     """Sends the package's own portrait and speech through a pipeline on this machine."""
     from live_avatar.cli.making import make_video
-    from live_avatar.launcher.pipeline import Plan
+    from live_avatar.client.movie import Movie, check_film
+    from live_avatar.client.speech import SpeechFile
 
-    plan = Plan(layout=parse_layout(layout), preset=preset, weights=sources.weights_of(preset, weights))
-    with sources.gateway_of(plan) as gateway:
-        made = make_video(gateway, sources.PORTRAIT, sources.SPEECH, out)
-    typer.echo(f"{out}: {made.frames} frames, {made.video_s:.2f} s, H.264 and AAC")
-    for line in table(made):
-        typer.echo(line)
-    if plan.weights is None:
-        typer.echo(sources.RANDOM_WEIGHTS)
+    inputs = (sources.SPEECH, sources.PORTRAIT)
+    check_film(out, inputs)
+    place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
+    portrait = sources.read_portrait(sources.PORTRAIT)
+    with SpeechFile(sources.SPEECH) as speech, Movie(out, inputs) as movie, place as address:
+        made = make_video(address, portrait, speech, movie)
+    lines = [f"{out}: {made.frames} frames, {made.video_s:.2f} s, H.264 and AAC", *table(made)]
+    sources.conclude(movie, *lines)
 
 
 def table(made: "Measurement") -> Iterator[str]:

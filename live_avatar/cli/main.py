@@ -4,33 +4,88 @@ Composes the commands and turns every expected error into one line on stderr wit
 the commands that need it, so that help is immediate and the client's installation is enough for it.
 """
 
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from live_avatar.cli import demo, doctor, generate, talk, up, weights
+from live_avatar.cli.signals import leave_threads, signals_as_exits
 
 FAILED = 2
+INTERRUPTED = 130
+_CLIENT_PACKAGES = {"av", "google", "grpc", "grpc_status", "numpy"}
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""Of any fault in the command line; typer may have its own copy of click, and gives this class no name."""
 
 
 class OneLineErrors(TyperGroup):
     """A command group that reports errors from outside without a traceback."""
 
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """Reads the command line; what is wrong with it becomes one line and exit code 2."""
+        try:
+            return super().make_context(*args, **more)
+        except _UsageError as error:
+            _refuse(error)
+
     def invoke(self, ctx: Any) -> Any:
         """Runs the command; ValueError, OSError and absent packages become one line and exit code 2."""
         try:
-            return super().invoke(ctx)
+            with signals_as_exits():
+                return super().invoke(ctx)
+        except _UsageError as error:
+            _refuse(error)
         except ModuleNotFoundError as error:
-            reason = f"{error.name} is not installed: pip install 'live-avatar[serve]'"
+            package = str(error.name).partition(".")[0]
+            extra = "client" if package in _CLIENT_PACKAGES else "serve"
+            reason = f"{error.name} is not installed: pip install 'live-avatar[{extra}]'"
+        except KeyboardInterrupt:
+            leave_threads(INTERRUPTED)
+            raise typer.Exit(INTERRUPTED) from None
+        except SystemExit as ended:
+            leave_threads(int(ended.code or 0))
+            raise
         except (ValueError, OSError) as error:
-            reason = " ".join(str(error).split())
-        typer.echo(f"live-avatar: {reason}", err=True)
+            reason = " ".join(str(error).split()) or type(error).__name__
+        _fail(reason)
+
+
+def _refuse(error: Any) -> NoReturn:
+    """Says what is wrong with the command line, and where its help is; that of a group without a command is shown."""
+    message = " ".join(str(error.format_message()).split())
+    context = error.ctx
+    if context is None:
+        _fail(message)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(context.get_help(), err=True)
         raise typer.Exit(FAILED)
+    _fail(f"{message.rstrip('.')}; see {context.command_path} --help")
+
+
+def _fail(reason: str) -> NoReturn:
+    typer.echo(f"live-avatar: {reason}", err=True)
+    raise typer.Exit(FAILED)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"live-avatar {version('live-avatar')}")
+        raise typer.Exit
+
+
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """Live Avatar: a portrait that speaks, live."""
 
 
 app = typer.Typer(
     cls=OneLineErrors,
+    callback=_options,
     help="Live Avatar: a portrait that speaks, live.",
     no_args_is_help=True,
     add_completion=False,

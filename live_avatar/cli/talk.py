@@ -6,39 +6,43 @@ from typing import Annotated
 
 import typer
 
-from live_avatar.cli import sources
-from live_avatar.cli.up import LayoutOption, PresetOption, WeightsOption
-from live_avatar.launcher.layout import parse_layout
+from live_avatar.cli import options, sources
 
 NO_MICROPHONE = "no microphone can be used here: pip install sounddevice, or give --audio FILE"
 
 
 def talk(
     audio: Annotated[
-        Path | None, typer.Option(help="Speech, sent at its own pace; without it the microphone.", dir_okay=False)
+        Path | None,
+        typer.Option(help=f"Speech, sent at its own pace: {options.AUDIO_HELP} Default: the microphone."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="MP4 file to write besides.", dir_okay=False)] = None,
-    image: Annotated[Path, typer.Option(help="Portrait: JPEG, PNG or WebP.", dir_okay=False)] = sources.PORTRAIT,
-    gateway: Annotated[str, typer.Option(help="host:port; without it a pipeline is started here and ended.")] = "",
-    prompt: Annotated[str, typer.Option(help="What the picture shows.")] = "",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same faces.", min=0)] = 0,
-    layout: LayoutOption = "4x1",
-    preset: PresetOption = sources.DEFAULT_PRESET,
-    weights: WeightsOption = None,
+    out: options.OptionalOutOption = None,
+    image: options.ImageOption = sources.PORTRAIT,
+    gateway: options.GatewayOption = "",
+    prompt: options.PromptOption = "",
+    seed: options.SeedOption = 0,
+    layout: options.LayoutOption = "4x1",
+    preset: options.PresetOption = sources.DEFAULT_PRESET,
+    weights: options.WeightsOption = None,
 ) -> None:
     """Speaks live to the avatar; shows lead, reaction time and late frames."""
     from live_avatar.cli.talking import from_file, from_microphone, has_microphone, hold_talk
-    from live_avatar.launcher.pipeline import Plan
+    from live_avatar.client.movie import Movie, check_film
 
+    inputs = (image,) if audio is None else (audio, image)
+    if out is not None:
+        check_film(out, inputs)
     if audio is None and not has_microphone():
         raise ValueError(NO_MICROPHONE)
-    speech = from_file(audio) if audio is not None else from_microphone()
-    plan = Plan(layout=parse_layout(layout), preset=preset, weights=sources.weights_of(preset, weights))
-    with speech, nullcontext(gateway) if gateway else sources.gateway_of(plan) as address:
-        seen = hold_talk(address, image, speech, out, prompt=prompt, seed=seed)
-    if not gateway and plan.weights is None:
-        sources.report(sources.RANDOM_WEIGHTS)
+    sources.check_prompt(prompt)
+    place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
+    portrait = sources.read_portrait(image)
+    with (
+        from_file(audio) if audio is not None else from_microphone() as speech,
+        nullcontext() if out is None else Movie(out, inputs) as movie,
+        place as address,
+    ):
+        seen = hold_talk(address, portrait, speech, movie, prompt=prompt, seed=seed)
     reactions = ", ".join(f"{seconds:.2f} s" for seconds in seen.reactions_s) or "none"
-    typer.echo(f"{seen.video_s:.2f} s of video, {seen.late_frames} late frames, reaction {reactions}")
-    if out is not None:
-        typer.echo(f"{out}: H.264 and AAC")
+    said = f"{seen.video_s:.2f} s of video, {seen.late_frames} late frames, reaction {reactions}"
+    sources.conclude(movie, said, *(() if out is None else (f"{out}: H.264 and AAC",)))

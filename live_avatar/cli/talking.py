@@ -14,16 +14,17 @@ from typing import Any, Protocol, Self
 from rich.console import Console
 from rich.live import Live
 
-from live_avatar.client import AvatarClient, AvatarError, Impression, SessionOptions
+from live_avatar.cli.gateway_errors import clear_errors
+from live_avatar.cli.signals import run
+from live_avatar.client import AvatarClient, Impression, SessionOptions
 from live_avatar.client import talk as speak_live
+from live_avatar.client.movie import Movie
 from live_avatar.client.speech import SpeechFile
 
 PIECE_S = 0.04
 """Speech that is sent at once, as a telephone would."""
 _SAMPLE_BYTES = 2
 _MICROPHONE_HZ = 16_000
-_UNREACHABLE = "UNAVAILABLE"
-"""Reason of an error that comes from no gateway."""
 
 
 class Source(Protocol):
@@ -107,27 +108,25 @@ def from_microphone() -> Source:
     return FromMicrophone()
 
 
-def hold_talk(gateway: str, image: Path, speech: Source, out: Path | None, *, prompt: str, seed: int) -> Impression:
+def hold_talk(gateway: str, image: bytes, speech: Source, out: Movie | None, *, prompt: str, seed: int) -> Impression:
     """Talks until the speech ends; a line on stderr tells how it goes.
 
     Raises:
-        ValueError: a file is not what it must be, or the gateway refused it, failed, or is not there.
-        OSError: a file cannot be read or written.
+        ValueError: a file is not what it must be, or the gateway refused it.
+        OSError: a file cannot be read or written, or the gateway failed or is not there.
     """
     options = SessionOptions(sample_rate_hz=speech.rate_hz, prompt=prompt, seed=seed, delivery="live")
-    return asyncio.run(_hold(gateway, image.read_bytes(), options, speech, out))
+    return run(_hold(gateway, image, options, speech, out))
 
 
-async def _hold(gateway: str, image: bytes, options: SessionOptions, speech: Source, out: Path | None) -> Impression:
-    with Live("waiting for the first frame", console=Console(stderr=True), refresh_per_second=5) as line:
-        try:
-            async with AvatarClient(gateway) as client:
-                pieces = speech.pieces()
-                return await speak_live(client, image, options, pieces, out, lambda seen: line.update(describe(seen)))
-        except AvatarError as error:
-            if error.reason == _UNREACHABLE:
-                raise ValueError(f"no gateway answers at {gateway}: {error.message}") from None
-            raise ValueError(f"the gateway at {gateway} says {error}") from None
+async def _hold(gateway: str, image: bytes, options: SessionOptions, speech: Source, out: Movie | None) -> Impression:
+    with (
+        clear_errors(gateway),
+        Live("waiting for the first frame", console=Console(stderr=True), refresh_per_second=5) as line,
+    ):
+        async with AvatarClient(gateway) as client:
+            pieces = speech.pieces()
+            return await speak_live(client, image, options, pieces, out, lambda seen: line.update(describe(seen)))
 
 
 def describe(seen: Impression) -> str:

@@ -1,67 +1,64 @@
 """``live-avatar up``: the whole pipeline and its gateway as processes on this machine."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from live_avatar.cli import sources
-from live_avatar.config import PRESETS
-from live_avatar.launcher.layout import parse_layout
+from live_avatar.cli import options, sources
+from live_avatar.limits import MAX_RESTARTS, RESTART_WINDOW_S
 
 if TYPE_CHECKING:
+    from live_avatar.launcher.child import Child
     from live_avatar.launcher.pipeline import LocalPipeline
+    from live_avatar.launcher.restarts import Restarts
 
-MAX_RESTARTS = 5
 POLL_S = 0.2
-
-LayoutOption = Annotated[
-    str, typer.Option(help="STAGESxSTEPS, such as 4x1, 2x2 or 1x4, or the steps of each stage, such as 0-1/2/3.")
-]
-WeightsOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of live-avatar weights convert, or: random. Without it small presets have the package's."
-    ),
-]
-PresetOption = Annotated[str, typer.Option(help=f"The system to run: {', '.join(PRESETS)}, or a .json file.")]
-LogsOption = Annotated[Path, typer.Option(help="Folder for what the services log.")]
+_STORES = ("memory://", "redis://", "rediss://", "unix://")
 
 
 def up(
-    layout: LayoutOption = "4x1",
-    preset: PresetOption = sources.DEFAULT_PRESET,
-    weights: WeightsOption = None,
-    redis: Annotated[str, typer.Option(help="State store, as redis://host:port/0.")] = "memory://",
-    port: Annotated[int, typer.Option(help="Port of the gateway; 0: any free one.", min=0, max=65_535)] = 0,
-    logs: LogsOption = Path("out/logs"),
+    layout: options.LayoutOption = "4x1",
+    preset: options.PresetOption = sources.DEFAULT_PRESET,
+    weights: options.WeightsOption = None,
+    redis: Annotated[
+        str, typer.Option(help="Where sessions are kept: redis://host:port/0, or memory:// for this gateway alone.")
+    ] = "memory://",
+    port: Annotated[int, typer.Option(help="Port of the gateway, 1..65535; 0: any free one.", min=0, max=65_535)] = 0,
+    reflection: Annotated[
+        bool,
+        typer.Option("--reflection", help="The gateway answers gRPC reflection: tools such as grpcurl list its calls."),
+    ] = False,
+    logs: options.LogsOption = Path("out/logs"),
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Stages and decoder run generated code; its making takes minutes.")
     ] = False,
     fp8_report: Annotated[
         Path | None,
-        typer.Option(help="Linear layers in 8-bit floats: what services.denoise_stage.gate wrote of these weights."),
+        typer.Option(
+            help="Linear layers in 8-bit floats: the file that python -m services.denoise_stage.gate wrote of these "
+            "weights. Default: none, in the precision of the preset."
+        ),
     ] = None,
-    fp8_kv: Annotated[bool, typer.Option("--fp8-kv", help="Keys and values in 8-bit floats.")] = False,
+    fp8_kv: Annotated[
+        bool, typer.Option("--fp8-kv", help="Keys and values in 8-bit floats: half the memory of a session.")
+    ] = False,
 ) -> None:
-    """Starts a pipeline with its gateway here; Ctrl-C ends it."""
-    from live_avatar.launcher.pipeline import LocalPipeline, Plan, Speed
+    """Starts a pipeline with its gateway here; Ctrl-C ends it.
 
-    loaded = sources.weights_of(preset, weights)
+    A service that ends by itself is started again.
+    """
+    plan = sources.plan_of(layout, preset, weights)
+    _check(redis, logs, fp8_report)
+    from live_avatar.launcher.pipeline import LocalPipeline, Speed
+
     speed = Speed(compiled=compiled, fp8_report=fp8_report, fp8_kv=fp8_kv)
-    plan = Plan(
-        layout=parse_layout(layout),
-        preset=preset,
-        weights=loaded,
-        redis=redis,
-        gateway_port=port,
-        logs=logs,
-        speed=speed,
-    )
+    plan = replace(plan, redis=redis, gateway_port=port, reflection=reflection, logs=logs, speed=speed)
     try:
         with LocalPipeline(plan, sources.report) as pipeline:
-            if loaded is None:
+            if plan.weights is None:
                 sources.report(sources.RANDOM_WEIGHTS)
             typer.echo(f"gateway {pipeline.gateway}")
             _keep_up(pipeline)
@@ -69,17 +66,39 @@ def up(
         sources.report("all services have ended")
 
 
-def _keep_up(pipeline: "LocalPipeline") -> NoReturn:
-    """Starts services again that end by themselves; raises LaunchError where they keep ending."""
-    from live_avatar.launcher.child import LaunchError
+def _check(redis: str, logs: Path, fp8_report: Path | None) -> None:
+    """Raises ValueError where what is given besides the pipeline is wrong."""
+    if not redis.startswith(_STORES):
+        raise ValueError(f"--redis {redis!r} is no address; it begins with {', '.join(_STORES)}")
+    if logs.exists() and not logs.is_dir():
+        raise NotADirectoryError(f"--logs {logs} is no folder")
+    if fp8_report is not None and not fp8_report.is_file():
+        raise ValueError(f"--fp8-report {fp8_report} is no file; python -m services.denoise_stage.gate writes it")
 
-    restarts = 0
+
+def _keep_up(pipeline: "LocalPipeline") -> NoReturn:
+    """Starts services again that end by themselves; raises LaunchError where one keeps ending."""
+    from live_avatar.launcher.restarts import Restarts
+
+    restarts = Restarts()
     while True:
         for child in pipeline.ended():
-            obituary = child.obituary(child.process.returncode)
-            if restarts == MAX_RESTARTS:
-                raise LaunchError(f"{obituary}; services were started again {restarts} times already")
-            restarts += 1
-            sources.report(f"{obituary}; it is started again")
-            pipeline.restart(child.program.name)
+            _start_again(pipeline, child, restarts)
         time.sleep(POLL_S)
+
+
+def _start_again(pipeline: "LocalPipeline", child: "Child", restarts: "Restarts") -> None:
+    from live_avatar.launcher.child import LaunchError
+
+    name, minutes = child.program.name, RESTART_WINDOW_S // 60
+    obituary = child.obituary(child.process.returncode)
+    pause_s = restarts.next_pause_s(name, time.monotonic())
+    if pause_s is None:
+        raise LaunchError(f"{obituary}; it was started again {MAX_RESTARTS} times within {minutes} minutes already")
+    count = f"{restarts.count(name, time.monotonic())} of {MAX_RESTARTS} times within {minutes} minutes"
+    sources.report(f"{obituary}; it is started again ({count})" + (f" in {pause_s:.1f} s" if pause_s else ""))
+    time.sleep(pause_s)
+    try:
+        pipeline.restart(name)
+    except LaunchError as error:
+        sources.report(str(error))

@@ -15,6 +15,7 @@ from live_avatar.client.late_writes import keep_last_word
 from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import Interruption, ServerInfo, server_info
 from live_avatar.client.stream import AvatarStream
+from live_avatar.client.target import parse_target
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 
@@ -40,16 +41,19 @@ class AvatarClient:
     """A gateway; an async context manager.  Calls raise AvatarError.
 
     Args:
-        target: address as host:port.
+        target: address as host:port; see ``parse_target`` for what else is taken.
         credentials: for TLS; None: plain text.
+
+    Raises:
+        ValueError: ``target`` is no address.
     """
 
     def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
-        self.target = target
+        self.target = parse_target(target, encrypted=credentials is not None)
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
         else:
-            self._channel = grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+            self._channel = grpc.aio.secure_channel(self.target, credentials, options=_CHANNEL_OPTIONS)
         self._stub = AvatarServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -50,8 +50,8 @@ class Measurement:
 async def generate_file(
     client: AvatarClient,
     image: bytes,
-    speech: Path,
-    out: Path,
+    speech: Path | SpeechFile,
+    out: Path | Movie,
     *,
     prompt: str = "",
     seed: int = 0,
@@ -61,14 +61,18 @@ async def generate_file(
     """Writes the video of ``image`` saying ``speech`` to ``out``, an MP4 file.
 
     A recording within the server's limit is heard as a whole, a longer one as it comes.  The options are those of
-    ``SessionOptions``.
+    ``SessionOptions``.  Speech and film may be open already, so that what is wrong with them shows early; whoever
+    opened them closes them.
 
     Raises:
         ValueError: the portrait or the recording is not what it must be.
         OSError: a file cannot be read or written.
         AvatarError: the gateway refused, failed or is not there.
     """
-    with SpeechFile(speech) as recording, Movie(out) as movie:
+    with ExitStack() as stack:
+        recording = speech if isinstance(speech, SpeechFile) else stack.enter_context(SpeechFile(speech))
+        inputs = () if isinstance(speech, SpeechFile) else (speech,)
+        movie = out if isinstance(out, Movie) else stack.enter_context(Movie(out, inputs))
         limits = (await client.server_info()).limits
         if limits.max_image_bytes and len(image) > limits.max_image_bytes:
             raise ValueError(f"the image has {len(image)} bytes, the gateway takes {limits.max_image_bytes}")
@@ -79,16 +83,10 @@ async def generate_file(
             enlargement=enlargement,
             listening="whole_file" if _fits(recording, limits) else "streaming",
         )
-        session = await client.create_session(image, options)
-        try:
-            async with session.stream() as stream:
-                measured = await _run(stream, recording, movie, progress)
-        finally:
-            with suppress(AvatarError):  # a gateway that is gone frees it by itself
-                await session.close()
+        measured = await _speak(client, image, options, recording, movie, progress)
         if not measured.units:
-            raise ValueError(f"{speech} is too short for a single frame")
-        await asyncio.to_thread(movie.finish)
+            raise ValueError("the recording is too short for a single frame")
+        await movie.finish()
         return measured.result()
 
 
@@ -122,6 +120,24 @@ class _Measured:
         )
 
 
+async def _speak(
+    client: AvatarClient,
+    image: bytes,
+    options: SessionOptions,
+    recording: SpeechFile,
+    movie: Movie,
+    progress: Progress | None,
+) -> _Measured:
+    """A session from its creation to its end."""
+    session = await client.create_session(image, options)
+    try:
+        async with session.stream() as stream:
+            return await _run(stream, recording, movie, progress)
+    finally:
+        with suppress(AvatarError):  # a gateway that is gone frees it by itself
+            await session.close()
+
+
 async def _run(stream: AvatarStream, recording: SpeechFile, movie: Movie, progress: Progress | None) -> _Measured:
     """Sends the recording and collects the video at the same time."""
     measured = _Measured()
@@ -141,7 +157,7 @@ async def _collect(
 ) -> None:
     async for result in stream:
         if isinstance(result, VideoUnit):
-            movie.append(result.data)
+            await movie.append(result.data)
             measured.add(result)
             progress(result.end_ns / 1e9)
 

@@ -6,7 +6,7 @@ Composes stream, speech and movie; knows none of their insides.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,9 +43,11 @@ Watch = Callable[[Impression], None]
 
 
 async def talk(
-    client: AvatarClient, image: bytes, options: SessionOptions, pieces: Pieces, out: Path | None, watch: Watch
+    client: AvatarClient, image: bytes, options: SessionOptions, pieces: Pieces, out: Path | Movie | None, watch: Watch
 ) -> Impression:
     """Speaks ``pieces`` live as ``image``; the video goes to ``out``, an MP4 file, where that is given.
+
+    A film that is open already is finished here and closed by whoever opened it.
 
     Raises:
         ValueError: the speech cannot be read.
@@ -61,7 +63,7 @@ async def talk(
             await session.close()
 
 
-async def _talk(stream: LiveStream, pieces: Pieces, out: Path | None, watch: Watch) -> Impression:
+async def _talk(stream: LiveStream, pieces: Pieces, out: Path | Movie | None, watch: Watch) -> Impression:
     talking = _Talking(stream, watch)
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -98,20 +100,20 @@ class _Talking:
             await self._stream.send_audio(piece)
         await self._stream.end()
 
-    async def watch_all(self, out: Path | None) -> None:
+    async def watch_all(self, out: Path | Movie | None) -> None:
         """Takes everything that comes, to the end; the video goes to ``out``."""
         if out is None:
             await self._watch_all(None)
             return
-        with Movie(out) as movie:
+        with nullcontext(out) if isinstance(out, Movie) else Movie(out) as movie:
             await self._watch_all(movie)
-            await asyncio.to_thread(movie.finish)
+            await movie.finish()
 
     async def _watch_all(self, movie: Movie | None) -> None:
         async for result in self._stream:
             if isinstance(result, VideoUnit):
                 if movie is not None:
-                    movie.append(result.data)
+                    await movie.append(result.data)
                 self._see(result)
             elif isinstance(result, Event):
                 self._hear_of(result)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from live_avatar.config import MAX_STEPS
+from live_avatar.limits import MAX_STAGES
 
 _GRID = re.compile(r"([1-9]\d?)x([1-9]\d?)")
 _SLICE = re.compile(r"(\d{1,2})(?:-(\d{1,2}))?")
@@ -41,6 +42,8 @@ def parse_layout(text: str) -> Layout:
         raise ValueError(f"layout {text!r}: the stages must perform the steps 0, 1, 2 and so on in this order")
     if ends[-1] > MAX_STEPS:
         raise ValueError(f"layout {text!r} has {ends[-1]} steps, at most {MAX_STEPS} are possible")
+    if len(slices) > MAX_STAGES:
+        raise ValueError(f"layout {text!r} has {len(slices)} stages, at most {MAX_STAGES} are started on one machine")
     return Layout(slices)
 
 

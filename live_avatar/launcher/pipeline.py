@@ -17,7 +17,7 @@ import grpc
 from live_avatar.config import PRESETS, TINY
 from live_avatar.launcher.child import QUIET, Child, LaunchError, Program
 from live_avatar.launcher.layout import Layout
-from live_avatar.launcher.ports import free_ports
+from live_avatar.launcher.ports import check_free, free_ports
 from live_avatar.v1.avatar_service_pb2 import GetServerInfoRequest
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 
@@ -77,6 +77,8 @@ class Plan:
     """Folder of converted weights; None: random ones."""
     redis: str = IN_MEMORY
     gateway_port: int = 0
+    reflection: bool = False
+    """The gateway answers gRPC reflection."""
     logs: Path = Path("out/logs")
     speed: Speed = Speed()
 
@@ -124,13 +126,23 @@ class LocalPipeline:
         return [child for child in self.services.values() if not child.alive]
 
     def restart(self, name: str) -> None:
-        """Starts a service that has ended, on the port it had; its neighbours find it again by themselves."""
+        """Starts a service that has ended, on the port it had; its neighbours find it again by themselves.
+
+        Raises:
+            LaunchError: it did not start; it has ended again then.
+        """
         before = self.services[name]
         before.reap(STOP_TIMEOUT_S)
-        self._start(before.program, before.port)
+        try:
+            self._start(before.program, before.port)
+        except LaunchError:
+            self.services[name].kill()
+            self.services[name].reap(STOP_TIMEOUT_S)
+            raise
 
     def _start_all(self) -> None:
         """Starts all services at once, on ports chosen beforehand: their links wait for one another."""
+        check_free(HOST, self._plan.gateway_port)
         programs = self._programs()
         started = time.monotonic()
         for program, port in programs:
@@ -158,6 +170,8 @@ class LocalPipeline:
         pipeline = ["--pipelines", f"{address[ENCODER]}/{address[DECODER]}"]
         if plan.preset not in PRESETS:
             pipeline += ["--preset-file", plan.preset]
+        if plan.reflection:
+            pipeline.append("--server.reflection")
         gateway = _program(GATEWAY, "gateway", *pipeline, "--store.url", plan.redis, shared)
         gateway = replace(gateway, environment=QUIET)  # no tensors: what portraits took goes back to the system
         return [*((program, ports[program.name]) for program in programs), (gateway, plan.gateway_port)]

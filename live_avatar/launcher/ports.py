@@ -26,8 +26,15 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     raise LaunchError(f"no {count} free ports between {_LOWEST} and {_HIGHEST} on {host}")
 
 
+def check_free(host: str, port: int) -> None:
+    """Raises LaunchError where nobody can listen on ``port`` now; 0 is any free one."""
+    if port and not _is_free(host, port):
+        raise LaunchError(f"port {port} of {host} is taken or may not be used")
+
+
 def _is_free(host: str, port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what ended a moment ago does not count
         try:
             probe.bind((host, port))
         except OSError:

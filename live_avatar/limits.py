@@ -1,0 +1,19 @@
+"""The bounds that a user meets, as numbers: what enforces them and what explains them read the same.
+
+Imports nothing, so that a help text costs nothing.
+"""
+
+MAX_IMAGE_BYTES = 4 * 2**20 - 64 * 2**10
+"""Of a portrait's file: what a message of 4 MiB holds beside the longest prompt and everything else."""
+MAX_PROMPT_CHARACTERS = 2_000
+MAX_WHOLE_FILE_S = 120
+"""Longest recording that the model hears as a whole; attention over it grows with its square."""
+MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
+"""Sample rates that a gateway takes; a file of another rate is resampled by the client."""
+MAX_ENLARGEMENT = 8
+MAX_SEED = 2**64 - 1
+MAX_STAGES = 16
+"""Denoising stages that one machine is asked to run, each a process with networks of its own."""
+MAX_RESTARTS = 5
+"""Times a service is started again within ``RESTART_WINDOW_S`` before everything ends."""
+RESTART_WINDOW_S = 300
