@@ -179,7 +179,7 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig:
-    """The rules of the pipeline (spec 2, design 3 and 4)."""
+    """The rules of the pipeline (spec 2)."""
 
     fps: int = 25
     latents_per_block: int = 3

@@ -1,7 +1,7 @@
 """How much memory the parts of a pipeline take, computed from a preset: no torch, no device, nothing measured.
 
 Sizes are bytes; a GB is 10^9 bytes.  One picture size holds for one session; heights and widths are pixels of the
-video.  Derived from spec 2.4 (K/V), 3.4 (decoder), 7 (fp8) and checked against its Appendix C.
+video.  Derived from spec 2.4 (K/V), 3.4 (decoder), 7 (fp8) and checked against its spec C.
 """
 
 from dataclasses import dataclass
