@@ -42,6 +42,17 @@ def _prepare(config: presets.PrepareConfig) -> int:
     return 0
 
 
+def _portraits(config: presets.PortraitsConfig) -> int:
+    from trainer.portraits import measure_portraits
+
+    report = measure_portraits(config)
+    distance, contrast, error = report.portraits.largest.tolist()
+    _say(f"{report.measured} portraits measured, {report.skipped} clips skipped")
+    _say(f"most unlike of those held out: distance {distance:.3f}, contrast {contrast:.3f}, error {error:.4f}")
+    _say(f"{report.manifest.component} of {report.manifest.preset} in {config.weights}")
+    return 0
+
+
 def _export(config: presets.ExportConfig) -> int:
     from trainer.export import export
 
@@ -69,6 +80,7 @@ def _memory(config: presets.MemoryConfig) -> int:
 
 COMMANDS = {name: Command(config, _train) for name, config in presets.PHASES.items()} | {
     "prepare": Command(presets.PrepareConfig, _prepare),
+    "portraits": Command(presets.PortraitsConfig, _portraits),
     "export": Command(presets.ExportConfig, _export),
     "text_encoder": Command(presets.TextEncoderConfig, _text_encoder),
     "memory": Command(presets.MemoryConfig, _memory),

@@ -194,6 +194,34 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PortraitsConfig:
+    """What the training portraits are like, measured with the autoencoder that serves."""
+
+    preset: str = "TINY"
+    input: Path | None = None
+    """Folder of videos, as for ``prepare``."""
+    source: str = ""
+    """Instead of ``input``: a set of clips that is made, by name."""
+    clips: int = 900
+    """How many clips ``source`` makes."""
+    first_clip: int = 1_000_000
+    """Of ``source``: people whom no training run has seen, so that the limit is that of new faces."""
+    sizes: tuple[str, ...] = ("64x64",)
+    """WIDTHxHEIGHT of the pictures; every clip is measured in each."""
+    held_out: int = 3
+    """One clip of so many sets the limit; the others say what portraits are like."""
+    trained_on: str = ""
+    """What the portraits are, in words for the warning about others."""
+    weights: Path = Path("weights")
+    """Folder of converted weights with the autoencoder; the result is added to it."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.held_out < 2 or not self.sizes:
+            raise ValueError(f"held_out={self.held_out} must be at least 2, and sizes={self.sizes} must name one")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """A checkpoint to weights that serve."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 NOT_LOADABLE = 1
 _PRESET = typer.Option(help=f"{', '.join(PRESETS)}, or a .json file that describes one.")
 _ONLY = typer.Option(help="A file set: dit, vae, text, speech, adapter; may be given several times; default: all.")
+_CHECK_ONLY = typer.Option(help="As for convert; there is also portraits, which weights may come without.")
 
 app = typer.Typer(help="Prepare and inspect model weights.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -50,13 +51,15 @@ def check(
     preset: Annotated[str, _PRESET] = "S2V_14B",
     size: Annotated[str, typer.Option(help="Picture for the memory table; default: the preset's largest.")] = "",
     digests: Annotated[bool, typer.Option(help="Read every byte and compare it with the manifest.")] = True,
-    only: Annotated[list[str] | None, _ONLY] = None,
+    only: Annotated[list[str] | None, _CHECK_ONLY] = None,
 ) -> None:
     """Is a converted folder complete, and how much memory will it take? Exit code 1 if it cannot be loaded."""
+    from live_avatar.model import components
+
     system = preset_named(preset)
     width, height = _parse_size(size) if size else reversed(memory.largest_size(system))
     table = _memory_table(system, height, width)
-    wanted = _file_sets(only)
+    wanted = _file_sets(only, optional=(components.PORTRAITS,))
     _require_folder(folder)
     sound, faulty = _check_file_sets(system, folder, digests, wanted)
     for line in ("", *table, "", *_verdict(system, folder, sound, faulty)):
@@ -74,7 +77,7 @@ def manifest(preset: Annotated[str, _PRESET] = "S2V_14B") -> None:
     typer.echo(json.dumps({file_set: components.public_shapes(system, file_set) for file_set in components.FILE_SETS}))
 
 
-def _file_sets(only: list[str] | None) -> list[str]:
+def _file_sets(only: list[str] | None, optional: tuple[str, ...] = ()) -> list[str]:
     """The file sets that were named, each once; none where none was.
 
     Raises:
@@ -82,7 +85,7 @@ def _file_sets(only: list[str] | None) -> list[str]:
     """
     from live_avatar.model import components
 
-    known = (*components.FILE_SETS, components.ADAPTER)
+    known = (*components.FILE_SETS, components.ADAPTER, *optional)
     for file_set in only or ():
         if file_set not in known:
             raise ValueError(f"unknown file set {file_set!r}; there are {', '.join(known)}")
@@ -108,6 +111,8 @@ def _check_file_sets(
         file_sets.append(components.ADAPTER)
     elif not wanted:
         typer.echo(f"{components.ADAPTER}: not there; without it the base model is not causal")
+    if not wanted and (folder / components.PORTRAITS).exists():
+        file_sets.append(components.PORTRAITS)
     checked = {file_set: _check_file_set(system, folder, file_set, digests) for file_set in file_sets}
     sound = {file_set: manifest for file_set, manifest in checked.items() if manifest is not None}
     return sound, [file_set for file_set in file_sets if file_set not in sound]
@@ -122,7 +127,9 @@ def _verdict(system: Preset, folder: Path, sound: dict[str, "Manifest"], faulty:
         return [f"{folder} cannot be loaded as {system.name}: {', '.join(faulty)}"]
     if any(file_set not in sound for file_set in components.FILE_SETS):
         return [f"{folder}: {', '.join(sound)} can be loaded as part of {system.name}"]
-    return [f"model digest {model_digest(list(sound.values()))}", f"{folder} can be loaded as {system.name}"]
+    # Training portraits change no picture: neighbours agree whether they have them or not.
+    computing = [manifest for file_set, manifest in sound.items() if file_set != components.PORTRAITS]
+    return [f"model digest {model_digest(computing)}", f"{folder} can be loaded as {system.name}"]
 
 
 def _check_file_set(system: Preset, folder: Path, file_set: str, digests: bool) -> "Manifest | None":

@@ -11,6 +11,9 @@ from google.protobuf.duration_pb2 import Duration
 from live_avatar.client.errors import AvatarError, from_status
 from live_avatar.v1 import avatar_service_pb2 as api
 
+WARNING = "WARNING"
+"""Kind of an event that is a warning and nothing else."""
+
 _Response = api.StreamAvatarResponse
 
 

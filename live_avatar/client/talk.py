@@ -15,7 +15,7 @@ from live_avatar.client.errors import AvatarError
 from live_avatar.client.live import LiveStream, live_stream
 from live_avatar.client.movie import Movie
 from live_avatar.client.options import SessionOptions
-from live_avatar.client.results import BlockTiming, Event, VideoUnit
+from live_avatar.client.results import WARNING, BlockTiming, Event, VideoUnit
 
 Pieces = AsyncIterator[bytes]
 """Speech as 16-bit samples, each piece when it is spoken; an empty piece is a pause that ends an utterance."""
@@ -36,6 +36,8 @@ class Impression:
     slowest: BlockTiming | None = None
     """Where the newest block spent most of its time."""
     events: list[str] = field(default_factory=list)
+    warnings: list[AvatarError] = field(default_factory=list)
+    """What is wrong but ends nothing, such as a portrait that the weights do not know."""
 
 
 Watch = Callable[[Impression], None]
@@ -130,6 +132,8 @@ class _Talking:
         if event.kind == "UTTERANCE_STARTED" and self._asked_s:
             self.impression.reactions_s.append(time.monotonic() - self._asked_s.pop(0))
         self.impression.starved += event.kind == "DEGRADED"
+        if event.kind == WARNING and event.warning is not None:
+            self.impression.warnings.append(event.warning)
 
 
 def _spent_s(timing: BlockTiming) -> float:

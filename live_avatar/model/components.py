@@ -11,12 +11,18 @@ import torch
 from torch import nn
 
 from live_avatar.config import DataType, Preset
-from live_avatar.model import audio_tokens, checkpoint, dit, lora, speech, text, vae
-from live_avatar.model.weight_files import Shape, WeightFiles, WeightsError, open_weights
+from live_avatar.model import audio_tokens, checkpoint, dit, lora, novelty, speech, text, vae
+from live_avatar.model.weight_files import Manifest, Shape, WeightFiles, WeightsError, open_weights
 
 DTYPES: dict[DataType, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ADAPTER = "adapter"
 """File set of the adapter that makes the base model causal."""
+PORTRAITS = "portraits"
+"""File set of what the training portraits are like; weights may come without it."""
+VAE_DIGEST = "vae_digest"
+"""Key in the manifest of ``PORTRAITS``: the digest of the autoencoder that they were measured with."""
+TRAINED_ON = "trained_on"
+"""Key beside it: what the portraits are, in words."""
 BASE_DIGEST = "base_digest"
 """Key in an adapter's manifest: the digest of the weights it was trained on; the public adapter tells none."""
 
@@ -77,8 +83,11 @@ def public_shapes(preset: Preset, file_set: str) -> dict[str, Shape]:
     if file_set == ADAPTER:
         names = COMPONENTS["dit"].names(preset)
         return lora.adapter_shapes(build_on_meta(preset, "dit"), names, preset.lora)
+    if file_set == PORTRAITS:
+        return novelty.shapes(preset.vae)
     if file_set not in FILE_SETS:
-        raise ValueError(f"unknown file set {file_set!r}; there are {', '.join((*FILE_SETS, ADAPTER))}")
+        known = ", ".join((*FILE_SETS, ADAPTER, PORTRAITS))
+        raise ValueError(f"unknown file set {file_set!r}; there are {known}")
     shapes: dict[str, Shape] = {}
     for name, component in COMPONENTS.items():
         if component.file_set == file_set:
@@ -138,11 +147,28 @@ def merge_adapter(preset: Preset, model: nn.Module, folder: Path) -> None:
     lora.merge(model, COMPONENTS["dit"].names(preset), tensors, preset.lora, source=str(weights.source))
 
 
+def load_training_portraits(preset: Preset, folder: Path) -> novelty.TrainingPortraits | None:
+    """What the portraits were like that the weights of ``folder`` were trained on; None where they do not tell.
+
+    Raises:
+        WeightsError: it is damaged, or was measured with another autoencoder than that of ``folder``.
+    """
+    if not (folder / PORTRAITS).is_dir():
+        return None
+    weights = open_converted(preset, PORTRAITS, folder)
+    assert weights.manifest is not None
+    weights.difference(public_shapes(preset, PORTRAITS)).raise_if_any()
+    weights.verify()
+    tensors = {key: tensor.clone() for key, tensor in checkpoint.map_tensors(weights, weights.entries)}
+    trained_on = str(weights.manifest.config.get(TRAINED_ON, ""))
+    return novelty.TrainingPortraits.from_tensors(tensors, trained_on)
+
+
 def open_converted(preset: Preset, file_set: str, folder: Path) -> WeightFiles:
     """The headers and the manifest of one converted file set under ``folder``.
 
     Raises:
-        WeightsError: not converted, damaged, or of another preset.
+        WeightsError: not converted, damaged, of another preset, or ``PORTRAITS`` of another autoencoder.
     """
     weights = open_weights(folder / file_set)
     if weights.manifest is None:
@@ -151,7 +177,18 @@ def open_converted(preset: Preset, file_set: str, folder: Path) -> WeightFiles:
     wanted = preset.weights_name
     if found != (wanted, file_set):
         raise WeightsError(f"{weights.source}: holds {found[1]} of preset {found[0]}, not {file_set} of {wanted}")
+    if file_set == PORTRAITS:
+        _check_measured_with(open_converted(preset, "vae", folder).manifest, weights)
     return weights
+
+
+def _check_measured_with(autoencoder: Manifest | None, portraits: WeightFiles) -> None:
+    """Raises where the training portraits were measured with another autoencoder."""
+    assert autoencoder is not None and portraits.manifest is not None
+    digest = portraits.manifest.config.get(VAE_DIGEST)
+    if digest != autoencoder.digest:
+        message = f"measured with an autoencoder of digest {digest}, here is {autoencoder.digest}"
+        raise WeightsError(f"{portraits.source}: {message}")
 
 
 def _component(name: str) -> Component:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from live_avatar.config import Preset, preset_json
 from live_avatar.model import checkpoint, components
 from live_avatar.model.convert import TOKENIZER
+from live_avatar.model.novelty import TrainingPortraits
 from live_avatar.model.text import build_tokenizer
 from live_avatar.model.weight_files import WeightsError, model_digest
 
@@ -68,6 +69,14 @@ class Networks:
         if component == "dit" and (self.folder / components.ADAPTER).is_dir():
             components.merge_adapter(self.preset, module, self.folder)
         return module
+
+    def training_portraits(self) -> TrainingPortraits | None:
+        """What the portraits were like that the weights were trained on; None where they do not tell.
+
+        Raises:
+            WeightsError: what they tell is damaged, or belongs to another autoencoder.
+        """
+        return None if self.folder is None else components.load_training_portraits(self.preset, self.folder)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the text encoder.

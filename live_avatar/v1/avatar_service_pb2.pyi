@@ -898,6 +898,8 @@ class StreamAvatarResponse(_message.Message):
             KIND_DISCONTINUITY: StreamAvatarResponse.Event._Kind.ValueType  # 5
             KIND_DEGRADED: StreamAvatarResponse.Event._Kind.ValueType  # 6
             KIND_RECOVERED: StreamAvatarResponse.Event._Kind.ValueType  # 7
+            KIND_WARNING: StreamAvatarResponse.Event._Kind.ValueType  # 8
+            """Nothing changes; the warning is all there is to say."""
 
         class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
             """Event kinds."""
@@ -910,6 +912,8 @@ class StreamAvatarResponse(_message.Message):
         KIND_DISCONTINUITY: StreamAvatarResponse.Event.Kind.ValueType  # 5
         KIND_DEGRADED: StreamAvatarResponse.Event.Kind.ValueType  # 6
         KIND_RECOVERED: StreamAvatarResponse.Event.Kind.ValueType  # 7
+        KIND_WARNING: StreamAvatarResponse.Event.Kind.ValueType  # 8
+        """Nothing changes; the warning is all there is to say."""
 
         KIND_FIELD_NUMBER: _builtins.int
         UTTERANCE_ID_FIELD_NUMBER: _builtins.int

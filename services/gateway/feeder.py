@@ -147,10 +147,17 @@ class Feeder:
 
 
 async def condition(session: Session, image: bytes, timeout_s: float) -> None:
-    """Encodes the portrait and sends it down with the prompt; raises ServiceError."""
+    """Encodes the portrait and sends it down with the prompt; warns of one the weights do not know.
+
+    Raises:
+        ServiceError: the portrait cannot be used, or the pipeline failed.
+    """
     size = messages.generated_size(session.config.video)
     request = messages.portrait_request(image, session.config, size)
-    sink = parsed_sink(await session.pipeline.encode_portrait(request, timeout_s))
+    encoded = await session.pipeline.encode_portrait(request, timeout_s)
+    sink = parsed_sink(encoded.sink)
+    if encoded.novelty is not None and not encoded.novelty.is_familiar:
+        session.notices.add(messages.unlike_training(encoded.novelty))
     body = ConditioningBody(sink=sink, prompt=session.config.prompt)
     for part in conditioning_parts(session.key, 0, body.SerializeToString()):
         await session.pipeline.send(part)

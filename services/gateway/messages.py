@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import status_pb2
 
 from live_avatar.config import Preset
+from live_avatar.novelty import PORTRAIT_UNLIKE_TRAINING, Novelty
 from live_avatar.pipeline.v1 import blocks_pb2
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest, VideoProfile
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest
@@ -174,6 +175,12 @@ def warning(
         code: of the status; OK where the problem is over.
     """
     return to_status(ServiceError(code, reason, message, metadata))
+
+
+def unlike_training(novelty: Novelty) -> api.StreamAvatarResponse:
+    """The portrait is none of those that the weights know."""
+    told = warning(PORTRAIT_UNLIKE_TRAINING, novelty.message, novelty.metadata)
+    return event(api.StreamAvatarResponse.Event.KIND_WARNING, "", Duration(), 0, told)
 
 
 def go_away(time_left_s: float, reason: str) -> api.StreamAvatarResponse:

@@ -21,7 +21,7 @@ from live_avatar.serving.timing import HopTiming
 from services.gateway.layout import capacity, check_layout, describe
 from services.gateway.load import Load
 from services.gateway.turns import Turns
-from services.gateway.video_link import Name, VideoLink
+from services.gateway.video_link import EncodedPortrait, Name, VideoLink
 
 SERVICE = "gateway"
 
@@ -144,8 +144,8 @@ class Pipeline:
             self._opening.pop(name, None)
         return reserved
 
-    async def encode_portrait(self, request: EncodePortraitRequest, timeout_s: float) -> bytes:
-        """Sink version 0 of a portrait, serialized; raises ServiceError."""
+    async def encode_portrait(self, request: EncodePortraitRequest, timeout_s: float) -> EncodedPortrait:
+        """Sink version 0 of a portrait, and how like the training portraits it is; raises ServiceError."""
         return await self._video.encode_portrait(request, timeout_s)
 
     async def send(self, request: StreamBlocksRequest, wanted: Callable[[], bool] = always) -> bool:

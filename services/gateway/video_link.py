@@ -7,15 +7,18 @@ of sessions but their keys.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import grpc
 import structlog
 
+from live_avatar.novelty import Novelty
 from live_avatar.pipeline.v1.blocks_pb2 import GetServiceInfoRequest, ServiceInfo, SessionKey
 from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
     EncodePortraitRequest,
+    EncodePortraitResponse,
     StreamVideoRequest,
     StreamVideoResponse,
 )
@@ -33,6 +36,16 @@ _QUEUE_SIZE = 64
 
 Name = tuple[str, int]
 """Session id and epoch, as a key of dictionaries."""
+
+
+@dataclass(frozen=True)
+class EncodedPortrait:
+    """What a decoder makes of a portrait."""
+
+    sink: bytes
+    """Version 0, serialized."""
+    novelty: Novelty | None
+    """None where its weights do not know their training portraits."""
 
 
 class VideoHandler(Protocol):
@@ -85,19 +98,20 @@ class VideoLink:
         finally:
             self._subscribing.pop(name, None)
 
-    async def encode_portrait(self, request: EncodePortraitRequest, timeout_s: float) -> bytes:
-        """Sink version 0 of a portrait, serialized; raises ServiceError."""
+    async def encode_portrait(self, request: EncodePortraitRequest, timeout_s: float) -> EncodedPortrait:
+        """Sink version 0 of a portrait, and how like the training portraits it is; raises ServiceError."""
         if self._decoder is None:
             raise stage_lost(f"no link to {self.target}")
-        joiner, joined = PartJoiner(), None
+        joiner, joined, novelty = PartJoiner(), None, None
         try:
             async for piece in self._decoder.EncodePortrait(request, timeout=timeout_s):
                 joined = joiner.add(piece.part, piece.part_count, piece.data)
+                novelty = _novelty(piece) or novelty
         except grpc.aio.AioRpcError as error:
             raise _lost_if_unavailable(from_rpc_error(error), self.target) from error
         if joined is None:
             raise stage_lost(f"{self.target} sent an incomplete sink")
-        return joined
+        return EncodedPortrait(joined, novelty)
 
     async def _live_once(self, handler: VideoHandler) -> tuple[ServiceError, bool]:
         """One connection from dialling to its end; says why it ended and whether it had been up."""
@@ -179,6 +193,13 @@ async def _write_all(
 ) -> None:
     while True:
         await write(await outbox.get())
+
+
+def _novelty(piece: EncodePortraitResponse) -> Novelty | None:
+    if not piece.HasField("novelty"):
+        return None
+    told = piece.novelty
+    return Novelty(measured=told.measured, threshold=told.threshold, trained_on=told.trained_on)
 
 
 def _lost_if_unavailable(error: ServiceError, target: str) -> ServiceError:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from live_avatar.config import preset
 from live_avatar.model.device import device_identity, free_bytes, keep_compiled_code, open_device
 from live_avatar.model.fast_vae import fast_vae
 from live_avatar.model.networks import Networks, open_networks
+from live_avatar.model.novelty import TrainingPortraits
 from live_avatar.model.vae import VAE
 from live_avatar.pipeline.v1 import vae_decoder_service_pb2
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
@@ -41,7 +43,8 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
         encoder = threads.enter_context(EncoderThread())
         portraits = threads.enter_context(ThreadPoolExecutor(1, "portraits"))
         device = threads.enter_context(ThreadPoolExecutor(1, "device"))
-        networks, decoder, room = await loop.run_in_executor(device, _load, settings)
+        loaded = await loop.run_in_executor(device, _load, settings)
+        networks, decoder, room = loaded.networks, loaded.decoder, loaded.room
         audience = Audience()
         work = VaeDecoderWork(networks.preset, decoder, room=room, encoder=encoder, audience=audience)
         info = _info(settings, networks, work.capacity)
@@ -53,14 +56,25 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
                 device_thread=device,
                 portrait_thread=portraits,
                 fail_session=hop.fail,
+                training_portraits=loaded.training_portraits,
                 timing=hop_timing(settings),
             )
-            loaded = {"networks": networks.description, "device": info.device, "capacity": work.capacity}
+            facts = {"networks": networks.description, "device": info.device, "capacity": work.capacity}
             register = partial(add_VaeDecoderServiceServicer_to_server, servicer)
-            yield as_service(hop, loaded, register, grpc_names=(_DECODER_SERVICE,))
+            yield as_service(hop, facts, register, grpc_names=(_DECODER_SERVICE,))
 
 
-def _load(settings: VaeDecoderSettings) -> tuple[Networks, FrameDecoder, Room]:
+@dataclass(frozen=True)
+class _Loaded:
+    """What the service computes with."""
+
+    networks: Networks
+    decoder: FrameDecoder
+    room: Room
+    training_portraits: TrainingPortraits | None
+
+
+def _load(settings: VaeDecoderSettings) -> _Loaded:
     device = open_device(settings.device, settings.threads)
     networks = open_networks(preset(settings.preset), settings.weights, device, expected_digest=settings.weights_digest)
     vae = networks.load("vae")
@@ -72,7 +86,7 @@ def _load(settings: VaeDecoderSettings) -> tuple[Networks, FrameDecoder, Room]:
             vae.warm_up(*latent_size(networks.preset, width, height))
     decoder = FrameDecoder(vae, networks.preset.stream, use_motion=networks.preset.dit.use_motion)
     room = Room(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
-    return networks, decoder, room
+    return _Loaded(networks, decoder, room, networks.training_portraits())
 
 
 def _info(settings: VaeDecoderSettings, networks: Networks, capacity: int) -> ServiceInfo:

@@ -6,6 +6,7 @@ Translates and delegates.  Portraits are read in a thread of their own and encod
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from dataclasses import asdict
 from typing import NoReturn
 
 import grpc
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from live_avatar import wire
 from live_avatar.config import Preset
+from live_avatar.model.novelty import TrainingPortraits
 from live_avatar.model.portrait import FitRule, prepare_portrait
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
@@ -55,6 +57,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         device_thread: Executor,
         portrait_thread: Executor,
         fail_session: Callable[[SessionKey, ServiceError], None],
+        training_portraits: TrainingPortraits | None = None,
         timing: HopTiming | None = None,
     ) -> None:
         self._preset = preset
@@ -63,6 +66,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         self._device_thread = device_thread
         self._portrait_thread = portrait_thread
         self._fail_session = fail_session
+        self._training_portraits = training_portraits
         self._timing = timing or HopTiming()
         self._portraits = 0
 
@@ -78,11 +82,13 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         try:
             loop = asyncio.get_running_loop()
             pixels = await loop.run_in_executor(self._portrait_thread, self._read, request)
-            pieces = cut(await loop.run_in_executor(self._device_thread, self._encode, pixels))
+            sink, novelty = await loop.run_in_executor(self._device_thread, self._encode, pixels)
+            pieces = cut(sink)
         finally:
             self._portraits -= 1
         for part, piece in enumerate(pieces):
-            yield EncodePortraitResponse(part=part, part_count=len(pieces), data=piece)
+            measured = novelty if part == 0 else None
+            yield EncodePortraitResponse(part=part, part_count=len(pieces), data=piece, novelty=measured)
 
     async def StreamVideo(  # type: ignore[override]  # gRPC takes this form too: a coroutine that writes by itself
         self, request_iterator: AsyncIterator[StreamVideoRequest], context: VideoContext
@@ -119,10 +125,15 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
             raise _invalid(error.reason, str(error), "image") from error
         return prepare_portrait(image, request.height, request.width, _RULES[request.fit])
 
-    def _encode(self, pixels: Tensor) -> bytes:
-        sink = self._decoder.encode_portrait(pixels.to(self._decoder.vae.from_latents.weight.device))
+    def _encode(self, pixels: Tensor) -> tuple[bytes, EncodePortraitResponse.Novelty | None]:
+        """The sink, serialized, and how like the training portraits the picture is."""
+        vae = self._decoder.vae
+        sink = self._decoder.encode_portrait(pixels.to(vae.from_latents.weight.device))
         warmup = warmup_latents(sink, self._decoder)[:, : self._decoder.rules.warmup_latents]
-        return wire.sink_to_message(sink, warmup).SerializeToString()
+        message = wire.sink_to_message(sink, warmup).SerializeToString()
+        if self._training_portraits is None:
+            return message, None
+        return message, EncodePortraitResponse.Novelty(**asdict(self._training_portraits.novelty(vae, pixels)))
 
     async def _read_all(self, stream: VideoStream, context: VideoContext) -> None:
         while True:

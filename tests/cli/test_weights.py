@@ -1,6 +1,7 @@
 """``live-avatar weights``: exit codes and what is printed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from live_avatar.cli.main import app
+from live_avatar.cli.sources import TRAINED
 from live_avatar.config import S2V_14B, TINY
 from live_avatar.model import components
 
@@ -54,6 +56,28 @@ def test_the_verdict_is_the_last_line(converted: Path) -> None:
     code, output, _ = run("weights", "check", converted, "--preset", "TINY")
     assert code == NOT_LOADABLE
     assert output.splitlines()[-1] == f"{converted} cannot be loaded as TINY: speech"
+
+
+def test_training_portraits_are_checked_where_there_are_any(tmp_path: Path) -> None:
+    """They change no picture, so the digest of the model is the same with and without them."""
+    shutil.copytree(TRAINED, tmp_path / "bare")
+    shutil.rmtree(tmp_path / "bare" / "portraits")
+    digests = []
+    for folder, has_portraits in ((TRAINED, True), (tmp_path / "bare", False)):
+        code, output, _ = run("weights", "check", folder, "--preset", "TINY")
+        assert code == 0
+        assert ("portraits: loadable, 6 tensors" in output) == has_portraits
+        digests += [line for line in output.splitlines() if line.startswith("model digest")]
+    assert len(digests) == 2 and digests[0] == digests[1]
+    code, output, _ = run("weights", "check", tmp_path / "bare", "--preset", "TINY", "--only", "portraits")
+    assert code == NOT_LOADABLE
+
+
+def test_training_portraits_of_other_weights_do_not_pass(converted: Path) -> None:
+    shutil.copytree(TRAINED / "portraits", converted / "portraits")
+    code, output, _ = run("weights", "check", converted, "--preset", "TINY")
+    assert code == NOT_LOADABLE
+    assert "portraits: measured with an autoencoder of digest" in " ".join(output.split())
 
 
 def test_one_file_set_can_be_checked_alone(download: Path, tmp_path: Path) -> None:

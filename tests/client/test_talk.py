@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import pytest
+from google.rpc.status_pb2 import Status
 
 from live_avatar.client import AvatarClient, AvatarError, Impression, SessionOptions, live_stream, talk
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -28,6 +29,7 @@ def spoken(gateway: FakeGateway, requests: Requests) -> Iterator[Response]:
         pass
     yield Response(event=Event(kind=Event.KIND_UTTERANCE_STARTED))
     yield Response(event=Event(kind=Event.KIND_DEGRADED))
+    yield Response(event=Event(kind=Event.KIND_WARNING, warning=Status(code=9, message="a smear is to be expected")))
     yield from gateway.talk(requests)
 
 
@@ -44,7 +46,8 @@ def test_a_talk_becomes_a_film_and_an_impression(tmp_path: Path) -> None:
     config = gateway.created[0].config
     assert (config.delivery, config.listening) == (api.DELIVERY_LIVE, api.LISTENING_STREAMING)
     assert len(gateway.speech) == 64_000
-    assert impression.events == ["UTTERANCE_STARTED", "DEGRADED"]
+    assert impression.events == ["UTTERANCE_STARTED", "DEGRADED", "WARNING"]
+    assert [warning.message for warning in impression.warnings] == ["a smear is to be expected"]
     assert impression.starved == 1
     assert len(impression.reactions_s) == 1
     assert 0 < impression.reactions_s[0] < 10

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from live_avatar import wire
+from live_avatar.cli.sources import PORTRAIT, TRAINED
 from live_avatar.model.portrait import prepare_portrait
 from live_avatar.pipeline.v1.blocks_pb2 import Sink as SinkMessage
 from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest, StreamBlocksResponse
@@ -43,10 +44,12 @@ Scenario: TypeAlias = "Callable[[VaeDecoderServiceAsyncStub, str], Awaitable[Non
 
 
 @asynccontextmanager
-async def decoder() -> "AsyncIterator[tuple[VaeDecoderServiceAsyncStub, str]]":
+async def decoder(
+    settings: VaeDecoderSettings | None = None,
+) -> "AsyncIterator[tuple[VaeDecoderServiceAsyncStub, str]]":
     telemetry = Telemetry("vae-decoder")
     server = grpc.aio.server(interceptors=[ErrorInterceptor()])
-    async with build(VaeDecoderSettings(), telemetry) as service:
+    async with build(settings or VaeDecoderSettings(), telemetry) as service:
         service.register(server)
         target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
@@ -55,9 +58,9 @@ async def decoder() -> "AsyncIterator[tuple[VaeDecoderServiceAsyncStub, str]]":
         await server.stop(None)
 
 
-def against_a_decoder(scenario: Scenario) -> None:
+def against_a_decoder(scenario: Scenario, settings: VaeDecoderSettings | None = None) -> None:
     async def run() -> None:
-        async with decoder() as (stub, target):
+        async with decoder(settings) as (stub, target):
             await scenario(stub, target)
 
     asyncio.run(run())
@@ -97,6 +100,26 @@ def test_portrait_becomes_sink_version_0() -> None:
         assert torch.equal(sink.reference, expected.reference)
         assert torch.equal(sink.motion, expected.motion)
         assert torch.equal(warmup, warmup_latents(expected, library)[:, : library.rules.warmup_latents])
+
+    against_a_decoder(scenario)
+
+
+def test_weights_tell_how_unlike_their_training_a_portrait_is() -> None:
+    async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
+        for image, alike in ((PORTRAIT.read_bytes(), True), (png(portrait()), False)):
+            parts = await encode(stub, EncodePortraitRequest(image=image, width=64, height=64, fit=COVER))
+            novelty = parts[0].novelty
+            assert (0 < novelty.measured <= novelty.threshold) == alike
+            assert "photographs" in novelty.trained_on
+            assert not any(part.HasField("novelty") for part in parts[1:])
+
+    against_a_decoder(scenario, VaeDecoderSettings(weights=TRAINED))
+
+
+def test_random_weights_know_no_portraits() -> None:
+    async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
+        request = EncodePortraitRequest(image=png(portrait()), width=64, height=64, fit=COVER)
+        assert not any(part.HasField("novelty") for part in await encode(stub, request))
 
     against_a_decoder(scenario)
 

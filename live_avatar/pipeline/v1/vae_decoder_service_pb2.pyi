@@ -74,22 +74,56 @@ Global___EncodePortraitRequest: _TypeAlias = EncodePortraitRequest  # noqa: Y015
 class EncodePortraitResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Novelty(_message.Message):
+        """The portrait beside those that the weights were trained on."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MEASURED_FIELD_NUMBER: _builtins.int
+        THRESHOLD_FIELD_NUMBER: _builtins.int
+        TRAINED_ON_FIELD_NUMBER: _builtins.int
+        measured: _builtins.float
+        """How unlike them it is; 1 is as unlike as the most unlike of those held out from training."""
+        threshold: _builtins.float
+        """Up to here it counts as one of their kind."""
+        trained_on: _builtins.str
+        """What they are, in words; may be empty."""
+        def __init__(
+            self,
+            *,
+            measured: _builtins.float = ...,
+            threshold: _builtins.float = ...,
+            trained_on: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["measured", b"measured", "threshold", b"threshold", "trained_on", b"trained_on"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PART_FIELD_NUMBER: _builtins.int
     PART_COUNT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    NOVELTY_FIELD_NUMBER: _builtins.int
     part: _builtins.int
     part_count: _builtins.int
     data: _builtins.bytes
+    @_builtins.property
+    def novelty(self) -> Global___EncodePortraitResponse.Novelty:
+        """In the first part, where the weights know their training portraits."""
+
     def __init__(
         self,
         *,
         part: _builtins.int = ...,
         part_count: _builtins.int = ...,
         data: _builtins.bytes = ...,
+        novelty: Global___EncodePortraitResponse.Novelty | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["novelty", b"novelty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "part", b"part", "part_count", b"part_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "novelty", b"novelty", "part", b"part", "part_count", b"part_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -116,6 +116,8 @@ class CountingDecoder(PassingWork, VaeDecoderServiceServicer):
         self.sends_sink = True
         self.sink_bytes = 1_500_000
         self.portrait_error: ServiceError | None = None
+        self.novelty: EncodePortraitResponse.Novelty | None = None
+        """Of every portrait; None: the weights do not tell."""
         self._encoders: dict[Name, VideoEncoder] = {}
         self._outboxes: dict[Name, asyncio.Queue[StreamVideoResponse]] = {}
 
@@ -172,7 +174,8 @@ class CountingDecoder(PassingWork, VaeDecoderServiceServicer):
         sink.reference.data = bytes(self.sink_bytes)
         pieces = cut(sink.SerializeToString())
         for part, piece in enumerate(pieces):
-            yield EncodePortraitResponse(part=part, part_count=len(pieces), data=piece)
+            novelty = None if part else self.novelty
+            yield EncodePortraitResponse(part=part, part_count=len(pieces), data=piece, novelty=novelty)
 
     async def StreamVideo(  # type: ignore[override]
         self, request_iterator: AsyncIterator[StreamVideoRequest], context: Context
