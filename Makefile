@@ -59,9 +59,11 @@ check: setup ## style, types and import rules: one yes or no
 	$(BIN)/lint-imports
 	$(BIN)/python tools/protos.py --check
 	$(BIN)/python tools/chart_readme.py --check
+	$(BIN)/python tools/api_reference.py --check
 
-protos: setup ## the generated code of protos/
+protos: setup ## the generated code of protos/, and the reference of the API
 	$(BIN)/python tools/protos.py
+	$(BIN)/python tools/api_reference.py
 
 test: setup ## the tests; ARGS="tests/model -k lora" chooses some
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10 -m "not gpu and not alone and not containers and not cluster and not proof" $(ARGS) || [ $$? = $(NONE) ]

@@ -1,0 +1,133 @@
+"""Every reason of an error that a program can read, with what it means and what the caller does about it.
+
+The table behind docs/reference/api.md; a test finds reasons that are raised and not listed here.  Plain data: imports
+nothing of ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Audience(Enum):
+    """Who meets a reason."""
+
+    CLIENT = "client"
+    """Callers of the public API."""
+    OPERATOR = "operator"
+    """Services of a pipeline among themselves."""
+    SDK = "sdk"
+    """Programs that use the Python client, which raises it itself."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One row of the table."""
+
+    codes: tuple[str, ...]
+    """gRPC status codes it comes with."""
+    meaning: str
+    remedy: str
+    audience: Audience = Audience.CLIENT
+
+
+_INVALID = ("INVALID_ARGUMENT",)
+_PRECONDITION = ("FAILED_PRECONDITION",)
+_EXHAUSTED = ("RESOURCE_EXHAUSTED",)
+_UNAVAILABLE = ("UNAVAILABLE",)
+_FIX = "correct the request; `GetServerInfo` publishes the limits"
+_WAIT = "wait as long as `RetryInfo` says, then call again"
+_AGAIN = "create a new session"
+_REPORT = "report it: the services disagree about the protocol"
+
+REASONS: Mapping[str, Reason] = {
+    "AUDIO_FORMAT_UNSUPPORTED": Reason(_INVALID, "encoding, rate, channels or size of the audio is not taken", _FIX),
+    "AUDIO_QUEUE_FULL": Reason(_EXHAUSTED, "more audio waits than may", "send audio no faster than it is played"),
+    "AUDIO_TOO_LONG": Reason(
+        _EXHAUSTED, "a recording that is to be heard as a whole is longer than the limit", "use `LISTENING_STREAMING`"
+    ),
+    "AUDIO_TOO_SHORT": Reason(_INVALID, "the recording is shorter than one frame", "send more audio"),
+    "BLOCK_DEADLINE": Reason(
+        ("DEADLINE_EXCEEDED",),
+        "a block took longer than the installation allows",
+        "create a new session; if it repeats, the pipeline is overloaded or stuck",
+    ),
+    "CAPACITY_EXHAUSTED": Reason(_EXHAUSTED, "every place is taken, or the device is busy", _WAIT),
+    "CREATE_FAILED": Reason(("ABORTED",), "the call that was making this session failed", "call again"),
+    "CREDIT_OUT_OF_RANGE": Reason(_INVALID, "more video units were granted than may be", _FIX),
+    "DEADLINE": Reason(("DEADLINE_EXCEEDED",), "a call without a deadline took longer than the default", "call again"),
+    "DRAINING": Reason(_UNAVAILABLE, "this server is ending and takes no new sessions", _WAIT),
+    "DUPLICATE_OPEN": Reason(_PRECONDITION, "the session's stream is open already", "use the stream that is open"),
+    "DURATION_OUT_OF_RANGE": Reason(_INVALID, "a duration is negative, malformed or over its limit", _FIX),
+    "ENUM_UNKNOWN": Reason(_INVALID, "a number that this version knows no value for", _FIX),
+    "FIT_UNSUPPORTED": Reason(_INVALID, "a way of fitting the portrait that is not known", _FIX),
+    "IDLE": Reason(_PRECONDITION, "nothing happened for the idle timeout; also announced by `GoAway`", _AGAIN),
+    "IMAGE_TOO_LARGE": Reason(_INVALID, "the portrait has too many bytes or pixels", _FIX),
+    "IMAGE_UNREADABLE": Reason(_INVALID, "the portrait is no image of an accepted format", "send JPEG, PNG or WebP"),
+    "INTERNAL": Reason(("INTERNAL",), "a fault of the server", "create a new session and report it"),
+    "KV_MEMORY_EXHAUSTED": Reason(_EXHAUSTED, "no memory is left for another session", _WAIT),
+    "LEASE_LOST": Reason(("ABORTED",), "another gateway has taken the session over", _AGAIN),
+    "MAX_DURATION": Reason(_PRECONDITION, "the session has lasted as long as it may; announced by `GoAway`", _AGAIN),
+    "MESSAGE_MALFORMED": Reason(_INVALID, "bytes that are no message of this call, or a message without payload", _FIX),
+    "MESSAGE_OUT_OF_ORDER": Reason(_INVALID, "a message at the wrong place, or samples that leave a gap", _FIX),
+    "NAME_TOO_LONG": Reason(_INVALID, "a request id, utterance id or page token is too long", _FIX),
+    "NOT_LIVE": Reason(
+        ("FAILED_PRECONDITION", "INVALID_ARGUMENT"), "only live delivery can do this, or live delivery cannot", _FIX
+    ),
+    "NOT_YET_SERVED": Reason(
+        ("UNIMPLEMENTED",), "a part of the contract that this version does not serve", "leave it out"
+    ),
+    "PAGE_SIZE_OUT_OF_RANGE": Reason(_INVALID, "a page size that is negative", _FIX),
+    "PAGE_TOKEN_INVALID": Reason(_INVALID, "a page token that no answer held", "begin at the first page"),
+    "PROMPT_TOO_LONG": Reason(_INVALID, "the prompt has too many characters", _FIX),
+    "REQUEST_ID_REUSED": Reason(("ALREADY_EXISTS",), "the request id was used for another request", "use a fresh id"),
+    "SESSION_CLOSED": Reason(("ABORTED",), "somebody closed the session", "nothing"),
+    "SESSION_EXPIRED": Reason(_PRECONDITION, "the session has ended", _AGAIN),
+    "SESSION_NOT_FOUND": Reason(("NOT_FOUND",), "there is no such session", _AGAIN),
+    "SIZE_UNSUPPORTED": Reason(_INVALID, "frames of this size are not served", _FIX),
+    "SLOW_CONSUMER": Reason(_EXHAUSTED, "finished video waited too long", "read faster and grant credits"),
+    "STAGE_LOST": Reason(_UNAVAILABLE, "a service of the pipeline is gone or not ready", _WAIT),
+    "STORE_LOST": Reason(_UNAVAILABLE, "the store of sessions does not answer", _WAIT),
+    "STREAM_NOT_OPEN": Reason(_PRECONDITION, "the session's stream is not open yet", "open the stream first"),
+    "TOKEN_INVALID": Reason(
+        ("UNAUTHENTICATED",), "the session token is not of this session", "use the token of the session"
+    ),
+    "UPDATE_EMPTY": Reason(_INVALID, "the update's mask names nothing", _FIX),
+    "VIDEO_FORMAT_UNSUPPORTED": Reason(_INVALID, "encoding, bitrate or size of the video is not served", _FIX),
+    "WRONG_GATEWAY": Reason(
+        _PRECONDITION, "another gateway holds the session; its address is the metadata `stream_endpoint`", "call there"
+    ),
+    # Between services.
+    "AUDIO_MALFORMED": Reason(_INVALID, "audio that is no whole number of samples", _REPORT, Audience.OPERATOR),
+    "AUDIO_MISSING": Reason(_PRECONDITION, "a block came before its audio", _REPORT, Audience.OPERATOR),
+    "AUDIO_TOO_FAST": Reason(_EXHAUSTED, "audio came further ahead than may be", _REPORT, Audience.OPERATOR),
+    "CONDITIONING_MALFORMED": Reason(_INVALID, "conditioning that cannot be read", _REPORT, Audience.OPERATOR),
+    "CONDITIONING_MISSING": Reason(_PRECONDITION, "a block came before its conditioning", _REPORT, Audience.OPERATOR),
+    "CONDITIONING_TOO_LARGE": Reason(_INVALID, "conditioning of too many bytes", _REPORT, Audience.OPERATOR),
+    "CREDITS_EXCEEDED": Reason(_EXHAUSTED, "a block came without a credit", _REPORT, Audience.OPERATOR),
+    "DUPLICATE_HELLO": Reason(_INVALID, "a second hello on one stream", _REPORT, Audience.OPERATOR),
+    "HELLO_MISSING": Reason(
+        ("INVALID_ARGUMENT", "DEADLINE_EXCEEDED"), "a stream that does not begin with hello", _REPORT, Audience.OPERATOR
+    ),
+    "MODEL_MISMATCH": Reason(
+        _PRECONDITION, "neighbours hold different weights", "give all services the same weights", Audience.OPERATOR
+    ),
+    "PEER_LOST": Reason(_UNAVAILABLE, "a neighbour is silent or gone", "it reconnects by itself", Audience.OPERATOR),
+    "PROTOCOL_VERSION": Reason(
+        _PRECONDITION, "neighbours of different versions", "give all services the same version", Audience.OPERATOR
+    ),
+    "SESSION_KEY_MALFORMED": Reason(_INVALID, "a session key that is empty or too long", _REPORT, Audience.OPERATOR),
+    "STALE_EPOCH": Reason(
+        ("ABORTED",), "a later holder of the session has taken over", "the older holder gives up", Audience.OPERATOR
+    ),
+    "TENSOR_MALFORMED": Reason(_INVALID, "a tensor of another shape or type", _REPORT, Audience.OPERATOR),
+    "VIDEO_UNCLAIMED": Reason(_PRECONDITION, "no gateway takes the session's video", _REPORT, Audience.OPERATOR),
+    # Of the Python client.
+    "PROTOCOL": Reason(
+        ("INTERNAL",), "the server's first answer is not the one expected", "check the address", Audience.SDK
+    ),
+    "SERVER_SILENT": Reason(
+        ("DEADLINE_EXCEEDED",), "nothing came from the server for a long time", _AGAIN, Audience.SDK
+    ),
+    "STREAM_ENDED": Reason(_PRECONDITION, "the stream has ended", "open another session", Audience.SDK),
+}
