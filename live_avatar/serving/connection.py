@@ -14,6 +14,7 @@ import grpc
 from live_avatar.pipeline.v1.blocks_pb2 import (
     GetServiceInfoRequest,
     ServiceInfo,
+    SessionKey,
     StreamBlocksRequest,
     StreamBlocksResponse,
 )
@@ -90,9 +91,15 @@ class Connection:
         return True
 
     def post(self, request: StreamBlocksRequest) -> None:
-        """Appends a message to what is to be written; nothing happens after the end."""
-        if self._alive:
-            self._outbox.post(request)
+        """Appends a message to what is to be written; nothing happens after the end.
+
+        A Close takes the place of audio and conditioning that still wait for its session.
+        """
+        if not self._alive:
+            return
+        if request.HasField("close"):
+            self._withdraw(request.close.key)
+        self._outbox.post(request)
 
     async def fetch_services(self, timeout_s: float = math.inf) -> Sequence[ServiceInfo]:
         """See ``Link.fetch_services``."""
@@ -117,6 +124,11 @@ class Connection:
             # The traceback of an error may hold this object until the next garbage collection; the socket, which ends
             # with the last of these three, must not wait for that.
             del self._call, self._stub, self._channel
+
+    def _withdraw(self, key: SessionKey) -> None:
+        """Drops what waits to be written for a session that is over, unless a block follows that needs it."""
+        if not any(request.HasField("block") and request.block.key == key for request in self._outbox):
+            self._outbox.withdraw(lambda request: _key(request) == key)
 
     async def _credit_there(self) -> None:
         while self._alive and self.credits == 0:
@@ -182,3 +194,9 @@ class Connection:
         except TimeoutError:
             return stage_lost(f"{self._target} ended the stream without a status")
         return stage_lost(f"{self._target} ended the stream: {code.name} {details or ''}".rstrip())
+
+
+def _key(request: StreamBlocksRequest) -> SessionKey | None:
+    """The session to whose work a message adds; None where it adds to none."""
+    kind = request.WhichOneof("payload")
+    return getattr(request, kind).key if kind in ("audio", "conditioning_part", "flush") else None

@@ -5,6 +5,7 @@ Knows nothing of what it holds.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -31,6 +32,10 @@ class Mailbox(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._items)
+
+    def __iter__(self) -> Iterator[T]:
+        """The items in the order in which they will be taken."""
+        return iter((*self._urgent, *self._items))
 
     @property
     def closed(self) -> bool:
@@ -60,6 +65,13 @@ class Mailbox(Generic[T]):
         self._check_open()
         self._urgent.append(item)
         self._filled.set()
+
+    def withdraw(self, unwanted: Callable[[T], bool]) -> None:
+        """Drops the items that are ``unwanted``, urgent ones aside."""
+        kept = deque(item for item in self._items if not unwanted(item))
+        if len(kept) < len(self._items):
+            self._items = kept
+            self._room.set()
 
     async def get(self) -> T:
         """Takes the next item, waiting for it; raises MailboxClosedError when closed."""

@@ -132,11 +132,15 @@ class Worker:
         if message.request.HasField("open"):
             await self._open(message)
             return
-        requests = await self._device.run(lambda: self._control(message.request))
+        requests = await self._device.run(lambda: self._control(message))
         if requests:
             await self._outbox.put(Result(message, requests))
 
-    def _control(self, request: StreamBlocksRequest) -> Sequence[StreamBlocksRequest]:
+    def _control(self, message: Message) -> Sequence[StreamBlocksRequest]:
+        """The work on audio or conditioning, in the device's thread; none where its session has ended meanwhile."""
+        request = message.request
+        if not message.wanted():
+            return ()
         if request.HasField("audio"):
             return list(self._work.audio(request.audio))
         return list(self._work.condition(request.conditioning_part))

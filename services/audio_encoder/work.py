@@ -3,6 +3,7 @@
 The only file of the service that computes; knows messages, but no streams.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from live_avatar.config import Preset
 from live_avatar.model.audio_tokens import AudioTokenEncoder
 from live_avatar.model.text import TextEncoder
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
+from live_avatar.pipeline.v1.tensor_pb2 import Tensor
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.parts import conditioning_parts
@@ -24,6 +26,8 @@ from services.audio_encoder.hearing import Hearing, Streaming, WholeFile
 
 _Open = StreamBlocksRequest.Open
 _SAMPLE = np.dtype("<f4")
+PROMPTS_KEPT = 16
+"""Prompts whose states are kept; those of the 14B system take 4 MB at most."""
 
 
 @dataclass
@@ -64,6 +68,7 @@ class AudioEncoderWork:
         self._text = text
         self._max_whole_file_s = max_whole_file_s
         self._sessions: Reservations[_Session] = Reservations(room)
+        self._prompts: OrderedDict[str, Tensor] = OrderedDict()
 
     @property
     def capacity(self) -> int:
@@ -102,7 +107,7 @@ class AudioEncoderWork:
         if body is None:
             return ()
         if body.HasField("prompt"):
-            body.text_states.CopyFrom(wire.tensor_to_message(self._states(body.prompt)))
+            body.text_states.CopyFrom(self._states(body.prompt))
             body.ClearField("prompt")
         return conditioning_parts(part.key, part.from_block, body.SerializeToString())
 
@@ -131,9 +136,19 @@ class AudioEncoderWork:
             grpc.StatusCode.INVALID_ARGUMENT, "AUDIO_FORMAT_UNSUPPORTED", f"audio mode {mode} is not served"
         )
 
-    def _states(self, prompt: str) -> torch.Tensor:
+    def _states(self, prompt: str) -> Tensor:
+        """The text states of ``prompt``; those of the last few prompts are kept."""
+        states = self._prompts.get(prompt)
+        if states is None:
+            states = self._prompts[prompt] = self._encode(prompt)
+        self._prompts.move_to_end(prompt)
+        if len(self._prompts) > PROMPTS_KEPT:
+            self._prompts.popitem(last=False)
+        return states
+
+    def _encode(self, prompt: str) -> Tensor:
         try:
-            return self._text.encode(prompt)
+            return wire.tensor_to_message(self._text.encode(prompt))
         except ValueError as error:
             raise ServiceError(
                 grpc.StatusCode.INVALID_ARGUMENT, "PROMPT_TOO_LONG", str(error), field="prompt"

@@ -3,6 +3,7 @@
 Knows the order of messages on the hop; when something may go is the session's to say.
 """
 
+import asyncio
 import time
 
 import grpc
@@ -16,6 +17,7 @@ from live_avatar.serving.telemetry import Telemetry, traceparent
 from services.gateway import messages
 from services.gateway.live import Live
 from services.gateway.progress import InFlight
+from services.gateway.prompts import IDLE_PERIOD_S
 from services.gateway.session import Session
 from services.gateway.turns import NO_HURRY_NS
 
@@ -48,13 +50,15 @@ class Feeder:
         """Something other than a block can go down."""
         session = self._session
         heard = session.speech.heard
-        return bool(session.new_sink or session.updates) or (session.whole_file and heard.first < heard.end)
+        # Of a recording the encoder makes nothing before its end: small pieces go down together.
+        recorded = session.whole_file and heard.end - heard.first >= SAMPLE_RATE_HZ
+        return bool(session.new_sink or session.update_due) or recorded
 
     async def _send_control(self) -> None:
         session = self._session
         if session.new_sink is not None:
             await self._send_sink(session.new_sink)
-        while session.updates:
+        if session.update_due:
             await self._send_update()
         if session.whole_file:
             await self._send_all(self._speech())
@@ -137,13 +141,21 @@ class Feeder:
         session.new_sink, session.switched = None, True
 
     async def _send_update(self) -> None:
-        """Sends a new prompt, which holds from the next block on."""
+        """Sends a new prompt, which holds from the next block on; it takes turns with all sessions' blocks."""
         session = self._session
-        update, block = session.updates.popleft(), session.admitted
-        body = ConditioningBody(prompt=update.prompt)
-        for part in conditioning_parts(session.key, block, body.SerializeToString()):
-            await session.pipeline.send(part)
-        session.apply(update, block)
+        due_ns = NO_HURRY_NS if session.live is None else time.monotonic_ns()
+        async with session.pipeline.turn(due_ns):
+            block = session.admitted
+            update = session.prompts.take(block)
+            if update is None:
+                return
+            body = ConditioningBody(prompt=update.prompt)
+            for part in conditioning_parts(session.key, block, body.SerializeToString()):
+                await session.pipeline.send(part, lambda: session.failure is None)
+            session.prompts.apply(update, block)
+        session.changes.notify()
+        # Whether another may follow without a block in between is a question of time.
+        asyncio.get_running_loop().call_later(IDLE_PERIOD_S, session.changes.notify)
 
 
 async def condition(session: Session, image: bytes, timeout_s: float) -> None:
@@ -158,7 +170,7 @@ async def condition(session: Session, image: bytes, timeout_s: float) -> None:
     sink = parsed_sink(encoded.sink)
     if encoded.novelty is not None and not encoded.novelty.is_familiar:
         session.notices.add(messages.unlike_training(encoded.novelty))
-    body = ConditioningBody(sink=sink, prompt=session.config.prompt)
+    body = ConditioningBody(sink=sink, prompt=session.prompts.compose())
     for part in conditioning_parts(session.key, 0, body.SerializeToString()):
         await session.pipeline.send(part)
     session.conditioned = True

@@ -17,8 +17,11 @@ from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S
 from live_avatar.v1.media_pb2 import AudioFormat
 from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER
-from services.gateway.speech import Samples, Speech
+from services.gateway.speech import Samples, Speech, join_small
 from services.gateway.utterances import Utterances
+
+MAX_UTTERANCES = 256
+"""Utterances of one session that may wait or be on their way, however short they are."""
 
 
 @dataclass
@@ -29,8 +32,8 @@ class Waiting:
     came_ns: int
     """When its first piece came."""
     complete: bool = False
-    heard: list[Samples] = field(default_factory=list)
-    played: list[Samples] = field(default_factory=list)
+    heard: deque[Samples] = field(default_factory=deque)
+    played: deque[Samples] = field(default_factory=deque)
     heard_samples: int = 0
     played_samples: int = 0
 
@@ -80,14 +83,14 @@ class LiveSpeech(Speech):
     def check_room(self, samples: int, most_s: int) -> None:
         """Raises ServiceError RESOURCE_EXHAUSTED where ``samples`` more would be over ``most_s`` seconds."""
         if self.queued_samples + samples > most_s * self.rate_hz:
-            message = f"more than {most_s} s of speech wait to be spoken"
-            raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "AUDIO_QUEUE_FULL", message)
+            raise _queue_full(f"more than {most_s} s of speech wait to be spoken")
 
     def hear(self, data: bytes, sample_offset: int, name: str, now_ns: int) -> None:
         """Takes a checked piece of the utterance that comes.
 
         Raises:
-            ServiceError: INVALID_ARGUMENT; it leaves a gap, goes back, or holds what is no number.
+            ServiceError: INVALID_ARGUMENT where it leaves a gap, goes back, or holds what is no number,
+                RESOURCE_EXHAUSTED where too many utterances wait.
         """
         if self._dropping and sample_offset and name in ("", self._coming):
             self._check_offset(sample_offset)
@@ -99,6 +102,8 @@ class LiveSpeech(Speech):
         if not begins and name not in ("", self._coming):
             message = f"utterance {name!r} came before the end of {self._coming!r}"
             raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="utterance_id")
+        if begins and len(self._waiting) + len(self._utterances) >= MAX_UTTERANCES:
+            raise _queue_full(f"{MAX_UTTERANCES} utterances wait to be spoken")
         samples, heard = self._take(data, sample_offset)
         if begins:
             self._coming = name
@@ -219,8 +224,12 @@ class LiveSpeech(Speech):
             self._utterances.end()
 
 
+def _queue_full(message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "AUDIO_QUEUE_FULL", message)
+
+
 def _add(one: Waiting, played: Samples, heard: Samples) -> None:
-    one.played.append(played)
+    join_small(one.played, played)
     one.played_samples += played.size
-    one.heard.append(heard)
+    join_small(one.heard, heard)
     one.heard_samples += heard.size

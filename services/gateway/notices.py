@@ -8,12 +8,17 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from live_avatar.config import Preset
+from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway import messages
+from services.gateway.limits import slow_consumer
 from services.gateway.progress import Interruption
 from services.gateway.utterances import Utterances
 
 Event = api.StreamAvatarResponse.Event
+
+MAX_WAITING = 1_024
+"""Events; more than one block and one barge-in can make of all utterances that a session may hold."""
 
 
 class Notices:
@@ -22,13 +27,22 @@ class Notices:
     Args:
         rate_hz: of the client's samples, in which utterances are measured.
         changed: called whenever there is more to tell.
+        fail: called where the client leaves too much of it unread.
     """
 
-    def __init__(self, utterances: Utterances, rate_hz: int, preset: Preset, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        utterances: Utterances,
+        rate_hz: int,
+        preset: Preset,
+        changed: Callable[[], None],
+        fail: Callable[[ServiceError], None],
+    ) -> None:
         self._utterances = utterances
         self._rate_hz = rate_hz
         self._preset = preset
         self._changed = changed
+        self._fail = fail
         self._waiting: deque[api.StreamAvatarResponse] = deque()
         self._applied: deque[int] = deque()
         """First blocks of updates of which this was not said yet."""
@@ -38,7 +52,12 @@ class Notices:
         return len(self._waiting)
 
     def add(self, notice: api.StreamAvatarResponse) -> None:
-        """Adds what is to be written next."""
+        """Adds what is to be written next; of interruptions that nobody has read, the last one alone stays."""
+        if self._waiting and _replaces(notice, self._waiting[-1]):
+            self._waiting.pop()
+        if len(self._waiting) >= MAX_WAITING:
+            self._fail(slow_consumer(f"{MAX_WAITING} events wait"))
+            return
         self._waiting.append(notice)
         self._changed()
 
@@ -82,3 +101,9 @@ class Notices:
         at = messages.duration(done.played_ns, messages.NANOSECONDS)
         for name in list(names) or [""]:
             self.add(messages.event(Event.KIND_UTTERANCE_INTERRUPTED, name, at, done.first_clean))
+
+
+def _replaces(new: api.StreamAvatarResponse, old: api.StreamAvatarResponse) -> bool:
+    """Whether an event that waits is worth nothing beside a later one."""
+    same = (new.event.kind, new.event.utterance_id) == (old.event.kind, old.event.utterance_id)
+    return same and new.event.kind == Event.KIND_UTTERANCE_INTERRUPTED

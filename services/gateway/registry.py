@@ -166,8 +166,9 @@ class Registry:
             code = grpc.StatusCode.FAILED_PRECONDITION
             raise ServiceError(code, "STREAM_NOT_OPEN", "the session's stream is not open yet")
         session.touch("update")
-        applied = session.update(prompt)
-        await session.until(lambda: applied.done() or session.phase is Phase.OVER)
+        with session.prompts.waiting_call():
+            applied = session.update(prompt)
+            await session.until(lambda: applied.done() or session.phase is Phase.OVER)
         if not applied.done():
             raise expired("the session ended before the next block")
         session.record = replace(session.record, config=session.config.SerializeToString())

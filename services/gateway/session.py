@@ -6,7 +6,7 @@ from outside.  Knows the public API's messages; nothing of gRPC or Redis.
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 import grpc
@@ -30,7 +30,8 @@ from services.gateway.live import Live, LiveRules
 from services.gateway.live_speech import Filled
 from services.gateway.notices import Event, Notices
 from services.gateway.pipeline import Pipeline
-from services.gateway.progress import Arrived, InFlight, Interruption, Phase, Update
+from services.gateway.progress import Arrived, InFlight, Interruption, Phase
+from services.gateway.prompts import Prompts
 from services.gateway.records import SessionRecord
 from services.gateway.speech import Speech
 from services.gateway.utterances import Utterances
@@ -73,8 +74,8 @@ class Session:
         if config.delivery == api.DELIVERY_LIVE:
             self.live = Live(config.audio, self.preset, self.utterances, rules, self.depth)
         self.speech = self.live.speech if self.live else Speech(config.audio, self.preset)
-        self.notices = Notices(self.utterances, self.speech.rate_hz, self.preset, self.changes.notify)
-        self.updates: deque[Update] = deque()
+        self.notices = Notices(self.utterances, self.speech.rate_hz, self.preset, self.changes.notify, self.fail)
+        self.prompts = Prompts(config, self.notices.update_applied)
         self._interruptions: OrderedDict[str, Interruption] = OrderedDict()
         self.conditioned = False
         """Sink version 0 and the prompt are on their way."""
@@ -211,17 +212,14 @@ class Session:
 
     def update(self, prompt: str) -> "asyncio.Future[int]":
         """Changes the prompt from the next block on; returns which one that is, once it is known."""
-        update = Update(prompt, asyncio.get_running_loop().create_future())
-        self.updates.append(update)
+        applied = self.prompts.ask(prompt, self.admitted)
         self.changes.notify()
-        return update.applied
+        return applied
 
-    def apply(self, update: Update, block: int) -> None:
-        """An update has gone down and holds from ``block`` on."""
-        self.config.prompt = update.prompt
-        self.notices.update_applied(block)
-        if not update.applied.done():
-            update.applied.set_result(block)
+    @property
+    def update_due(self) -> bool:
+        """A new prompt may go down now: the first conditioning comes before it."""
+        return self.conditioned and self.prompts.due(self.admitted)
 
     def note_filled(self, live: Live, filled: Filled) -> None:
         """Tells the client when its speech does not come in time, and when it does again."""
@@ -236,7 +234,7 @@ class Session:
         while True:
             if self.failure is not None:
                 raise self.failure
-            if self.new_sink or self.updates or self.all_admitted or not self.may_enter():
+            if self.new_sink or self.update_due or self.all_admitted or not self.may_enter():
                 return None
             now_ns = time.monotonic_ns()
             due_ns = live.admit_at_ns(now_ns)

@@ -19,6 +19,17 @@ from services.gateway.limits import AUDIO_FORMAT_UNSUPPORTED, INVALID, MESSAGE_O
 
 Samples = npt.NDArray[np.float32]
 _S16_SCALE = 1 / 32_768
+_SMALL_SAMPLES = 8_192
+
+
+def join_small(pieces: "deque[Samples]", samples: Samples) -> None:
+    """Appends ``samples`` [n] to pieces, small neighbours joined: pieces of one sample would take 40 times the room."""
+    if not samples.size:
+        return
+    pieces.append(samples)
+    while len(pieces) > 1 and pieces[-2].size <= 2 * pieces[-1].size and pieces[-1].size < _SMALL_SAMPLES:
+        last = pieces.pop()
+        pieces[-1] = np.concatenate((pieces[-1], last))
 
 
 class SampleQueue:
@@ -34,7 +45,7 @@ class SampleQueue:
     def append(self, samples: Samples) -> None:
         """Adds ``samples`` [n] at the end."""
         if samples.size:
-            self._pieces.append(samples)
+            join_small(self._pieces, samples)
             self.end += samples.size
 
     def take(self, end: int) -> Samples:

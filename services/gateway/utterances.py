@@ -30,6 +30,9 @@ class Utterances:
     def __init__(self) -> None:
         self._waiting: deque[Utterance] = deque()
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def check(self, name: str) -> None:
         """Raises ServiceError INVALID_ARGUMENT where another utterance has not ended."""
         if self._waiting and not self._waiting[-1].complete and name not in ("", self._waiting[-1].name):

@@ -17,7 +17,7 @@ from live_avatar.serving.reservations import Room
 from live_avatar.streaming.audio_grid import whole_file_blocks
 from live_avatar.streaming.audio_window import AudioWindow, encode_block
 from services.audio_encoder import hearing
-from services.audio_encoder.work import AudioEncoderWork
+from services.audio_encoder.work import PROMPTS_KEPT, AudioEncoderWork
 
 from . import tiny
 from .tiny import Open, audio_request, block_request, key, open_request, waveform
@@ -238,3 +238,37 @@ def test_room_is_kept() -> None:
         work.open(open_request("b"))
     work.close(key("a"))
     assert work.open(open_request("b"))
+
+
+def states(work: AudioEncoderWork, prompt: str) -> bytes:
+    (request,) = conditioning_parts(key(), 0, tiny.prompt_body(prompt=prompt))
+    (passed,) = work.condition(request.conditioning_part)
+    return ConditioningBody.FromString(passed.conditioning_part.data).text_states.SerializeToString()
+
+
+def test_a_prompt_that_was_encoded_a_moment_ago_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+    encode = tiny.text().encode
+
+    def counted(prompt: str) -> torch.Tensor:
+        encoded.append(prompt)
+        return encode(prompt)
+
+    monkeypatch.setattr(tiny.text(), "encode", counted)
+    work = encoder()
+    work.open(open_request())
+    first = states(work, "a fox")
+    assert states(work, "a hen") != first
+    assert states(work, "a fox") == first == states(fresh(), "a fox")
+    assert encoded == ["a fox", "a hen", "a fox"]
+    for number in range(PROMPTS_KEPT):
+        states(work, f"prompt {number}")
+    assert states(work, "a fox") == first
+    assert encoded.count("a fox") == 3
+
+
+def fresh() -> AudioEncoderWork:
+    """One that has encoded nothing yet."""
+    work = encoder()
+    work.open(open_request())
+    return work

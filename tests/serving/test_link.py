@@ -18,6 +18,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest, StreamBlocks
 from live_avatar.serving.connection import Connection
 from live_avatar.serving.errors import ServiceError, stage_lost
 from live_avatar.serving.link import Link
+from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.upstream import Context
 from tests.serving.fakes import (
@@ -25,6 +26,8 @@ from tests.serving.fakes import (
     Recorder,
     beside,
     block,
+    closing,
+    key,
     linked,
     opening,
     serving,
@@ -321,3 +324,21 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+def test_a_close_takes_the_place_of_what_waits_for_its_session() -> None:
+    async def scenario() -> None:
+        near = FakeWork(last=True)
+        async with serving(near) as head, linked(head.target) as (link, heard):
+            for name in ("goes", "stays"):
+                await link.send(opening(name))
+            await until(lambda: len(heard.opened) == 2)
+            for name in ("goes", "stays") * 20:
+                (request,) = conditioning_parts(key(name), 0, b"prompt")
+                await link.send(request)
+            link.post(closing("goes"))
+            await until(lambda: near.done.count("condition stays") == 20)
+            assert "condition goes" not in near.done
+            await until(lambda: "close goes" in near.done)
+
+    asyncio.run(scenario())

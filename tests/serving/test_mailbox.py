@@ -55,3 +55,18 @@ def test_closing_wakes_everyone() -> None:
             full.post(1)
 
     asyncio.run(scenario())
+
+
+def test_what_nobody_needs_any_more_makes_room() -> None:
+    async def scenario() -> None:
+        mailbox: Mailbox[str] = Mailbox(3)
+        for item in ("gone 1", "stays", "gone 2"):
+            await mailbox.put(item)
+        waiting = asyncio.create_task(mailbox.put("next"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        mailbox.withdraw(lambda item: item.startswith("gone"))
+        await waiting
+        assert list(mailbox) == ["stays", "next"]
+
+    asyncio.run(scenario())

@@ -118,6 +118,9 @@ class CountingDecoder(PassingWork, VaeDecoderServiceServicer):
         self.portrait_error: ServiceError | None = None
         self.novelty: EncodePortraitResponse.Novelty | None = None
         """Of every portrait; None: the weights do not tell."""
+        self.portrait_encoded = asyncio.Event()
+        """No portrait is answered before it is set."""
+        self.portrait_encoded.set()
         self._encoders: dict[Name, VideoEncoder] = {}
         self._outboxes: dict[Name, asyncio.Queue[StreamVideoResponse]] = {}
 
@@ -168,6 +171,7 @@ class CountingDecoder(PassingWork, VaeDecoderServiceServicer):
         self, request: EncodePortraitRequest, context: "grpc.aio.ServicerContext[object, object]"
     ) -> AsyncIterator[EncodePortraitResponse]:
         self.portraits.append(request)
+        await self.portrait_encoded.wait()
         if self.portrait_error is not None:
             raise self.portrait_error
         sink = Sink(version=0)

@@ -102,10 +102,7 @@ class Line:
             self.session.interrupt(self.spoken[0])
 
     def _update(self) -> None:
-        self.session.update("a fox")
-        while self.session.updates:
-            self.session.apply(self.session.updates.popleft(), self.session.admitted)
-            self.updated.add(self.session.admitted)
+        self.updated.add(self.session.update("a fox").result())
 
     def _admit(self) -> None:
         session = self.session

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from live_avatar.config import TINY
+from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S
 from live_avatar.v1.media_pb2 import AudioFormat
 from services.gateway.live import Live, LiveRules
+from services.gateway.live_speech import MAX_UTTERANCES
 from services.gateway.utterances import Utterances
 
 RATE_HZ = 16_000
@@ -233,3 +235,17 @@ def test_what_is_heard_does_not_depend_on_the_chunks(cuts: list[int], rate_hz: i
         films.append(np.concatenate(stage.heard)[: 18 * BLOCK])
     assert np.array_equal(films[0], films[1])
     assert films[0].any()
+
+
+def test_no_more_utterances_wait_than_may_however_short_they_are() -> None:
+    stage = Stage()
+    for number in range(MAX_UTTERANCES):
+        stage.speak(np.ones(1, np.float32), f"number {number}")
+        stage.end()
+    with pytest.raises(ServiceError) as caught:
+        stage.speak(np.ones(1, np.float32), "one too many")
+    assert caught.value.reason == "AUDIO_QUEUE_FULL"
+    stage.end()
+    stage.run(4_000)
+    assert len(stage.utterances.ended(stage.live.speech.played.end)) == MAX_UTTERANCES
+    stage.speak(np.ones(1, np.float32), "when there is room again")

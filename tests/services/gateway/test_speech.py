@@ -1,5 +1,7 @@
 """Speech on two clocks: what the model hears, what the viewer hears, where blocks begin and end."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from live_avatar.config import SAMPLE_RATE_HZ, TINY
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1.media_pb2 import AudioFormat
-from services.gateway.speech import SampleQueue, Speech
+from services.gateway.speech import SampleQueue, Samples, Speech, join_small
 
 S16, F32 = AudioFormat.ENCODING_PCM_S16LE, AudioFormat.ENCODING_PCM_F32LE
 BLOCK = TINY.samples_per_block
@@ -120,3 +122,15 @@ def test_an_utterance_without_speech_adds_nothing() -> None:
     one.end_utterance()
     one.finish()
     assert (one.end, one.played.end, one.heard.end, one.blocks_spoken) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("size", [1, 3, 160])
+def test_small_pieces_are_held_in_few(size: int) -> None:
+    queue, whole = SampleQueue(), np.arange(60_000, dtype=np.float32)
+    pieces: deque[Samples] = deque()
+    for first in range(0, whole.size, size):
+        queue.append(whole[first : first + size])
+        join_small(pieces, whole[first : first + size])
+    assert len(pieces) < 30
+    assert np.array_equal(np.concatenate(pieces), whole)
+    assert np.array_equal(queue.take(whole.size), whole)
