@@ -109,6 +109,20 @@ AUDIO_STARVED = Metric(
     labels=(),
     about="live blocks that hold silence where the rest of an utterance should have come",
 )
+SESSIONS_DEGRADED = Metric(
+    name="sessions_degraded",
+    kind="sum",
+    unit="{session}",
+    labels=("reason",),
+    about="live sessions that are not what they should be, by what is slow",
+)
+VIEWER_WAITED = Metric(
+    name="viewer_waited",
+    kind="counter",
+    unit="s",
+    labels=("reason",),
+    about="time for which viewers of live sessions had nothing to show, by what was slow",
+)
 LINK_READY = Metric(
     name="link_ready",
     kind="gauge",
@@ -140,6 +154,8 @@ METRICS = (
     ADMISSIONS_REJECTED,
     FIRST_FRAME,
     AUDIO_STARVED,
+    SESSIONS_DEGRADED,
+    VIEWER_WAITED,
     LINK_READY,
     LINK_LOSSES,
     RPC_DURATION,

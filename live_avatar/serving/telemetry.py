@@ -161,6 +161,14 @@ class Telemetry:
         """A live block holds silence where the rest of an utterance should have come."""
         self._tell(metrics.AUDIO_STARVED, 1)
 
+    def degraded(self, reason: str, sessions: int) -> None:
+        """So many live sessions more are degraded, or fewer; ``reason`` as in the event their clients got."""
+        self._tell(metrics.SESSIONS_DEGRADED, sessions, reason=reason)
+
+    def viewer_waited(self, reason: str, seconds: float) -> None:
+        """A live viewer had nothing to show for so long; ``reason`` as in the event for it."""
+        self._tell(metrics.VIEWER_WAITED, seconds, reason=reason)
+
     def _tell(self, metric: Metric, value: float, **labels: str) -> None:
         assert tuple(labels) == metric.labels, f"{metric.name} has labels {metric.labels}, not {tuple(labels)}"
         if self._has_metrics:

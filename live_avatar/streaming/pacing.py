@@ -49,6 +49,11 @@ class PacingRules:
         """Duration of ``frames`` frames."""
         return frames * NS_PER_S // self.fps
 
+    @property
+    def block_ns(self) -> int:
+        """Duration of one block."""
+        return self.frames_to_ns(self.frames_per_block)
+
 
 @dataclass
 class Playback:
@@ -60,6 +65,8 @@ class Playback:
     _frame: int = 0
     _at_ns: int | None = None
     _reported: bool = False
+    _ran_dry_ns: int | None = None
+    """When the viewer said that everything was played; None where they play on, or have not said."""
 
     @property
     def started(self) -> bool:
@@ -86,11 +93,26 @@ class Playback:
         assert self._at_ns is not None
         return self._at_ns + self.rules.frames_to_ns(frame - self._frame)
 
+    @property
+    def dry_at_ns(self) -> int | None:
+        """When everything delivered has been played, as far as anybody knows; None before the first delivery."""
+        if self._at_ns is None:
+            return None
+        return self.due_ns(self.delivered) if self._ran_dry_ns is None else self._ran_dry_ns
+
+    def waiting_ns(self, now_ns: int) -> int:
+        """How long the viewer has had nothing to show; 0 before the first delivery."""
+        dry_ns = self.dry_at_ns
+        if dry_ns is None or self.position(now_ns) < self.delivered:
+            return 0
+        return max(0, now_ns - dry_ns)
+
     def deliver(self, end_frame: int, now_ns: int) -> None:
         """Frames up to ``end_frame`` reached the viewer.  Playback starts with the first, and resumes from a stall."""
         stalled = self._at_ns is None or self.position(now_ns) >= self.delivered
         if stalled:
             self._frame, self._at_ns = self.delivered, now_ns
+        self._ran_dry_ns = None
         self.delivered = max(self.delivered, end_frame)
 
     def report(self, frame: int, now_ns: int) -> None:
@@ -98,8 +120,11 @@ class Playback:
 
         Ignored before the first delivery, when there is nothing to be anywhere in.
         """
-        if self._at_ns is not None:
-            self._frame, self._at_ns, self._reported = min(max(0, frame), self.delivered), now_ns, True
+        if self._at_ns is None:
+            return
+        dry_ns = self.dry_at_ns if frame >= self.delivered else None
+        self._ran_dry_ns = None if dry_ns is None else min(now_ns, dry_ns)
+        self._frame, self._at_ns, self._reported = min(max(0, frame), self.delivered), now_ns, True
 
 
 @dataclass

@@ -892,12 +892,19 @@ class StreamAvatarResponse(_message.Message):
             DESCRIPTOR: _descriptor.EnumDescriptor
             KIND_UNSPECIFIED: StreamAvatarResponse.Event._Kind.ValueType  # 0
             KIND_UTTERANCE_STARTED: StreamAvatarResponse.Event._Kind.ValueType  # 1
+            """Once, before its first video; not of an utterance that was interrupted before."""
             KIND_UTTERANCE_FINISHED: StreamAvatarResponse.Event._Kind.ValueType  # 2
+            """Once, after its last video; not of one that was interrupted."""
             KIND_UTTERANCE_INTERRUPTED: StreamAvatarResponse.Event._Kind.ValueType  # 3
+            """Once, for each utterance that a barge-in ended; without a name where it met none."""
             KIND_UPDATE_APPLIED: StreamAvatarResponse.Event._Kind.ValueType  # 4
             KIND_DISCONTINUITY: StreamAvatarResponse.Event._Kind.ValueType  # 5
             KIND_DEGRADED: StreamAvatarResponse.Event._Kind.ValueType  # 6
+            """Something spoils the session and does not end it; warning says what, with the reason AUDIO_STARVED,
+            PIPELINE_SLOW or CLIENT_SLOW.
+            """
             KIND_RECOVERED: StreamAvatarResponse.Event._Kind.ValueType  # 7
+            """It is over; warning has the same reason and the code OK."""
             KIND_WARNING: StreamAvatarResponse.Event._Kind.ValueType  # 8
             """Nothing changes; the warning is all there is to say."""
 
@@ -906,12 +913,19 @@ class StreamAvatarResponse(_message.Message):
 
         KIND_UNSPECIFIED: StreamAvatarResponse.Event.Kind.ValueType  # 0
         KIND_UTTERANCE_STARTED: StreamAvatarResponse.Event.Kind.ValueType  # 1
+        """Once, before its first video; not of an utterance that was interrupted before."""
         KIND_UTTERANCE_FINISHED: StreamAvatarResponse.Event.Kind.ValueType  # 2
+        """Once, after its last video; not of one that was interrupted."""
         KIND_UTTERANCE_INTERRUPTED: StreamAvatarResponse.Event.Kind.ValueType  # 3
+        """Once, for each utterance that a barge-in ended; without a name where it met none."""
         KIND_UPDATE_APPLIED: StreamAvatarResponse.Event.Kind.ValueType  # 4
         KIND_DISCONTINUITY: StreamAvatarResponse.Event.Kind.ValueType  # 5
         KIND_DEGRADED: StreamAvatarResponse.Event.Kind.ValueType  # 6
+        """Something spoils the session and does not end it; warning says what, with the reason AUDIO_STARVED,
+        PIPELINE_SLOW or CLIENT_SLOW.
+        """
         KIND_RECOVERED: StreamAvatarResponse.Event.Kind.ValueType  # 7
+        """It is over; warning has the same reason and the code OK."""
         KIND_WARNING: StreamAvatarResponse.Event.Kind.ValueType  # 8
         """Nothing changes; the warning is all there is to say."""
 

@@ -18,6 +18,7 @@ from services.gateway import messages
 from services.gateway.live import Live
 from services.gateway.progress import InFlight
 from services.gateway.prompts import IDLE_PERIOD_S
+from services.gateway.punctuality import Punctuality
 from services.gateway.session import Session
 from services.gateway.turns import NO_HURRY_NS
 
@@ -26,11 +27,12 @@ _PIECE_SAMPLES = PART_BYTES // 4
 
 
 class Feeder:
-    """Feeds one session."""
+    """Feeds one session; ``punctuality`` is that of a live one."""
 
-    def __init__(self, session: Session, telemetry: Telemetry) -> None:
+    def __init__(self, session: Session, telemetry: Telemetry, punctuality: Punctuality | None) -> None:
         self._session = session
         self._telemetry = telemetry
+        self._punctuality = punctuality
         self._told_end = False
 
     async def run(self) -> None:
@@ -85,12 +87,11 @@ class Feeder:
             if self._has_control or session.all_admitted or session.failure is not None:
                 return
             filled = live.admit(time.monotonic_ns())
-            session.note_filled(live, filled)
+            if self._punctuality is not None:
+                self._punctuality.admitted(session.admitted, filled)
             requests = self._live_speech(live)
             requests.append(self._admit(asked, idle=filled.idle))
             await self._send_all(requests)
-        if filled.starved:
-            self._telemetry.audio_starved()
 
     def _speech(self) -> list[StreamBlocksRequest]:
         """What the next block needs to hear, or of a whole file all there is, as messages."""

@@ -42,8 +42,6 @@ class Live:
         )
         self.pacer = Pacer(self.rules)
         self.starved_blocks = 0
-        self.degraded = False
-        """Speech did not come in time, and has not caught up yet."""
         self._idle = True
         """The block before was."""
 
@@ -76,13 +74,6 @@ class Live:
         self._idle = filled.idle
         self.starved_blocks += filled.starved
         return filled
-
-    def note(self, filled: Filled) -> bool:
-        """Whether ``degraded`` changes with a block that was filled."""
-        if filled.starved == self.degraded or (filled.idle and not filled.starved):
-            return False
-        self.degraded = filled.starved
-        return True
 
     def deliver(self, block: int, now_ns: int) -> None:
         """All pictures of ``block`` have been written to the client."""

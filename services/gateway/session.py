@@ -16,7 +16,6 @@ from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway import messages
 from services.gateway.limits import (
     INVALID,
     MESSAGE_OUT_OF_ORDER,
@@ -27,8 +26,7 @@ from services.gateway.limits import (
     slow_consumer,
 )
 from services.gateway.live import Live, LiveRules
-from services.gateway.live_speech import Filled
-from services.gateway.notices import Event, Notices
+from services.gateway.notices import Notices
 from services.gateway.pipeline import Pipeline
 from services.gateway.progress import Arrived, InFlight, Interruption, Phase
 from services.gateway.prompts import Prompts
@@ -220,14 +218,6 @@ class Session:
     def update_due(self) -> bool:
         """A new prompt may go down now: the first conditioning comes before it."""
         return self.conditioned and self.prompts.due(self.admitted)
-
-    def note_filled(self, live: Live, filled: Filled) -> None:
-        """Tells the client when its speech does not come in time, and when it does again."""
-        if not live.note(filled):
-            return
-        kind = Event.KIND_DEGRADED if live.degraded else Event.KIND_RECOVERED
-        at = messages.duration(self.heard_end(self.admitted - 1), SAMPLE_RATE_HZ)
-        self.notices.add(messages.event(kind, self.utterances.last, at, self.admitted))
 
     async def wait_due(self, live: Live) -> int | None:
         """Returns when the next block is due, with that time; None where something else comes first."""

@@ -7,6 +7,7 @@ the stream.  Knows the order of the protocol; the rules are the session's.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 
 from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming
 from live_avatar.serving.errors import ServiceError
@@ -18,6 +19,7 @@ from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER, check_update,
 from services.gateway.media import Packer, Pictures, Unit, packer_for
 from services.gateway.pipeline import SERVICE
 from services.gateway.progress import Arrived
+from services.gateway.punctuality import Punctuality
 from services.gateway.session import PRECONDITION, Session
 from services.gateway.waiting import ungrouped
 
@@ -58,7 +60,8 @@ class Stream:
         self._telemetry = telemetry
         self._client_sequence = 0
         self._server_sequence = 0
-        self._feeder = Feeder(session, telemetry)
+        self._punctuality = None if session.live is None else Punctuality(session, session.live, telemetry)
+        self._feeder = Feeder(session, telemetry, self._punctuality)
         self._writing = asyncio.Lock()
         self._telling = asyncio.Lock()
         video = session.config.video
@@ -77,9 +80,15 @@ class Stream:
         self._check_next(opening.open.next_client_sequence)
         session.grant(opening.open.initial_video_credits)
         await self._respond(messages.opened(session.record, session.config, self._client_sequence))
+        with self._punctuality or nullcontext():
+            await self._run_all()
+
+    async def _run_all(self) -> None:
         async with ungrouped(), asyncio.TaskGroup() as tasks:
             helpers = [tasks.create_task(self._read_all()), tasks.create_task(self._feeder.run())]
             helpers.append(tasks.create_task(self._tell_all()))
+            if self._punctuality is not None:
+                helpers.append(tasks.create_task(self._punctuality.watch()))
             await self._deliver_all()
             for helper in helpers:
                 helper.cancel()
@@ -148,9 +157,10 @@ class Stream:
             if session.delivered not in session.arrived:
                 break
             await self._deliver_in_time(session.arrived[session.delivered])
-            del session.arrived[session.delivered]
-            if session.live is not None:
-                session.live.deliver(session.delivered, time.monotonic_ns())
+            arrived, now_ns = session.arrived.pop(session.delivered), time.monotonic_ns()
+            if session.live is not None and self._punctuality is not None:
+                self._punctuality.delivered(session.delivered, arrived, now_ns)
+                session.live.deliver(session.delivered, now_ns)
             session.delivered += 1
             session.touch("video")
             session.changes.notify()

@@ -172,6 +172,9 @@ def tell_everything(telemetry: Telemetry) -> None:
     telemetry.admission_rejected("CAPACITY_EXHAUSTED")
     telemetry.first_frame(1.5)
     telemetry.audio_starved()
+    telemetry.degraded("PIPELINE_SLOW", 2)
+    telemetry.degraded("PIPELINE_SLOW", -1)
+    telemetry.viewer_waited("PIPELINE_SLOW", 0.4)
 
 
 def test_scrape_shows_what_was_told() -> None:
@@ -193,6 +196,9 @@ def test_scrape_shows_what_was_told() -> None:
     assert value(seen["live_avatar_rpc_duration_seconds"], "_sum", method="/p.S/M", code="OK") == 0.5
     assert value(seen["live_avatar_admissions_rejected_total"], "_total", reason="CAPACITY_EXHAUSTED") == 1
     assert value(seen["live_avatar_time_to_first_frame_seconds"], "_sum") == 1.5
+    assert value(seen["live_avatar_sessions_degraded"], reason="PIPELINE_SLOW") == 1
+    waited = value(seen["live_avatar_viewer_waited_seconds_total"], "_total", reason="PIPELINE_SLOW")
+    assert waited == pytest.approx(0.4)
 
 
 def test_a_scrape_the_table_and_the_document_name_the_same_metrics() -> None:

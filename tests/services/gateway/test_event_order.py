@@ -109,7 +109,8 @@ class Line:
         if session.live is None or session.all_admitted or session.admitted - session.delivered > 5:
             return
         filled = session.live.admit(time.monotonic_ns())
-        session.note_filled(session.live, filled)
+        assert self.stream._punctuality is not None
+        self.stream._punctuality.admitted(session.admitted, filled)
         session.arrived[session.admitted] = arrived(session.admitted, idle=filled.idle)
         session.admitted += 1
         session.changes.notify()

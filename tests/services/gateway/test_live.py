@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest
-from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.errors import ServiceError, from_status
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 from live_avatar.v1.media_pb2 import VideoFormat
@@ -115,15 +115,63 @@ def test_late_speech_is_told_and_stalls_nobody() -> None:
         async with whole_system() as running, viewer(running) as one:
             await one.until_block(4)
             await one.speak(tone(RATE_HZ), "halting")
-            degraded = await one.until_event(DEGRADED)
+            degraded = await until_told(one, DEGRADED, "AUDIO_STARVED")
             assert degraded.utterance_id == "halting"
             await one.until_block(degraded.block_index + 3)
             await one.speak(tone(RATE_HZ), "halting")
             await one.end_utterance("halting")
-            await one.until_event(RECOVERED)
+            await until_told(one, RECOVERED, "AUDIO_STARVED")
             await one.until_event(FINISHED)
-            assert len([one for one in one.events() if one.kind == DEGRADED]) == 1
+            assert [reason(event) for event in one.events() if event.kind == DEGRADED].count("AUDIO_STARVED") == 1
             assert one.frames - one.position() <= 30
+
+    asyncio.run(scenario())
+
+
+def reason(event: Event) -> str:
+    """Of the problem that an event warns of."""
+    return from_status(event.warning).reason
+
+
+async def until_told(one: Viewer, kind: int, what: str) -> Event:
+    """The first event of a kind for a reason, once it has come."""
+    async with asyncio.timeout(15):
+        while not (found := [event for event in one.events() if event.kind == kind and reason(event) == what]):
+            assert not one.ended.is_set(), f"the stream ended: {one.failure}"
+            await asyncio.sleep(0.005)
+    return found[0]
+
+
+def test_a_pipeline_that_is_too_slow_is_told_with_what_is_slow_in_it() -> None:
+    async def scenario() -> None:
+        async with whole_system() as running, viewer(running) as one:
+            await one.until_block(3)
+            running.pipeline.stage.before_block = lambda block: time.sleep(0.9)
+            error = from_status((await until_told(one, DEGRADED, "PIPELINE_SLOW")).warning)
+            assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert error.metadata["service"] == "denoise-stage-0"
+            assert int(error.metadata["late_ms"]) > 0
+            running.pipeline.stage.before_block = lambda block: None
+            recovered = await until_told(one, RECOVERED, "PIPELINE_SLOW")
+            assert int(from_status(recovered.warning).metadata["lost_ms"]) > 100
+            kinds = [event.kind for event in one.events() if reason(event) == "PIPELINE_SLOW"]
+            assert kinds[:2] == [DEGRADED, RECOVERED]
+            await one.finish()
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_grants_no_credits_is_told_what_the_video_waits_for() -> None:
+    async def scenario() -> None:
+        form = video_format(VideoFormat.ENCODING_H264_ANNEXB)
+        async with whole_system() as running, Talk(running.stub) as talk, asyncio.timeout(15):
+            made = await running.create(delivery=api.DELIVERY_LIVE, video=form)
+            await talk.open(made.session_token, credits=4)
+            reasons = set[str]()
+            while "CLIENT_SLOW" not in reasons:
+                response = await talk.hear()
+                if response.event.kind == DEGRADED:
+                    reasons.add(reason(response.event))
 
     asyncio.run(scenario())
 
