@@ -34,6 +34,7 @@ class Reason:
 _INVALID = ("INVALID_ARGUMENT",)
 _PRECONDITION = ("FAILED_PRECONDITION",)
 _EXHAUSTED = ("RESOURCE_EXHAUSTED",)
+_DEGRADED = ("DEADLINE_EXCEEDED", "OK")
 _UNAVAILABLE = ("UNAVAILABLE",)
 _FIX = "correct the request; `GetServerInfo` publishes the limits"
 _WAIT = "wait as long as `RetryInfo` says, then call again"
@@ -43,6 +44,9 @@ _REPORT = "report it: the services disagree about the protocol"
 REASONS: Mapping[str, Reason] = {
     "AUDIO_FORMAT_UNSUPPORTED": Reason(_INVALID, "encoding, rate, channels or size of the audio is not taken", _FIX),
     "AUDIO_QUEUE_FULL": Reason(_EXHAUSTED, "more audio waits than may", "send audio no faster than it is played"),
+    "AUDIO_STARVED": Reason(
+        _DEGRADED, "speech of a live session does not come in time; a warning of an event", "send speech sooner"
+    ),
     "AUDIO_TOO_LONG": Reason(
         _EXHAUSTED, "a recording that is to be heard as a whole is longer than the limit", "use `LISTENING_STREAMING`"
     ),
@@ -53,6 +57,9 @@ REASONS: Mapping[str, Reason] = {
         "create a new session; if it repeats, the pipeline is overloaded or stuck",
     ),
     "CAPACITY_EXHAUSTED": Reason(_EXHAUSTED, "every place is taken, or the device is busy", _WAIT),
+    "CLIENT_SLOW": Reason(
+        _DEGRADED, "finished live video is not taken in time; a warning of an event", "read faster and grant credits"
+    ),
     "CREATE_FAILED": Reason(("ABORTED",), "the call that was making this session failed", "call again"),
     "CREDIT_OUT_OF_RANGE": Reason(_INVALID, "more video units were granted than may be", _FIX),
     "DEADLINE": Reason(("DEADLINE_EXCEEDED",), "a call without a deadline took longer than the default", "call again"),
@@ -79,6 +86,11 @@ REASONS: Mapping[str, Reason] = {
     ),
     "PAGE_SIZE_OUT_OF_RANGE": Reason(_INVALID, "a page size that is negative", _FIX),
     "PAGE_TOKEN_INVALID": Reason(_INVALID, "a page token that no answer held", "begin at the first page"),
+    "PIPELINE_SLOW": Reason(
+        _DEGRADED,
+        "live video comes later than it is to be shown; a warning of an event",
+        "nothing, or a smaller load: `service` names the slowest service",
+    ),
     "PROMPT_TOO_LONG": Reason(_INVALID, "the prompt has too many characters", _FIX),
     "REQUEST_ID_REUSED": Reason(("ALREADY_EXISTS",), "the request id was used for another request", "use a fresh id"),
     "SESSION_CLOSED": Reason(("ABORTED",), "somebody closed the session", "nothing"),
