@@ -20,6 +20,7 @@ from bench import sections
 from bench.edges import edges
 from bench.networks import networks
 from bench.sections import Numbers, Workplace
+from live_avatar.files import write_text
 
 SECTIONS: Mapping[str, Callable[[Workplace], Numbers]] = {
     "networks": networks,
@@ -82,7 +83,7 @@ def main() -> None:
         with console.status(f"{name}: {SECTIONS[name].__doc__}"):
             results |= SECTIONS[name](place)
         results |= compared(results) | {"machine": machine()}
-        file.write_text(json.dumps(results, indent=1) + "\n")
+        write_text(file, json.dumps(results, indent=1) + "\n")
     console.print(table(results))
     console.print(f"written to {place.out}")
 

@@ -22,6 +22,7 @@ from bench.gpu_sections import Numbers, Place, Size, label
 from bench.gpu_service import service
 from bench.gpu_variants import variants
 from live_avatar.config import preset
+from live_avatar.files import write_text
 from live_avatar.memory import largest_size, session_memory, stage_weight_bytes
 from live_avatar.model import components, fp8
 from live_avatar.model.device import open_device
@@ -113,8 +114,8 @@ def measure(place: Place, sections: list[str], out: Path, *, again: bool = False
         found[name][f"seconds_{name}"] = time.monotonic() - started
         free()
         found["computed"] = gpu_sections.computed(place, flat(found))
-        file.write_text(json.dumps({"machine": where, "sections": found}, indent=1) + "\n")
-        (out / "gpu.md").write_text(report(where, found))
+        write_text(file, json.dumps({"machine": where, "sections": found}, indent=1) + "\n")
+        write_text(out / "gpu.md", report(where, found))
         print(f"{name}: {found[name][f'seconds_{name}']:.0f} s")
     print(report(where, found))
     return found

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from bench.transcription import FULL_TABLE_ROWS, BlockInput, Memory, Transcription
 from live_avatar.config import DiTConfig, dit_config_from_public
+from live_avatar.files import check_output, write_text
 from live_avatar.model import audio_tokens, dit
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokenEncoder
@@ -185,12 +186,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args()
+    if arguments.json is not None:
+        check_output(arguments.json)
     torch.set_num_threads(1)
     result = measure(arguments.golden, arguments.runs, not arguments.no_compile)
     text = json.dumps(result, indent=1)
     print(text)
     if arguments.json is not None:
-        arguments.json.write_text(text + "\n")
+        write_text(arguments.json, text + "\n")
     if not result["passed"]:
         sys.exit(f"the forward is {result['ratio']} times as fast as the transcription, the bar is {BAR}")
 

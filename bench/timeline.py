@@ -8,6 +8,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from live_avatar.files import replacing
+
 _NS_PER_S = 1e9
 _COLOURS = 20
 
@@ -70,5 +72,5 @@ def draw(spans: Mapping[str, Sequence[Span]], out: Path, *, title: str, seconds:
     )
     axes.invert_yaxis()
     axes.set(xlim=(0, seconds), xlabel="seconds; a number is a block", title=title)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    with replacing(out) as file:
+        figure.savefig(file, dpi=110)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.files import ffmpeg_name
 from live_avatar.model.portrait import fit_portrait
 from trainer.clip import Clip
 from trainer.marks import NO_MARKS, ClipError, Marks
@@ -77,13 +78,13 @@ def read_video(path: Path, size: tuple[int, int], fps: int) -> tuple[npt.NDArray
         ClipError: unreadable, too few frames per second to see speech, without sound, or silent.
     """
     try:
-        with av.open(_as_file(path)) as container:
+        with av.open(ffmpeg_name(path)) as container:
             _check_streams(container)
             timed = _timed_frames(container)
             first, begins_s = next(timed)
             shown = _resampled(itertools.chain([(first, begins_s)], timed), fps)
             frames = np.stack([_fit(frame, size) for frame in shown])
-        with av.open(_as_file(path)) as container:
+        with av.open(ffmpeg_name(path)) as container:
             samples = _sound(container, begins_s)
     except (av.error.FFmpegError, OSError, ValueError, StopIteration) as error:
         if isinstance(error, ClipError):
@@ -94,11 +95,6 @@ def read_video(path: Path, size: tuple[int, int], fps: int) -> tuple[npt.NDArray
     if np.sqrt(np.mean(np.square(samples))) < SILENT_RMS:
         raise ClipError("silent")
     return frames, samples
-
-
-def _as_file(path: Path) -> str:
-    """``path`` for FFmpeg, which takes a name with a colon in it for the address of something else."""
-    return f"file:{path.absolute()}"
 
 
 def _check_streams(container: "av.container.InputContainer") -> None:

@@ -28,6 +28,7 @@ from bench.quality.spans import spans_of
 from bench.quality.teacher import GUIDANCE
 from live_avatar.cli.sources import TRAINED
 from live_avatar.config import TINY, preset
+from live_avatar.files import write_text
 from live_avatar.memory import largest_size
 
 PEOPLE_ON_SHEET = 6
@@ -121,7 +122,7 @@ def _write(given: argparse.Namespace, results: Results, rows: Sequence[Row], mis
     title = f"{results.told['settings']['preset']}, {machine()}"
     text = report(title, lines, wanted, rows, missing, recordings)
     results.keep(machine=machine(), bars={bar.what: bar.value for bar in wanted})
-    (given.out / "quality.md").write_text(text)
+    write_text(given.out / "quality.md", text)
     _draw(given, results, rows)
     print(text)
     print(f"written to {given.out}")

@@ -16,6 +16,7 @@ import av
 
 from bench.quality import public_networks
 from bench.quality.public_networks import Videos
+from live_avatar.files import ffmpeg_name, write_text
 from trainer.videos import SUFFIXES
 
 
@@ -93,8 +94,8 @@ def measure(folder: Path, truth: Path | None, weights: Path, out: Path) -> int:
         rows.append(f"| {metric.name} | {said} | {'; '.join(lacking)} |")
     text = "\n".join([f"# {len(videos.made)} videos of {folder.name}", "", *rows, ""])
     out.mkdir(parents=True, exist_ok=True)
-    (out / "videos.md").write_text(text)
-    (out / "videos.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_text(out / "videos.md", text)
+    write_text(out / "videos.json", json.dumps(found, indent=1) + "\n")
     print(text)
     return 0 if found else 1
 
@@ -108,7 +109,7 @@ def readable(folder: Path) -> Sequence[Path]:
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
         try:
-            with av.open(str(path)) as container:
+            with av.open(ffmpeg_name(path)) as container:
                 next(container.decode(video=0))
         except (av.error.FFmpegError, IndexError, StopIteration, OSError) as error:
             print(f"{path.name} is left out: {error or type(error).__name__}")

@@ -24,6 +24,7 @@ from bench.quality.rows import Progress, Row
 from bench.quality.spans import Span
 from live_avatar.client import AvatarClient, Measurement, generate_file
 from live_avatar.config import SAMPLE_RATE_HZ, Preset
+from live_avatar.files import ffmpeg_name
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan
 from live_avatar.streaming.resample import Samples
@@ -114,5 +115,5 @@ def reduced(frames: Frames, height: int) -> Frames:
 
 def read_frames(path: Path) -> Frames:
     """All pictures [T, H, W, 3] of a video."""
-    with av.open(str(path)) as container:
+    with av.open(ffmpeg_name(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

@@ -61,7 +61,8 @@ def _refuse(error: Any) -> NoReturn:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(FAILED)
-    _fail(f"{message.rstrip('.')}; see {context.command_path} --help")
+    path = " ".join(["live-avatar", *context.command_path.split()[1:]])
+    _fail(f"{message.rstrip('.')}; see {path} --help")
 
 
 def _fail(reason: str) -> NoReturn:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 NOT_LOADABLE = 1
 _PRESET = typer.Option(help=f"{', '.join(PRESETS)}, or a .json file that describes one.")
 _ONLY = typer.Option(help="A file set: dit, vae, text, speech, adapter; may be given several times; default: all.")
-_CHECK_ONLY = typer.Option(help="As for convert; there is also portraits, which weights may come without.")
+_CHECK_ONLY = typer.Option(
+    help="A file set: dit, vae, text, speech, adapter, portraits; may be given several times; default: all that are "
+    "needed, and adapter and portraits where they are there."
+)
 
 app = typer.Typer(help="Prepare and inspect model weights.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -49,7 +52,13 @@ def convert(
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A converted folder.")],
     preset: Annotated[str, _PRESET] = "S2V_14B",
-    size: Annotated[str, typer.Option(help="Picture for the memory table; default: the preset's largest.")] = "",
+    size: Annotated[
+        str,
+        typer.Option(
+            help="Picture for the memory table, as WIDTHxHEIGHT in pixels; default: the preset's largest.",
+            show_default=False,
+        ),
+    ] = "",
     digests: Annotated[bool, typer.Option(help="Read every byte and compare it with the manifest.")] = True,
     only: Annotated[list[str] | None, _CHECK_ONLY] = None,
 ) -> None:

@@ -88,7 +88,11 @@ class _Replaced:
         self._remove = weakref.finalize(self, _remove, self._temporary, self._made)
         self._lock = threading.Lock()
         """Held while the file is put in its place: whoever ends the program waits for that."""
-        self._file = self._pieces.open("xb")
+        try:
+            self._file = self._pieces.open("xb")
+        except OSError as error:
+            self._remove()
+            raise OSError(f"{output.given}: no file can be made in {output.path.parent}: {error.strerror}") from error
 
     def write(self, data: bytes) -> None:
         """Adds a fragment."""

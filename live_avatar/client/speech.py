@@ -12,6 +12,8 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
+from live_avatar.files import ffmpeg_name
+
 MIN_RATE_HZ = 8_000
 MAX_RATE_HZ = 48_000
 CHUNK_S = 0.5
@@ -33,7 +35,7 @@ class SpeechFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._readable():
-            container = av.open(path)
+            container = av.open(ffmpeg_name(path))
         self._container: InputContainer = container
         stream = next(iter(container.streams.audio), None)
         if stream is None:

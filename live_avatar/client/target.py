@@ -62,7 +62,7 @@ def _fault(address: str) -> str:
         return "has no port"
     if "/" in address:
         return "has a path"
-    if re.fullmatch(r"[^:@]+:[^:@]*", address):
+    if re.fullmatch(r"[^\s:/?#@,\[\]]+:[^\s:@,]*", address):
         return "has no number as its port"
     return "is no address"
 

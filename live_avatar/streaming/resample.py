@@ -9,11 +9,9 @@ import numpy.typing as npt
 import soxr
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.limits import MAX_RATE_HZ, MIN_RATE_HZ
 
 Samples = npt.NDArray[np.float32]
-
-MIN_RATE_HZ = 8_000
-MAX_RATE_HZ = 48_000
 
 
 def checked_samples(samples: Samples) -> Samples:

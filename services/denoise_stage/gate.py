@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from live_avatar.config import preset
+from live_avatar.files import check_output, write_text
 from live_avatar.memory import largest_size
 from live_avatar.model import fp8
 from live_avatar.model.device import open_device
@@ -90,10 +91,11 @@ def main() -> int:
     parser.add_argument("--fp8-kv", action="store_true", help="store keys and values in 8 bits as well")
     parser.add_argument("--out", type=Path, default=Path("fp8-report.json"))
     given = parser.parse_args()
+    check_output(given.out)
     networks = open_networks(preset(given.preset), given.weights, open_device(given.device, torch.get_num_threads()))
     report = measure(networks, given.blocks, given.least_worst_db, kv=given.fp8_kv)
     text = json.dumps(report, indent=1)
-    given.out.write_text(text + "\n")
+    write_text(given.out, text + "\n")
     sys.stdout.write(text + "\n")
     return 0 if report["passed"] else 1
 

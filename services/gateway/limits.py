@@ -11,9 +11,9 @@ from typing import NoReturn
 import grpc
 from google.protobuf.message import Message
 
+from live_avatar import limits as bounds
 from live_avatar.portrait import PortraitLimits
 from live_avatar.serving.errors import ServiceError
-from live_avatar.streaming.resample import MAX_RATE_HZ, MIN_RATE_HZ
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import AudioFormat, VideoFormat
 
@@ -24,7 +24,6 @@ MESSAGE_OUT_OF_ORDER = "MESSAGE_OUT_OF_ORDER"
 SAMPLE_BYTES = {AudioFormat.ENCODING_PCM_S16LE: 2, AudioFormat.ENCODING_PCM_F32LE: 4}
 """Bytes of one sample, for every encoding that is taken."""
 
-MAX_ENLARGEMENT = 8
 LARGEST_SIDE = 1024
 """Pixels up to which pictures may be enlarged."""
 COMFORTABLE_SIDE = 256
@@ -36,19 +35,19 @@ class Limits:
     """The table."""
 
     max_message_bytes: int = 4 * 2**20
-    max_image_bytes: int = 4 * 2**20 - 64 * 2**10
+    max_image_bytes: int = bounds.MAX_IMAGE_BYTES
     """What a message holds beside the image of the longest prompt and everything else."""
     max_image_pixels: int = 50_000_000
-    max_prompt_characters: int = 2_000
+    max_prompt_characters: int = bounds.MAX_PROMPT_CHARACTERS
     max_name_characters: int = 128
     """Of request ids, utterance ids and page tokens."""
     max_audio_chunk_s: int = 20
-    max_whole_file_s: int = 120
+    max_whole_file_s: int = bounds.MAX_WHOLE_FILE_S
     """Attention over a whole recording grows with its square."""
     max_session_s: int = 12 * 3600
     idle_timeout_s: int = 60
-    min_sample_rate_hz: int = MIN_RATE_HZ
-    max_sample_rate_hz: int = MAX_RATE_HZ
+    min_sample_rate_hz: int = bounds.MIN_RATE_HZ
+    max_sample_rate_hz: int = bounds.MAX_RATE_HZ
     max_video_credits: int = 1_000
     max_bitrate_kbps: int = 50_000
     max_queued_audio_s: int = 30
@@ -205,8 +204,8 @@ def _check_video(form: VideoFormat, limits: Limits) -> None:
     if form.max_bitrate_kbps > limits.max_bitrate_kbps:
         message = f"{form.max_bitrate_kbps} kbit/s is over {limits.max_bitrate_kbps}"
         _refuse("VIDEO_FORMAT_UNSUPPORTED", message, "config.video.max_bitrate_kbps")
-    if form.enlargement > MAX_ENLARGEMENT:
-        message = f"pictures are enlarged {MAX_ENLARGEMENT} times at most, not {form.enlargement}"
+    if form.enlargement > bounds.MAX_ENLARGEMENT:
+        message = f"pictures are enlarged {bounds.MAX_ENLARGEMENT} times at most, not {form.enlargement}"
         _refuse("VIDEO_FORMAT_UNSUPPORTED", message, "config.video.enlargement")
 
 

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import status_pb2
 
 from live_avatar.config import Preset
+from live_avatar.limits import MAX_ENLARGEMENT
 from live_avatar.novelty import PORTRAIT_UNLIKE_TRAINING, Novelty
 from live_avatar.pipeline.v1 import blocks_pb2
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest, VideoProfile
@@ -19,7 +20,7 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitReques
 from live_avatar.serving.errors import ServiceError, to_status
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import MediaSpan, VideoFormat
-from services.gateway.limits import COMFORTABLE_SIDE, LARGEST_SIDE, MAX_ENLARGEMENT
+from services.gateway.limits import COMFORTABLE_SIDE, LARGEST_SIDE
 from services.gateway.media import Unit
 from services.gateway.records import SessionRecord
 

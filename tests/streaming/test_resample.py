@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from live_avatar.streaming.resample import MAX_RATE_HZ, MIN_RATE_HZ, Resampler, Samples, resample
+from live_avatar.limits import MAX_RATE_HZ, MIN_RATE_HZ
+from live_avatar.streaming.resample import Resampler, Samples, resample
 
 RATES = [8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000]
 FAST = settings(max_examples=25, deadline=None)
