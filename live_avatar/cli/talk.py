@@ -25,8 +25,8 @@ def talk(
     preset: options.PresetOption = sources.DEFAULT_PRESET,
     weights: options.WeightsOption = None,
 ) -> None:
-    """Speaks live to the avatar; shows lead, reaction time and late frames."""
-    from live_avatar.cli.talking import from_file, from_microphone, has_microphone, hold_talk
+    """Speaks live to the avatar; shows lead, reaction time and late frames, and what made the video stand still."""
+    from live_avatar.cli.talking import conclusions, from_file, from_microphone, has_microphone, hold_talk
     from live_avatar.client.movie import Movie, check_film
 
     inputs = (image,) if audio is None else (audio, image)
@@ -45,4 +45,4 @@ def talk(
         seen = hold_talk(address, portrait, speech, movie, prompt=prompt, seed=seed)
     reactions = ", ".join(f"{seconds:.2f} s" for seconds in seen.reactions_s) or "none"
     said = f"{seen.video_s:.2f} s of video, {seen.late_frames} late frames, reaction {reactions}"
-    sources.conclude(movie, said, *(() if out is None else (f"{out}: H.264 and AAC",)))
+    sources.conclude(movie, said, *conclusions(seen), *(() if out is None else (f"{out}: H.264 and AAC",)))

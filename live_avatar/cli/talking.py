@@ -19,12 +19,19 @@ from live_avatar.cli.signals import run
 from live_avatar.client import AvatarClient, Impression, SessionOptions
 from live_avatar.client import talk as speak_live
 from live_avatar.client.movie import Movie
+from live_avatar.client.results import AUDIO_STARVED, CLIENT_SLOW, PIPELINE_SLOW
 from live_avatar.client.speech import SpeechFile
 
 PIECE_S = 0.04
 """Speech that is sent at once, as a telephone would."""
 _SAMPLE_BYTES = 2
 _MICROPHONE_HZ = 16_000
+_SPOILED = {
+    AUDIO_STARVED: "speech too late, silence in its place",
+    PIPELINE_SLOW: "pipeline slower than real time",
+    CLIENT_SLOW: "finished video taken too late",
+}
+"""What a viewer notices, by the gateway's reason."""
 
 
 class Source(Protocol):
@@ -134,8 +141,20 @@ def describe(seen: Impression) -> str:
     parts = [f"{seen.video_s:.1f} s", f"lead {seen.lead_s:.2f} s", f"late frames {seen.late_frames}"]
     if seen.reactions_s:
         parts.append(f"reaction {seen.reactions_s[-1]:.2f} s")
-    if seen.starved:
-        parts.append(f"speech too late {seen.starved} times")
     if seen.slowest is not None:
         parts.append(f"most time in {seen.slowest.service}")
+    parts += [_SPOILED.get(reason, reason) for reason in seen.degraded]
     return "  ".join(parts)
+
+
+def conclusions(seen: Impression) -> list[str]:
+    """What spoiled a talk, one line for each reason; none where nothing did."""
+    return [_conclusion(reason, times, seen) for reason, times in sorted(seen.spoiled.items())]
+
+
+def _conclusion(reason: str, times: int, seen: Impression) -> str:
+    what = _SPOILED.get(reason, reason)
+    if reason != PIPELINE_SLOW:
+        return f"{what}: {times} {'time' if times == 1 else 'times'}"
+    where = f", most time in {seen.slow_service}" if seen.slow_service else ""
+    return f"{what}: {seen.stalled_s:.1f} s stalled{where}"

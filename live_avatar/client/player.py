@@ -20,6 +20,11 @@ class PlayerClock:
         self.late_frames = 0
         """Frame times during which the last picture stood still."""
 
+    @property
+    def stalled_s(self) -> float:
+        """For how long the last picture stood still, in all."""
+        return self.late_frames / self._fps
+
     def receive(self, end_frame: int, now_s: float) -> None:
         """Frames up to ``end_frame`` are here."""
         if self._anchor_s is None:

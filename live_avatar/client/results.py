@@ -13,6 +13,10 @@ from live_avatar.v1 import avatar_service_pb2 as api
 
 WARNING = "WARNING"
 """Kind of an event that is a warning and nothing else."""
+DEGRADED, RECOVERED = "DEGRADED", "RECOVERED"
+"""Kinds of events that say, in their warning, what spoils a session, and that it is over."""
+AUDIO_STARVED, PIPELINE_SLOW, CLIENT_SLOW = "AUDIO_STARVED", "PIPELINE_SLOW", "CLIENT_SLOW"
+"""Reasons of such a warning."""
 
 _Response = api.StreamAvatarResponse
 
@@ -64,7 +68,7 @@ class Event:
     media_time_ns: int
     block_index: int
     warning: AvatarError | None
-    """A problem that does not end the stream."""
+    """A problem that does not end the stream: reason, message, metadata; with RECOVERED, one that has passed."""
 
 
 @dataclass(frozen=True, kw_only=True)

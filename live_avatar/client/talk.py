@@ -5,6 +5,7 @@ Composes stream, speech and movie; knows none of their insides.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,16 @@ from live_avatar.client.errors import AvatarError
 from live_avatar.client.live import LiveStream, live_stream
 from live_avatar.client.movie import Movie
 from live_avatar.client.options import SessionOptions
-from live_avatar.client.results import WARNING, BlockTiming, Event, VideoUnit
+from live_avatar.client.results import (
+    AUDIO_STARVED,
+    DEGRADED,
+    PIPELINE_SLOW,
+    RECOVERED,
+    WARNING,
+    BlockTiming,
+    Event,
+    VideoUnit,
+)
 
 Pieces = AsyncIterator[bytes]
 """Speech as 16-bit samples, each piece when it is spoken; an empty piece is a pause that ends an utterance."""
@@ -29,8 +39,14 @@ class Impression:
     lead_s: float = 0.0
     """Video that has come and was not shown yet."""
     late_frames: int = 0
-    starved: int = 0
-    """Times that speech did not come in time."""
+    stalled_s: float = 0.0
+    """For how long the last picture stood still, in all."""
+    degraded: list[str] = field(default_factory=list)
+    """Reasons of what spoils the talk now, such as PIPELINE_SLOW; each once."""
+    spoiled: Counter[str] = field(default_factory=Counter)
+    """How often each reason has begun."""
+    slow_service: str = ""
+    """Service to which the gateway put a slow pipeline down last."""
     reactions_s: list[float] = field(default_factory=list)
     """From the first piece of each utterance to the first video that speaks it."""
     slowest: BlockTiming | None = None
@@ -38,6 +54,24 @@ class Impression:
     events: list[str] = field(default_factory=list)
     warnings: list[AvatarError] = field(default_factory=list)
     """What is wrong but ends nothing, such as a portrait that the weights do not know."""
+
+    @property
+    def starved(self) -> int:
+        """Times that speech did not come in time."""
+        return self.spoiled[AUDIO_STARVED]
+
+    def note_state(self, event: Event) -> None:
+        """Takes an event that says what spoils the talk, or that it is over."""
+        # A gateway that gives no reason knows late speech alone.
+        reason = event.warning.reason if event.warning is not None else AUDIO_STARVED
+        if reason in self.degraded:
+            self.degraded.remove(reason)
+        if event.kind == RECOVERED:
+            return
+        self.degraded.append(reason)
+        self.spoiled[reason] += 1
+        if event.warning is not None and reason == PIPELINE_SLOW:
+            self.slow_service = event.warning.metadata.get("service", self.slow_service)
 
 
 Watch = Callable[[Impression], None]
@@ -124,14 +158,15 @@ class _Talking:
     def _see(self, unit: VideoUnit) -> None:
         now_s, seen, clock = time.monotonic(), self.impression, self._stream.clock
         seen.video_s = max(seen.video_s, unit.end_ns / 1e9)
-        seen.lead_s, seen.late_frames = clock.lead_s(now_s), clock.late_frames
+        seen.lead_s, seen.late_frames, seen.stalled_s = clock.lead_s(now_s), clock.late_frames, clock.stalled_s
         seen.slowest = max(unit.timings, key=_spent_s, default=seen.slowest)
 
     def _hear_of(self, event: Event) -> None:
         self.impression.events.append(event.kind)
         if event.kind == "UTTERANCE_STARTED" and self._asked_s:
             self.impression.reactions_s.append(time.monotonic() - self._asked_s.pop(0))
-        self.impression.starved += event.kind == "DEGRADED"
+        if event.kind in (DEGRADED, RECOVERED):
+            self.impression.note_state(event)
         if event.kind == WARNING and event.warning is not None:
             self.impression.warnings.append(event.warning)
 

@@ -1,7 +1,10 @@
 """``live-avatar talk`` against a gateway without a pipeline."""
 
+import re
 import time
 import wave
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,9 +12,11 @@ from typer.testing import CliRunner
 
 from live_avatar.cli import talking
 from live_avatar.cli.main import app
+from live_avatar.client import Impression
 from live_avatar.v1 import avatar_service_pb2 as api
+from services.gateway import messages
 
-from ..client.fake_gateway import fake_gateway, serving
+from ..client.fake_gateway import FakeGateway, Requests, Response, fake_gateway, serving
 
 FAILED = 2
 
@@ -44,6 +49,40 @@ def test_a_recording_is_spoken_at_its_own_pace(tmp_path: Path) -> None:
     assert output.splitlines()[-1] == f"{out}: H.264 and AAC"
     assert "late frames" in output
     assert out.stat().st_size > 0
+
+
+def slow(gateway: FakeGateway, requests: Requests) -> Iterator[Response]:
+    """Hears everything, says that the pipeline is slow and the speech late, and shows it."""
+    facts = {"service": "denoise-stage-2", "late_ms": "480"}
+    warning = messages.warning("PIPELINE_SLOW", "the pipeline is slow", facts)
+    yield Response(event=Response.Event(kind=Response.Event.KIND_DEGRADED, warning=warning))
+    starved = messages.warning("AUDIO_STARVED", "no speech")
+    for kind in (Response.Event.KIND_DEGRADED, Response.Event.KIND_RECOVERED):
+        yield Response(event=Response.Event(kind=kind, warning=starved))
+    yield from gateway.talk(requests)
+
+
+def test_the_summary_says_what_made_the_video_stand_still(tmp_path: Path) -> None:
+    gateway, out = fake_gateway(), tmp_path / "out.mp4"
+    gateway.deliver = slow
+    with serving(gateway) as address:
+        code, output, errors = run(
+            "--audio", recording(tmp_path / "speech.wav", 1.5), "--out", out, "--gateway", address
+        )
+    assert code == 0, errors
+    first, *spoiled, last = output.splitlines()[-4:]
+    assert "of video" in first and last == f"{out}: H.264 and AAC"
+    assert spoiled[0] == "speech too late, silence in its place: 1 time"
+    assert re.fullmatch(r"pipeline slower than real time: \d+\.\d s stalled, most time in denoise-stage-2", spoiled[1])
+
+
+def test_the_line_shows_what_spoils_the_talk_now() -> None:
+    seen = Impression(degraded=["PIPELINE_SLOW", "CLIENT_SLOW"], late_frames=3)
+    assert talking.describe(seen).endswith("pipeline slower than real time  finished video taken too late")
+    assert "slower" not in talking.describe(Impression())
+    assert talking.conclusions(Impression()) == []
+    seen = Impression(spoiled=Counter(PIPELINE_SLOW=2, NEWER_REASON=3), stalled_s=4.24)
+    assert talking.conclusions(seen) == ["NEWER_REASON: 3 times", "pipeline slower than real time: 4.2 s stalled"]
 
 
 def test_without_a_microphone_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

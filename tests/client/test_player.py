@@ -23,5 +23,6 @@ def test_a_gap_counts_and_is_not_made_up_for() -> None:
     clock.receive(9, 10.0)
     clock.receive(21, 10.56)
     assert clock.late_frames == 5
+    assert clock.stalled_s == pytest.approx(0.2)
     assert clock.position(10.56) == 9
     assert clock.position(10.96) == 19

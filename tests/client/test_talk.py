@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import av
+import grpc
 import pytest
 from google.rpc.status_pb2 import Status
 
-from live_avatar.client import AvatarClient, AvatarError, Impression, SessionOptions, live_stream, talk
+from live_avatar.client import AvatarClient, AvatarError, Impression, SessionOptions, live_stream, results, talk
 from live_avatar.v1 import avatar_service_pb2 as api
 
 from .fake_gateway import FakeGateway, Requests, Response, fake_gateway, serving
@@ -58,6 +59,31 @@ def test_a_talk_becomes_a_film_and_an_impression(tmp_path: Path) -> None:
         assert [stream.codec_context.name for stream in film.streams] == ["h264", "aac"]
         assert [round(frame.time * 25) for frame in film.decode(video=0)] == [0, *range(4, 60)]
     assert gateway.closed == ["one"]
+
+
+def state(kind: str, reason: str = "", **metadata: str) -> results.Event:
+    error = AvatarError(grpc.StatusCode.DEADLINE_EXCEEDED, reason, "a message", metadata)
+    return results.Event(kind=kind, utterance_id="", media_time_ns=0, block_index=0, warning=error if reason else None)
+
+
+def test_an_impression_knows_what_spoils_the_talk_and_how_often() -> None:
+    seen = Impression()
+    seen.note_state(state("DEGRADED", "PIPELINE_SLOW", service="denoise-stage-2"))
+    seen.note_state(state("DEGRADED", "AUDIO_STARVED"))
+    assert seen.degraded == ["PIPELINE_SLOW", "AUDIO_STARVED"]
+    seen.note_state(state("RECOVERED", "PIPELINE_SLOW", service="denoise-stage-0"))
+    seen.note_state(state("RECOVERED", "CLIENT_SLOW"))
+    assert seen.degraded == ["AUDIO_STARVED"]
+    seen.note_state(state("DEGRADED", "PIPELINE_SLOW"))
+    assert (seen.spoiled["PIPELINE_SLOW"], seen.starved, seen.slow_service) == (2, 1, "denoise-stage-2")
+
+
+def test_a_gateway_that_gives_no_reason_knows_late_speech_alone() -> None:
+    seen = Impression()
+    seen.note_state(state("DEGRADED"))
+    assert (seen.starved, seen.degraded) == (1, ["AUDIO_STARVED"])
+    seen.note_state(state("RECOVERED"))
+    assert (seen.starved, seen.degraded) == (1, [])
 
 
 def test_a_talk_that_fails_leaves_no_file(tmp_path: Path) -> None:
