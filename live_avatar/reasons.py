@@ -105,6 +105,11 @@ REASONS: Mapping[str, Reason] = {
         ("UNAUTHENTICATED",), "the session token is not of this session", "use the token of the session"
     ),
     "UPDATE_EMPTY": Reason(_INVALID, "the update's mask names nothing", _FIX),
+    "UTTERANCE_OVER": Reason(
+        _PRECONDITION,
+        "speech of an interrupted utterance still comes and is dropped; a warning of an event",
+        "begin a new utterance with `sample_offset` 0 or a new `utterance_id`",
+    ),
     "VIDEO_FORMAT_UNSUPPORTED": Reason(_INVALID, "encoding, bitrate or size of the video is not served", _FIX),
     "WRONG_GATEWAY": Reason(
         _PRECONDITION, "another gateway holds the session; its address is the metadata `stream_endpoint`", "call there"

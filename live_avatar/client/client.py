@@ -3,14 +3,16 @@
 Knows the public API; nothing of files.
 """
 
+import asyncio
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from live_avatar.client.errors import from_rpc_error
+from live_avatar.client.errors import AvatarError, from_rpc_error
 from live_avatar.client.late_writes import keep_last_word
 from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import Interruption, ServerInfo, server_info
@@ -27,6 +29,7 @@ CREATE_TIMEOUT_S = 60.0
 """Memory is reserved and the portrait encoded before the answer comes."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest response that is taken: a raw picture of any size the server makes."""
+_INTERRUPTIONS_KEPT = 64
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),  # the server's limit holds
@@ -96,6 +99,9 @@ class Session:
         self._stub = stub
         self._token = created.session_token
         self._options = options
+        self._open_stream: AvatarStream | None = None
+        self._interrupted: deque[str] = deque(maxlen=_INTERRUPTIONS_KEPT)
+        """Request ids that the stream has been told of."""
         self.session_id = created.session.session_id
 
     @asynccontextmanager
@@ -106,23 +112,40 @@ class Session:
         stream = AvatarStream(call, self._options)
         try:
             await stream.open(self._token)
+            self._open_stream = stream
             yield stream
         finally:
+            if self._open_stream is stream:
+                self._open_stream = None
             await stream.close()
 
     async def interrupt(self, *, request_id: str = "") -> Interruption:
         """Barge-in without the stream at hand; see ``LiveStream.interrupt``.
 
+        Where a stream of this object is open, what it sends next is a new utterance.
+
         Args:
             request_id: a second call with the same one changes nothing and gets the same answer; empty: a fresh one.
         """
-        request = api.InterruptSessionRequest(session_id=self.session_id, request_id=request_id or str(uuid.uuid4()))
+        request_id = request_id or str(uuid.uuid4())
+        await self._interrupt_stream(request_id)
+        request = api.InterruptSessionRequest(session_id=self.session_id, request_id=request_id)
         with typed_errors():
             response = await self._stub.InterruptSession(request, timeout=CALL_TIMEOUT_S)
         return Interruption(
             last_played_ns=response.last_played_time.ToNanoseconds(),
             first_clean_block=response.first_clean_block_index,
         )
+
+    async def _interrupt_stream(self, request_id: str) -> None:
+        """Takes back speech that is on its way in our own stream; the server knows both as one interruption."""
+        stream, live = self._open_stream, self._options.delivery == "live"
+        if stream is None or not live or request_id in self._interrupted:
+            return
+        self._interrupted.append(request_id)
+        with suppress(AvatarError, TimeoutError):  # the call that follows says what is wrong
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await stream.interrupt(request_id=request_id)
 
     async def change_prompt(self, prompt: str) -> int:
         """Changes the prompt of a session that streams; returns the first block it holds for."""

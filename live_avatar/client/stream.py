@@ -5,14 +5,16 @@ order, credits and deadlines; nothing of files or players.
 """
 
 import asyncio
-from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Self
 
 import grpc
 
 from live_avatar.client.errors import AvatarError, from_rpc_error
 from live_avatar.client.options import SAMPLE_BYTES, SessionOptions
-from live_avatar.client.results import Result, VideoUnit, from_response
+from live_avatar.client.outbox import Outbox, OutboxClosedError
+from live_avatar.client.results import Event, Result, VideoUnit, from_response
 from live_avatar.v1 import avatar_service_pb2 as api
 
 Call = grpc.aio.StreamStreamCall[api.StreamAvatarRequest, api.StreamAvatarResponse]
@@ -24,10 +26,7 @@ SILENCE_S = 300.0
 VIDEO_CREDITS = 256
 """Units that the server may send ahead of those that were taken.  gRPC's own window holds most of them back at the
 server; the number must exceed what fits between the two in one round trip."""
-CREDITS_AT_ONCE = 16
-"""Granted together: a message for each unit would be a tenth of a gateway's work."""
-OUTBOX_SIZE = 16
-_SPEECH = ("audio_chunk", "end_of_utterance")
+INTERRUPTED = "UTTERANCE_INTERRUPTED"
 CHUNK_S = 1
 """Longest piece of speech in one message."""
 
@@ -39,12 +38,8 @@ class AvatarStream:
         self._call = call
         self._sample_bytes = SAMPLE_BYTES[options.sample_format]
         self._chunk_bytes = CHUNK_S * options.sample_rate_hz * self._sample_bytes
-        self._outbox: deque[api.StreamAvatarRequest] = deque()
-        self._owed_credits = 0
-        self._sequence = 0
-        self._utterance_samples = 0
-        self._changed = asyncio.Condition()
-        self._ended = False
+        self._outbox = Outbox()
+        self._finished = False
         self._writer: asyncio.Task[None] | None = None
         self.width = 0
         self.height = 0
@@ -53,7 +48,7 @@ class AvatarStream:
     async def open(self, session_token: str) -> None:
         """Opens the stream and learns the video's format; raises AvatarError."""
         opening = api.StreamAvatarRequest.Open(session_token=session_token, initial_video_credits=VIDEO_CREDITS)
-        self._outbox.append(api.StreamAvatarRequest(open=opening))
+        await self._outbox.put(api.StreamAvatarRequest(open=opening))
         # Not a task group: its errors would reach the caller's code wrapped in an exception group.
         self._writer = asyncio.create_task(self._write_all())
         response = await self._read(OPEN_TIMEOUT_S)
@@ -72,50 +67,56 @@ class AvatarStream:
     async def send_audio(self, chunk: bytes, utterance_id: str = "") -> None:
         """Sends speech of any length; waits while the server has enough.
 
+        Returns early where an interruption, by whomever, ends the utterance meanwhile.
+
         Args:
             chunk: whole samples.
-            utterance_id: name of the utterance in events; empty: that of the running one, or none.
+            utterance_id: name of the utterance in events; another one's ends the running utterance.  Empty: that of
+                the running one, or none.
 
         Raises:
             AvatarError: the stream has ended.
         """
-        for start in range(0, len(chunk), self._chunk_bytes):
-            piece = chunk[start : start + self._chunk_bytes]
-            message = api.StreamAvatarRequest.AudioChunk(
-                data=piece, sample_offset=self._utterance_samples, utterance_id=utterance_id
-            )
-            await self._send(api.StreamAvatarRequest(audio_chunk=message))
-            self._utterance_samples += len(piece) // self._sample_bytes
+        async with self._sending():
+            self._check_unfinished()
+            await self._outbox.speak(chunk, self._chunk_bytes, self._sample_bytes, utterance_id)
 
     async def end_utterance(self) -> None:
         """Says that a pause follows: what was said is finished without waiting for more."""
-        self._utterance_samples = 0
-        await self._send(api.StreamAvatarRequest(end_of_utterance=api.StreamAvatarRequest.EndOfUtterance()))
+        async with self._sending():
+            self._check_unfinished()
+            await self._outbox.end_utterance()
 
-    async def interrupt(self) -> None:
-        """Barge-in: speech that has not entered the pipeline is dropped; what is sent next is a new utterance."""
-        self._utterance_samples = 0
-        async with self._changed:
-            waiting = [one for one in self._outbox if one.WhichOneof("payload") in _SPEECH]
-            for one in waiting:
-                self._outbox.remove(one)
-        await self._send(api.StreamAvatarRequest(interrupt=api.StreamAvatarRequest.Interrupt()))
+    async def interrupt(self, *, request_id: str = "") -> None:
+        """Barge-in: speech that has not entered the pipeline is dropped; what is sent next is a new utterance.
+
+        Args:
+            request_id: that of a ``Session.interrupt`` which asks for the same; empty: an interruption of its own.
+        """
+        message = api.StreamAvatarRequest.Interrupt(request_id=request_id)
+        async with self._sending():
+            await self._outbox.interrupt(api.StreamAvatarRequest(interrupt=message))
 
     async def change_prompt(self, prompt: str) -> None:
         """Asks for another prompt from the next block on."""
         update = api.StreamAvatarRequest.Update(config=api.SessionConfig(prompt=prompt))
         update.update_mask.paths.append("prompt")
-        await self._send(api.StreamAvatarRequest(update=update))
+        async with self._sending():
+            await self._outbox.put(api.StreamAvatarRequest(update=update))
 
     async def report_playback(self, played_through_ns: int) -> None:
         """Tells how much of the session's media has been shown."""
         report = api.StreamAvatarRequest.PlaybackReport()
         report.played_through_time.FromNanoseconds(played_through_ns)
-        await self._send(api.StreamAvatarRequest(playback_report=report))
+        async with self._sending():
+            await self._outbox.put(api.StreamAvatarRequest(playback_report=report))
 
     async def end(self) -> None:
-        """Says that nothing follows; the stream ends after the last result."""
-        await self._send(api.StreamAvatarRequest(finish=api.StreamAvatarRequest.Finish()))
+        """Says that no speech follows; the stream ends after the last result.  Idempotent."""
+        async with self._sending():
+            if not self._finished:
+                self._finished = True
+                await self._outbox.finish()
 
     def __aiter__(self) -> Self:
         return self
@@ -125,7 +126,9 @@ class AvatarStream:
         while (response := await self._read(SILENCE_S)) is not None:
             result = from_response(response)
             if isinstance(result, VideoUnit):
-                await self._grant()
+                await self._outbox.grant()
+            if isinstance(result, Event) and result.kind == INTERRUPTED:
+                await self._outbox.note_interruption(response.event.last_consumed_client_sequence)
             if result is not None:
                 return result
         raise StopAsyncIteration
@@ -142,20 +145,17 @@ class AvatarStream:
             raise from_rpc_error(error) from None
         return response if isinstance(response, api.StreamAvatarResponse) else None
 
-    async def _send(self, request: api.StreamAvatarRequest) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._ended or len(self._outbox) < OUTBOX_SIZE)
-            if not self._ended:
-                self._outbox.append(request)
-                self._changed.notify_all()
-                return
-        raise await self._reason()
+    @asynccontextmanager
+    async def _sending(self) -> AsyncIterator[None]:
+        """Says why nothing can be sent, where that is so."""
+        try:
+            yield
+        except OutboxClosedError:
+            raise await self._reason() from None
 
-    async def _grant(self) -> None:
-        async with self._changed:
-            self._owed_credits += 1
-            if self._owed_credits >= CREDITS_AT_ONCE:
-                self._changed.notify_all()
+    def _check_unfinished(self) -> None:
+        if self._finished:
+            raise _ended("no speech follows the end of it")
 
     async def _reason(self) -> AvatarError:
         """Why nothing can be sent any more."""
@@ -163,31 +163,19 @@ class AvatarStream:
             code, details = await self._call.code(), await self._call.details()
             initial, trailing = await self._call.initial_metadata(), await self._call.trailing_metadata()
         if code is grpc.StatusCode.OK:
-            return AvatarError(grpc.StatusCode.FAILED_PRECONDITION, "STREAM_ENDED", "the stream has ended")
+            return _ended("the stream has ended")
         return from_rpc_error(grpc.aio.AioRpcError(code, initial, trailing, details))
 
     async def _write_all(self) -> None:
         """Writes until the call ends; the reader and the next sender learn why it did."""
         try:
             while True:
-                await self._call.write(await self._next_request())
+                await self._call.write(await self._outbox.next())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return
         finally:
-            self._ended = True
-            async with self._changed:
-                self._changed.notify_all()
+            await self._outbox.close()
 
-    async def _next_request(self) -> api.StreamAvatarRequest:
-        """Credits before speech: speech may have to wait for the video that they let through."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._outbox) or self._owed_credits >= CREDITS_AT_ONCE)
-            if self._owed_credits >= CREDITS_AT_ONCE:
-                credit = api.StreamAvatarRequest.Credit(video_units=self._owed_credits)
-                request, self._owed_credits = api.StreamAvatarRequest(credit=credit), 0
-            else:
-                request = self._outbox.popleft()
-            self._changed.notify_all()
-        self._sequence += 1
-        request.client_sequence = self._sequence
-        return request
+
+def _ended(message: str) -> AvatarError:
+    return AvatarError(grpc.StatusCode.FAILED_PRECONDITION, "STREAM_ENDED", message)

@@ -576,7 +576,14 @@ class StreamAvatarRequest(_message.Message):
 
     @_typing.final
     class AudioChunk(_message.Message):
-        """A piece of PCM."""
+        """A piece of PCM.
+
+        After an interrupt, by either door and whoever asked for it, the utterance that was being sent is over. A chunk
+        with sample_offset 0, or with an utterance_id that is neither empty nor that of the interrupted utterance, begins a
+        new one, which is spoken. Any other chunk belongs to the interrupted utterance and is dropped, until an
+        EndOfUtterance. A client that goes on for 2 s is reminded by another KIND_UTTERANCE_INTERRUPTED with the warning
+        UTTERANCE_OVER; one that goes on for longer than speech may wait is refused with MESSAGE_OUT_OF_ORDER.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -585,8 +592,13 @@ class StreamAvatarRequest(_message.Message):
         UTTERANCE_ID_FIELD_NUMBER: _builtins.int
         data: _builtins.bytes
         sample_offset: _builtins.int
-        """Position of the first sample on the utterance clock, in samples."""
+        """Position of the first sample on the utterance clock, in samples: 0 in the first chunk of an utterance. The first
+        chunk of a new utterance_id right after an interrupt may have any; the next ones count on from it.
+        """
         utterance_id: _builtins.str
+        """Empty: the utterance that is being sent. In live delivery a name is a new one's only after EndOfUtterance or an
+        interrupt; else MESSAGE_OUT_OF_ORDER.
+        """
         def __init__(
             self,
             *,
@@ -602,7 +614,7 @@ class StreamAvatarRequest(_message.Message):
 
     @_typing.final
     class EndOfUtterance(_message.Message):
-        """No more audio for this utterance: flush the tail."""
+        """No more audio for this utterance: flush the tail. Without effect where none is being sent."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -621,20 +633,27 @@ class StreamAvatarRequest(_message.Message):
 
     @_typing.final
     class Interrupt(_message.Message):
-        """Barge-in."""
+        """Barge-in: drops all speech that came before it on the stream and has not entered the pipeline."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         UTTERANCE_ID_FIELD_NUMBER: _builtins.int
+        REQUEST_ID_FIELD_NUMBER: _builtins.int
         utterance_id: _builtins.str
+        """Where this utterance is over already, nothing is dropped; empty: whatever is spoken."""
+        request_id: _builtins.str
+        """The same as in an InterruptSession that asks for the same interruption: whichever comes first does it, and this
+        one drops besides what was on its way when the call was done. Empty: an interruption of its own.
+        """
         def __init__(
             self,
             *,
             utterance_id: _builtins.str = ...,
+            request_id: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["utterance_id", b"utterance_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "utterance_id", b"utterance_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -934,9 +953,14 @@ class StreamAvatarResponse(_message.Message):
         MEDIA_TIME_FIELD_NUMBER: _builtins.int
         BLOCK_INDEX_FIELD_NUMBER: _builtins.int
         WARNING_FIELD_NUMBER: _builtins.int
+        LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
         kind: Global___StreamAvatarResponse.Event.Kind.ValueType
         utterance_id: _builtins.str
         block_index: _builtins.int
+        last_consumed_client_sequence: _builtins.int
+        """Of KIND_UTTERANCE_INTERRUPTED: the client_sequence of the last message that had been taken. An utterance whose
+        first chunk was sent up to there is over; one that began after it goes on. 0: nothing was dropped.
+        """
         @_builtins.property
         def media_time(self) -> _duration_pb2.Duration: ...
         @_builtins.property
@@ -951,10 +975,11 @@ class StreamAvatarResponse(_message.Message):
             media_time: _duration_pb2.Duration | None = ...,
             block_index: _builtins.int = ...,
             warning: _status_pb2.Status | None = ...,
+            last_consumed_client_sequence: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["media_time", b"media_time", "warning", b"warning"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["block_index", b"block_index", "kind", b"kind", "media_time", b"media_time", "utterance_id", b"utterance_id", "warning", b"warning"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["block_index", b"block_index", "kind", b"kind", "last_consumed_client_sequence", b"last_consumed_client_sequence", "media_time", b"media_time", "utterance_id", b"utterance_id", "warning", b"warning"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,7 +120,8 @@ class AvatarServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InterruptSession(self, request, context):
-        """Drops queued audio and unstarted blocks (barge-in). Idempotent on request_id.
+        """Drops queued audio and unstarted blocks (barge-in). Idempotent on request_id. For what the stream carries after
+        it, see StreamAvatarRequest.AudioChunk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

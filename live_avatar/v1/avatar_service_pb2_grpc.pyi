@@ -42,7 +42,9 @@ class AvatarServiceStub:
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_avatar_service_pb2.UpdateSessionRequest, _avatar_service_pb2.UpdateSessionResponse]
     """Changes prompt, avatar, adapters or output; takes effect at a block boundary."""
     InterruptSession: _grpc.UnaryUnaryMultiCallable[_avatar_service_pb2.InterruptSessionRequest, _avatar_service_pb2.InterruptSessionResponse]
-    """Drops queued audio and unstarted blocks (barge-in). Idempotent on request_id."""
+    """Drops queued audio and unstarted blocks (barge-in). Idempotent on request_id. For what the stream carries after
+    it, see StreamAvatarRequest.AudioChunk.
+    """
     CloseSession: _grpc.UnaryUnaryMultiCallable[_avatar_service_pb2.CloseSessionRequest, _avatar_service_pb2.CloseSessionResponse]
     """Ends a session and frees its device memory. Idempotent."""
     StreamAvatar: _grpc.StreamStreamMultiCallable[_avatar_service_pb2.StreamAvatarRequest, _avatar_service_pb2.StreamAvatarResponse]
@@ -68,7 +70,9 @@ class AvatarServiceAsyncStub(AvatarServiceStub):
     UpdateSession: _aio.UnaryUnaryMultiCallable[_avatar_service_pb2.UpdateSessionRequest, _avatar_service_pb2.UpdateSessionResponse]  # type: ignore[assignment]
     """Changes prompt, avatar, adapters or output; takes effect at a block boundary."""
     InterruptSession: _aio.UnaryUnaryMultiCallable[_avatar_service_pb2.InterruptSessionRequest, _avatar_service_pb2.InterruptSessionResponse]  # type: ignore[assignment]
-    """Drops queued audio and unstarted blocks (barge-in). Idempotent on request_id."""
+    """Drops queued audio and unstarted blocks (barge-in). Idempotent on request_id. For what the stream carries after
+    it, see StreamAvatarRequest.AudioChunk.
+    """
     CloseSession: _aio.UnaryUnaryMultiCallable[_avatar_service_pb2.CloseSessionRequest, _avatar_service_pb2.CloseSessionResponse]  # type: ignore[assignment]
     """Ends a session and frees its device memory. Idempotent."""
     StreamAvatar: _aio.StreamStreamMultiCallable[_avatar_service_pb2.StreamAvatarRequest, _avatar_service_pb2.StreamAvatarResponse]  # type: ignore[assignment]
@@ -121,7 +125,9 @@ class AvatarServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _avatar_service_pb2.InterruptSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_avatar_service_pb2.InterruptSessionResponse, _abc.Awaitable[_avatar_service_pb2.InterruptSessionResponse]]:
-        """Drops queued audio and unstarted blocks (barge-in). Idempotent on request_id."""
+        """Drops queued audio and unstarted blocks (barge-in). Idempotent on request_id. For what the stream carries after
+        it, see StreamAvatarRequest.AudioChunk.
+        """
 
     @_abc_1.abstractmethod
     def CloseSession(

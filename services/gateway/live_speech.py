@@ -64,6 +64,8 @@ class LiveSpeech(Speech):
         """Name of the utterance whose pieces come."""
         self._dropping = False
         """What comes belongs to an utterance that was interrupted."""
+        self.dropped_samples = 0
+        """Of the interrupted utterance, those that came since; 0 again with the next one."""
 
     @property
     def queued_samples(self) -> int:
@@ -75,6 +77,12 @@ class LiveSpeech(Speech):
     def all_begun(self) -> bool:
         """No utterance waits."""
         return not self._waiting
+
+    @property
+    def is_speaking(self) -> bool:
+        """Some speech comes, waits, or is not over, and was not interrupted."""
+        comes = self._utterance_samples > 0 and not self._dropping
+        return comes or bool(self._waiting) or self._utterances.runs
 
     def knows(self, name: str) -> bool:
         """Whether utterance ``name`` is not over."""
@@ -94,10 +102,13 @@ class LiveSpeech(Speech):
         """
         if self._dropping and sample_offset and name in ("", self._coming):
             self._check_offset(sample_offset)
-            self._utterance_samples += self._decode(data).size
+            dropped = self._decode(data).size
+            self._utterance_samples += dropped
+            self.dropped_samples += dropped
             return
         if self._dropping:
-            self._dropping, self._utterance_samples = False, 0
+            self._forget()
+            self._first_offset = sample_offset
         begins = self._utterance_samples == 0
         if not begins and name not in ("", self._coming):
             message = f"utterance {name!r} came before the end of {self._coming!r}"
@@ -116,13 +127,15 @@ class LiveSpeech(Speech):
             return
         _add(self._waiting[-1], samples, heard)
 
-    def end_utterance(self) -> None:
-        """Completes the utterance that comes; nothing happens where none does."""
+    def end_utterance(self, name: str = "") -> None:
+        """Completes the utterance that comes; nothing happens where none does, or where ``name`` is another's."""
+        if name and self._coming not in ("", name):
+            return
         if self._dropping:
-            self._dropping, self._utterance_samples = False, 0
+            self._forget()
         if not self._utterance_samples:
             return
-        self._utterance_samples = 0
+        self._utterance_samples = self._first_offset = 0
         tail = self._resampler.finish()
         if self._open:
             self.heard.append(tail)
@@ -145,12 +158,18 @@ class LiveSpeech(Speech):
         unplaced = [one.name for one in self._waiting]
         self._waiting.clear()
         self._dropping = self._utterance_samples > 0
+        self.dropped_samples = 0
         self._resampler.reset()
         self._open = False
         self.heard.truncate(block * self._block)
         self.played.truncate(self.block_start(block))
         self.end = min(self.end, self.played.end)
         return self._utterances.interrupt(self.block_start(block)) + unplaced
+
+    def _forget(self) -> None:
+        """Nothing of the interrupted utterance comes any more."""
+        self._dropping = False
+        self._utterance_samples = self._first_offset = self.dropped_samples = 0
 
     def begin(self, block: int, slack_ns: int, now_ns: int) -> None:
         """Lets utterances begin that may, in ``block``, the next to be admitted."""

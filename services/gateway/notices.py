@@ -7,6 +7,8 @@ takes from it, so that no event overtakes another.  Knows events and when they a
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from google.rpc import status_pb2
+
 from live_avatar.config import Preset
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -96,14 +98,26 @@ class Notices:
             at = messages.duration(one.end, self._rate_hz)
             self.add(messages.event(Event.KIND_UTTERANCE_FINISHED, one.name, at, block))
 
-    def interrupted(self, names: Iterable[str], done: Interruption) -> None:
-        """A barge-in ended the utterances ``names``; where there was none, that is said without a name."""
+    def interrupted(
+        self, names: Iterable[str], done: Interruption, consumed: int, warning: status_pb2.Status | None = None
+    ) -> None:
+        """A barge-in ended the utterances ``names``; where there was none, that is said without a name.
+
+        Args:
+            names: of the utterances.
+            done: where the barge-in met them.
+            consumed: sequence of the client's last message that came before it; 0: nothing was dropped.
+            warning: what the client does wrong since.
+        """
         at = messages.duration(done.played_ns, messages.NANOSECONDS)
         for name in list(names) or [""]:
-            self.add(messages.event(Event.KIND_UTTERANCE_INTERRUPTED, name, at, done.first_clean))
+            notice = messages.event(Event.KIND_UTTERANCE_INTERRUPTED, name, at, done.first_clean, warning)
+            notice.event.last_consumed_client_sequence = consumed
+            self.add(notice)
 
 
 def _replaces(new: api.StreamAvatarResponse, old: api.StreamAvatarResponse) -> bool:
     """Whether an event that waits is worth nothing beside a later one."""
     same = (new.event.kind, new.event.utterance_id) == (old.event.kind, old.event.utterance_id)
-    return same and new.event.kind == Event.KIND_UTTERANCE_INTERRUPTED
+    later = new.event.last_consumed_client_sequence >= old.event.last_consumed_client_sequence
+    return same and later and new.event.kind == Event.KIND_UTTERANCE_INTERRUPTED

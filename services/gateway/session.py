@@ -6,7 +6,6 @@ from outside.  Knows the public API's messages; nothing of gRPC or Redis.
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 import grpc
@@ -16,6 +15,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
+from services.gateway.barge_ins import BargeIns
 from services.gateway.limits import (
     INVALID,
     MESSAGE_OUT_OF_ORDER,
@@ -38,7 +38,6 @@ from services.gateway.waiting import Changes
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 _AHEAD_BLOCKS = 2
 """Blocks of a live session beyond one per service: one that is delivered, one that enters."""
-_INTERRUPTIONS_KEPT = 64
 IDLE = "IDLE"
 """Reason of the end of a session in which nothing happens."""
 _QUIET = ("credit", "playback_report")
@@ -73,8 +72,10 @@ class Session:
             self.live = Live(config.audio, self.preset, self.utterances, rules, self.depth)
         self.speech = self.live.speech if self.live else Speech(config.audio, self.preset)
         self.notices = Notices(self.utterances, self.speech.rate_hz, self.preset, self.changes.notify, self.fail)
+        self._barge_ins = BargeIns(self.live, self.notices) if self.live else None
+        self.consumed = 0
+        """Sequence of the client's last message that was taken."""
         self.prompts = Prompts(config, self.notices.update_applied)
-        self._interruptions: OrderedDict[str, Interruption] = OrderedDict()
         self.conditioned = False
         """Sink version 0 and the prompt are on their way."""
         self.new_sink: bytes | None = None
@@ -143,6 +144,8 @@ class Session:
         if self.live is not None:
             self.live.speech.check_room(samples, self.limits.max_live_audio_s)
             self.live.speech.hear(chunk.data, chunk.sample_offset, chunk.utterance_id, time.monotonic_ns())
+            assert self._barge_ins is not None, "live sessions have them"
+            self._barge_ins.watch(self.limits.max_live_audio_s, self.admitted, self.consumed)
             self.changes.notify()
             return
         self._check_room(samples)
@@ -156,7 +159,7 @@ class Session:
     def end_utterance(self, utterance_id: str) -> None:
         """The utterance is complete; of a whole file, it is the end of all speech."""
         if self.live is not None:
-            self.live.speech.end_utterance()
+            self.live.speech.end_utterance(utterance_id)
             self.changes.notify()
             return
         self.utterances.check(utterance_id)
@@ -177,30 +180,11 @@ class Session:
                 self._note_first()
             self.changes.notify()
 
-    def interrupt(self, utterance_id: str, request_id: str = "") -> Interruption:
-        """Barge-in: drops all speech that has not been admitted.  Idempotent on ``request_id``.
-
-        Args:
-            utterance_id: drops nothing where this one is over already; empty: any.
-            request_id: of the call; empty: a new one.
-
-        Raises:
-            ServiceError: FAILED_PRECONDITION; delivery is not live.
-        """
-        if self.live is None:
+    def interrupt(self, utterance_id: str, request_id: str = "", *, in_order: bool = False) -> Interruption:
+        """Barge-in, see ``BargeIns.interrupt``; raises ServiceError FAILED_PRECONDITION where delivery is not live."""
+        if self._barge_ins is None:
             raise ServiceError(PRECONDITION, "NOT_LIVE", "only live delivery can be interrupted")
-        if request_id and request_id in self._interruptions:
-            return self._interruptions[request_id]
-        done = Interruption(played_ns=self.live.played_ns(time.monotonic_ns()), first_clean=self.admitted)
-        names = list[str]()
-        if not utterance_id or self.live.speech.knows(utterance_id):
-            names = self.live.speech.drop(self.admitted)
-        if request_id:
-            self._interruptions[request_id] = done
-            if len(self._interruptions) > _INTERRUPTIONS_KEPT:
-                self._interruptions.popitem(last=False)
-        self.notices.interrupted(names, done)
-        return done
+        return self._barge_ins.interrupt(utterance_id, request_id, self.admitted, self.consumed, in_order=in_order)
 
     def report(self, report: api.StreamAvatarRequest.PlaybackReport) -> None:
         """The client says what it has played."""

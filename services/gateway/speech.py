@@ -90,6 +90,8 @@ class Speech:
         self._lookahead_s = preset.stream.lookahead_s
         self._resampler = Resampler(self.rate_hz)
         self._utterance_samples = 0
+        self._first_offset = 0
+        """What the client calls the first sample of the running utterance."""
         self.heard = SampleQueue()
         """What the model hears, at its rate."""
         self.played = SampleQueue()
@@ -157,11 +159,12 @@ class Speech:
         return samples, self._resampler.append(samples)
 
     def _check_offset(self, sample_offset: int) -> None:
-        if sample_offset != self._utterance_samples:
+        due = self._first_offset + self._utterance_samples
+        if sample_offset != due:
             raise ServiceError(
                 INVALID,
                 MESSAGE_OUT_OF_ORDER,
-                f"sample_offset is {sample_offset} where {self._utterance_samples} was due",
+                f"sample_offset is {sample_offset} where {due} was due",
                 field="audio_chunk.sample_offset",
             )
 

@@ -106,11 +106,11 @@ class Stream:
             if request is None:
                 session.finish()
                 return
-            if request.client_sequence != self._client_sequence + 1:
-                due = self._client_sequence + 1
+            due = self._client_sequence + 1
+            if request.client_sequence != due:
                 message = f"client_sequence is {request.client_sequence} where {due} was due"
                 raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="client_sequence")
-            self._client_sequence += 1
+            self._client_sequence = session.consumed = due
             self._take(request)
             session.touch(request.WhichOneof("payload") or "")
 
@@ -126,7 +126,7 @@ class Stream:
             case "playback_report":
                 session.report(request.playback_report)
             case "interrupt":
-                session.interrupt(request.interrupt.utterance_id)
+                session.interrupt(request.interrupt.utterance_id, request.interrupt.request_id, in_order=True)
             case "update":
                 update = request.update
                 session.update(check_update(update.config, update.update_mask.paths, session.limits))

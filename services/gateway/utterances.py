@@ -41,6 +41,11 @@ class Utterances:
             raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="utterance_id")
 
     @property
+    def runs(self) -> bool:
+        """One of them was not interrupted."""
+        return any(not one.interrupted for one in self._waiting)
+
+    @property
     def last(self) -> str:
         """Name of the last one; empty where there is none."""
         return self._waiting[-1].name if self._waiting else ""

@@ -10,7 +10,8 @@ import grpc
 import pytest
 
 from live_avatar.client import AudioUnit, AvatarClient, AvatarError, Event, GoAway, SessionOptions, VideoUnit, stream
-from live_avatar.client.stream import OUTBOX_SIZE, VIDEO_CREDITS, AvatarStream
+from live_avatar.client.outbox import OUTBOX_SIZE
+from live_avatar.client.stream import VIDEO_CREDITS, AvatarStream
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import AudioFormat, VideoFormat
 
