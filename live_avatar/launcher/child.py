@@ -42,7 +42,8 @@ if os.getppid() == int(sys.argv[1]):  # else it died before the line above
 """
 _READ_BYTES = 65_536
 _LAST_LINES = 5
-_TAIL_BYTES = 16_384
+_TAIL_BYTES = 131_072
+"""Holds the last lines whole, which have a few thousand characters where they hold tracebacks."""
 
 
 class LaunchError(ChildProcessError):
@@ -165,7 +166,8 @@ class Child:
                 if said["event"] == _CANNOT_START:
                     return str(said["reason"])
                 if said["event"] == _BROKE:
-                    return f"{str(said['exception']).splitlines()[-1]}; log {self.log}"
+                    reason = said.get("reason") or str(said["exception"]).splitlines()[-1]
+                    return f"{reason}; log {self.log}"
         return lines[-1] if lines else f"it logged nothing ({self.log})"
 
 

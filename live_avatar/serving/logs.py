@@ -6,6 +6,7 @@ what is logged, only what must not be.
 
 import hashlib
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO
@@ -13,7 +14,13 @@ from typing import Any, TextIO
 import structlog
 
 _MAX_TEXT = 4_000
-"""Characters of one value at most; a traceback fits, a picture in base64 does not."""
+"""Characters of one value at most; a picture in base64 does not fit."""
+_MAX_LINE = 500
+"""Characters of one line of a traceback that is too long."""
+_MAX_CAUSE = 300
+_CHAINED = re.compile(r"(\n(?:The above exception was the direct cause|During handling of the above exception)[^\n]*\n)")
+_SECTIONS = 4
+"""Errors of a chain that are shown where it is too long: the first, which is the root, and the last ones."""
 _PRIVATE = frozenset(
     {
         "audio",
@@ -80,8 +87,45 @@ def without_private(_logger: object, _method: str, event: MutableMapping[str, An
         elif isinstance(value, bytes | bytearray | memoryview):
             event[key] = f"({len(value)} bytes)"
         elif isinstance(value, str) and len(value) > _MAX_TEXT:
-            event[key] = value[:_MAX_TEXT] + f"... ({len(value)} characters)"
+            event[key] = shorten_traceback(value) if key == "exception" else shorten(value, _MAX_TEXT)
     return event
+
+
+def shorten(text: str, most: int) -> str:
+    """At most ``most`` characters of ``text`` and a mark: its beginning and, since causes stand there, more of its end.
+
+    The mark says how many characters there were and how many are left out.
+    """
+    if len(text) <= most:
+        return text
+    head, tail = most // 4, most - most // 4
+    left_out = len(text) - head - tail
+    return f"{text[:head]} ...({len(text)} characters, {left_out} left out)... {text[len(text) - tail :]}"
+
+
+def shorten_traceback(text: str) -> str:
+    """``shorten`` for a traceback: the root of a chain of errors and the last of them keep their own beginning and end.
+
+    Every line is shortened first, so that a long message hides neither its own kind nor the lines before it.
+    """
+    text = "\n".join(shorten(line, _MAX_LINE) for line in text.split("\n"))
+    if len(text) <= _MAX_TEXT:
+        return text
+    pieces = _CHAINED.split(text)  # traceback, joint, traceback, joint, ...
+    if len(pieces) > 2 * _SECTIONS:
+        left_out = len(pieces) // 2 + 1 - _SECTIONS
+        pieces = [pieces[0], f"\n...({left_out} errors left out)...\n", *pieces[-2 * _SECTIONS + 3 :]]
+    share = _MAX_TEXT // (len(pieces) // 2 + 1)
+    return "".join(shorten(piece, share) for piece in pieces)
+
+
+def cause_of(error: BaseException) -> str:
+    """The kind and the text of what ended a program, in one line: of a group of errors the first that is none itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return shorten(f"{name}: {text}" if text else name, _MAX_CAUSE)
 
 
 class _Named:

@@ -118,8 +118,8 @@ def run(name: str, server: ServerSettings, telemetry: TelemetrySettings, build: 
     except StartError as error:
         log.error("cannot start", reason=str(error))
         return 1
-    except Exception:
-        log.exception("broke")
+    except Exception as error:
+        log.exception("broke", reason=logs.cause_of(error))
         return 1
     finally:
         # The process ends now: to look through all objects of the networks' libraries for garbage takes a second.

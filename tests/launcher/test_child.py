@@ -98,6 +98,15 @@ def test_a_fault_of_the_service_itself_is_told_in_one_sentence(start: Start, tmp
     assert child.obituary(1) == f"gateway ended with code 1; TypeError: told; log {child.log}"
 
 
+def test_the_cause_is_found_behind_long_lines_and_in_groups_of_errors(start: Start, tmp_path: Path) -> None:
+    child = start(Program(name="gateway", module="services.gateway", flags=("--no-such-flag",)))
+    assert child.reap(START_S)
+    line = {"event": "broke", "exception": "+-----", "reason": "TypeError: told", "note": "x" * 100_000}
+    (tmp_path / "log").write_text(json.dumps(line) + "\n")
+    child.logged_before = 0
+    assert child.obituary(1) == f"gateway ended with code 1; TypeError: told; log {child.log}"
+
+
 def test_a_service_that_takes_too_long(start: Start) -> None:
     with pytest.raises(LaunchError, match="gateway does not listen after 0 s"):
         start().wait_listening(0)

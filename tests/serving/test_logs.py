@@ -58,6 +58,68 @@ def test_traceback_is_in_the_line(stream: io.StringIO) -> None:
     assert all("KeyError: 'gone'" in line["exception"] for line in lines(stream))
 
 
+def fail(depth: int, error: Exception) -> None:
+    """Raises ``error`` below a deep stack that no two lines of the traceback describe alike."""
+    if depth == 0:
+        raise error
+    # Calls of one line would be folded into "previous line repeated".
+    if depth % 2:
+        fail(depth - 1, error)
+    else:
+        fail(depth - 1, error)
+
+
+def logged(stream: io.StringIO, error: BaseException) -> str:
+    """The traceback of ``error`` as it is logged."""
+    structlog.get_logger().error("broke", exc_info=error)
+    return str(lines(stream)[-1]["exception"])
+
+
+def caught(depth: int, error: Exception, cause: Exception | None = None) -> Exception:
+    try:
+        try:
+            fail(depth, error)
+        except Exception as raised:
+            raise raised from cause
+    except Exception as raised:
+        return raised
+    raise AssertionError("it raises")
+
+
+def test_a_long_traceback_keeps_its_beginning_and_its_end_where_the_cause_stands(stream: io.StringIO) -> None:
+    shown = logged(stream, caught(200, KeyError("the cause")))
+    assert shown.startswith("Traceback (most recent call last)")
+    assert shown.endswith("KeyError: 'the cause'")
+    assert "left out" in shown and len(shown) < 4_200
+
+
+def test_a_long_chain_of_errors_keeps_the_root_and_the_last(stream: io.StringIO) -> None:
+    root = caught(200, KeyError("the root"))
+    shown = logged(stream, caught(200, ValueError("the last"), root))
+    assert "KeyError: 'the root'" in shown and shown.endswith("ValueError: the last")
+    assert "direct cause" in shown and len(shown) < 4_400
+    last: Exception = root
+    for number in range(30):
+        last = caught(20, OSError(f"number {number}"), last)
+    shown = logged(stream, last)
+    assert "KeyError: 'the root'" in shown and shown.endswith("OSError: number 29")
+    assert "errors left out" in shown and len(shown) < 4_600
+
+
+def test_a_long_message_hides_neither_its_kind_nor_where_it_came_from(stream: io.StringIO) -> None:
+    shown = logged(stream, caught(3, ValueError("x" * 50_000 + "the end")))
+    assert "ValueError: xxx" in shown and shown.endswith("the end")
+    assert "in fail" in shown and len(shown) < 4_200
+
+
+def test_the_cause_in_one_line_is_no_group_and_has_no_end_of_lines() -> None:
+    group = ExceptionGroup("of tasks", [ExceptionGroup("of tasks", [ValueError("first\nsecond")]), KeyError("other")])
+    assert logs.cause_of(group) == "ValueError: first second"
+    assert logs.cause_of(TimeoutError()) == "TimeoutError"
+    long = logs.cause_of(ValueError("x" * 10_000 + "end"))
+    assert len(long) < 400 and long.startswith("ValueError: xx") and long.endswith("end")
+
+
 @pytest.mark.parametrize("key", ["prompt", "audio", "reference_image", "session_token", "authorization"])
 def test_private_values_never_appear(stream: io.StringIO, key: str) -> None:
     structlog.get_logger().info("got it", **{key: "a man in a red coat"})
@@ -72,9 +134,10 @@ def test_bytes_are_counted_not_shown(stream: io.StringIO) -> None:
 
 
 def test_long_texts_are_cut(stream: io.StringIO) -> None:
-    structlog.get_logger().info("got it", note="x" * 1_000_000)
+    structlog.get_logger().info("got it", note="x" * 1_000_000 + "the end")
     assert len(stream.getvalue()) < 5_000
-    assert "1000000 characters" in lines(stream)[0]["note"]
+    note = lines(stream)[0]["note"]
+    assert "1000007 characters" in note and note.startswith("xxx") and note.endswith("the end")
 
 
 def test_session_is_named_by_a_hash(stream: io.StringIO) -> None:

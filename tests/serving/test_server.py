@@ -190,3 +190,4 @@ def test_our_own_bug_ends_it_with_a_traceback_in_one_line(start: Start, fault: s
     assert code == 1
     assert log[-1]["event"] == "broke"
     assert "Traceback" in log[-1]["exception"]
+    assert log[-1]["reason"] == {"bug": "KeyError: 'a bug'", "late-bug": "ZeroDivisionError: division by zero"}[fault]
