@@ -6,11 +6,13 @@ Knows every kind of call; knows nothing of what they do.
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
+import structlog
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from live_avatar.serving.errors import ServiceError, as_service_error, code_of, to_status
@@ -28,16 +30,40 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns errors into rich statuses, gives unary calls a deadline, and reports each call's duration.
 
     ``ServiceError`` becomes its own status; any other exception is logged with its traceback and becomes INTERNAL
-    without its text; cancellation passes untouched.
+    without its text; cancellation passes untouched.  A client that leaves counts as CANCELLED, however gRPC says so:
+    a handler that writes at that moment gets an error of gRPC's own instead of its cancellation.  Requests that
+    cannot be read get MESSAGE_MALFORMED, and larger ones than allowed MESSAGE_TOO_LARGE, before a handler sees them.
 
     Args:
         observer: told about each call.
         unary_deadline_s: of calls with one request and one response whose client set no deadline.
+        max_request_bytes: of one message; None: whatever gRPC lets through.
     """
 
-    def __init__(self, observer: Observer | None = None, unary_deadline_s: float = UNARY_DEADLINE_S) -> None:
+    def __init__(
+        self,
+        observer: Observer | None = None,
+        unary_deadline_s: float = UNARY_DEADLINE_S,
+        max_request_bytes: int | None = None,
+    ) -> None:
         self._observer = observer or NoObserver()
         self._unary_deadline_s = unary_deadline_s
+        self._max_request_bytes = max_request_bytes
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Returns once no handler runs, or with False after ``timeout_s``.
+
+        ``Server.stop`` returns before the handlers that it cancels have ended.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -53,14 +79,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         )
         for behaviour, make, deadline_s in single:
             if behaviour is not None:
-                return _like(handler, make, self._single(behaviour, method, deadline_s))
+                return self._like(handler, make, self._single(behaviour, method, deadline_s))
         many: tuple[tuple[Any, Any], ...] = (
             (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
             (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
         )
         for behaviour, make in many:
             if behaviour is not None:
-                return _like(handler, make, self._many(behaviour, method))
+                return self._like(handler, make, self._many(behaviour, method))
         raise ValueError(f"{method} has no behaviour")
 
     def _many(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
@@ -69,6 +95,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._watched(method, context, None):
+                _check_readable(request)
                 async for response in behaviour(request, context):
                     yield response
 
@@ -76,7 +103,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def _single(self, behaviour: Callable[..., Any], method: str, deadline_s: float | None) -> Callable[..., Any]:
         async def answer(request: Any, context: Context) -> Any:
-            answering = behaviour(request, context)
+            answering = behaviour(request, context) if not isinstance(request, ServiceError) else _refuse(request)
             del request  # see _let_go
             try:
                 async with self._watched(method, context, deadline_s):
@@ -91,23 +118,106 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         began = time.monotonic()
         code = grpc.StatusCode.OK
         limit_s = deadline_s if context.time_remaining() is None else None
+        self._begin()
         try:
-            async with _deadline(limit_s):
-                yield
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
-            raise
+            with _leaving(method):
+                async with _answered(context, limit_s):
+                    yield
         except grpc.aio.AbortError:
             code = code_of(context.code())
             raise
-        except Exception as error:
-            failure = as_service_error(error)
-            code = failure.code
-            _let_go(failure)
-            await _abort(context, failure)
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED
             raise
         finally:
+            self._end()
             self._observer.rpc_finished(method, code.name, time.monotonic() - began)
+
+    def _begin(self) -> None:
+        self._running += 1
+        self._idle.clear()
+
+    def _end(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+
+    def _like(self, handler: Handler, make: Callable[..., Handler], behaviour: Callable[..., Any]) -> Handler:
+        return make(
+            behaviour,
+            request_deserializer=self._reader(handler),
+            response_serializer=handler.response_serializer,
+        )
+
+    def _reader(self, handler: Handler) -> Callable[[bytes], Any]:
+        """Reads requests; one that cannot be read raises ServiceError in a stream, and is returned as one elsewhere.
+
+        What a deserializer raises reaches a stream's handler, but of a single request gRPC shows it to the client.
+        """
+        read, most = handler.request_deserializer, self._max_request_bytes
+
+        def check(data: bytes) -> Any:
+            try:
+                if most is not None and len(data) > most:
+                    raise _too_large(len(data), most)
+                return data if read is None else _read(read, data)
+            except ServiceError as error:
+                if handler.request_streaming:
+                    raise
+                return error
+
+        return check
+
+
+@contextmanager
+def _leaving(method: str) -> Iterator[None]:
+    """Makes a cancellation of the errors in which gRPC says that a call is over while its handler still uses it."""
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError as error:
+        structlog.get_logger(__name__).info("the caller is gone", method=method, error=str(error))
+        raise asyncio.CancelledError from None
+
+
+@asynccontextmanager
+async def _answered(context: Context, limit_s: float | None) -> AsyncIterator[None]:
+    """Makes a status of what the body raises, but for what gRPC raises by itself."""
+    try:
+        async with _deadline(limit_s):
+            yield
+    except grpc.aio.BaseError:
+        raise
+    except Exception as error:
+        failure = as_service_error(error)
+        _let_go(failure)
+        await _abort(context, failure)
+        raise
+
+
+def _read(read: Callable[[bytes], Any], data: bytes) -> Any:
+    try:
+        return read(data)
+    except (DecodeError, ValueError):
+        raise ServiceError(
+            grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_MALFORMED", f"{len(data)} bytes are no message of this method"
+        ) from None
+
+
+def _too_large(size: int, most: int) -> ServiceError:
+    message = f"the message has {size} bytes, at most {most} are taken"
+    facts = {"max_message_bytes": str(most)}
+    return ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE", message, facts)
+
+
+def _check_readable(request: Any) -> None:
+    if isinstance(request, ServiceError):
+        raise request
+
+
+async def _refuse(error: ServiceError) -> NoReturn:
+    raise error
 
 
 @asynccontextmanager
@@ -139,11 +249,3 @@ async def _abort(context: Context, error: ServiceError) -> None:
     """Ends the call, by an exception of gRPC's own."""
     status = rpc_status.to_status(to_status(error))
     await context.abort(status.code, status.details, status.trailing_metadata)
-
-
-def _like(handler: Handler, make: Callable[..., Handler], behaviour: Callable[..., Any]) -> Handler:
-    return make(
-        behaviour,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )

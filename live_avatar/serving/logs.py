@@ -18,7 +18,7 @@ _MAX_TEXT = 4_000
 _MAX_LINE = 500
 """Characters of one line of a traceback that is too long."""
 _MAX_CAUSE = 300
-_CHAINED = re.compile(r"(\n(?:The above exception was the direct cause|During handling of the above exception)[^\n]*\n)")
+_CHAINED = re.compile(r"(\n(?:The above exception was|During handling of the above exception)[^\n]*\n)")
 _SECTIONS = 4
 """Errors of a chain that are shown where it is too long: the first, which is the root, and the last ones."""
 _PRIVATE = frozenset(
@@ -120,7 +120,7 @@ def shorten_traceback(text: str) -> str:
 
 
 def cause_of(error: BaseException) -> str:
-    """The kind and the text of what ended a program, in one line: of a group of errors the first that is none itself."""
+    """The kind and the text of what ended a program, in one line; of a group the first error that is none."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     text = " ".join(str(error).split())

@@ -30,7 +30,8 @@ from live_avatar.serving.telemetry import Telemetry
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # More than is taken: gRPC itself refuses without a reason, and takes nothing of what it refuses.
+    ("grpc.max_receive_message_length", 2 * MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # else a second process on the same port would start and get half the calls
     ("grpc.keepalive_time_ms", 2_000),
@@ -54,6 +55,8 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _HEALTH_PERIOD_S = 0.2
 _LAST_WORDS_S = 0.5
 """Time for messages already written to leave after the drain."""
+_HANDLERS_END_S = 5.0
+"""Time for cancelled calls to free what they hold, before the service is freed under them."""
 _SWITCH_INTERVAL_S = 5e-4
 """The worker thread runs long Python loops; Python's default of 5 ms would delay every message by as much."""
 
@@ -135,6 +138,7 @@ class _Life:
         self.settings = settings
         self.telemetry = telemetry
         self.options = (*SERVER_OPTIONS, *(_PUBLIC_OPTIONS if public else ()))
+        self.calls = ErrorInterceptor(telemetry, max_request_bytes=MAX_MESSAGE_BYTES)
         self.health = health.aio.HealthServicer()
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
@@ -153,7 +157,7 @@ class _Life:
             service = await stack.enter_async_context(_expected(build(self.telemetry)))
             server, port = self._listener(service)
             await server.start()
-            stack.push_async_callback(server.stop, None)
+            stack.push_async_callback(self._stop, server, None)
             _on_signals(self._signalled)
             self._announce(service, port, health_port)
             async with asyncio.TaskGroup() as tasks:
@@ -164,7 +168,7 @@ class _Life:
         self.log.info("stopped")
 
     def _listener(self, service: Service) -> tuple[grpc.aio.Server, int]:
-        server = grpc.aio.server(interceptors=[ErrorInterceptor(self.telemetry)], options=self.options)
+        server = grpc.aio.server(interceptors=[self.calls], options=self.options)
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         if self.settings.reflection:
@@ -219,7 +223,13 @@ class _Life:
             drain.result()
         else:
             self.log.warning("drain cut short")
-        await server.stop(_LAST_WORDS_S)
+        await self._stop(server, _LAST_WORDS_S)
+
+    async def _stop(self, server: grpc.aio.Server, grace_s: float | None) -> None:
+        """Closes the port, ends all calls after the grace and waits until their handlers have let go.  Idempotent."""
+        await server.stop(grace_s)
+        if not await self.calls.wait_idle(_HANDLERS_END_S):
+            self.log.warning("calls have not ended", seconds=_HANDLERS_END_S)
 
     def _signalled(self) -> None:
         if self.stop.is_set():

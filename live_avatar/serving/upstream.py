@@ -64,8 +64,13 @@ class Upstream:
         receive: Callable[[StreamBlocksRequest], Awaitable[None]],
         heartbeat: Callable[[], StreamBlocksResponse],
     ) -> None:
-        """Reads, writes and beats until the peer ends the stream; raises ServiceError where it is lost or errs."""
-        cause: ServiceError | None = None
+        """Reads, writes and beats until the peer ends the stream.
+
+        Raises:
+            ServiceError: the peer is silent, does not read, or errs.
+            grpc.aio.BaseError: the stream broke.
+        """
+        cause: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 others = [
@@ -78,8 +83,8 @@ class Upstream:
                     other.cancel()
         except* ServiceError as group:
             cause = _first(group)
-        except* grpc.aio.BaseError:
-            cause = self._lost("the stream broke")
+        except* grpc.aio.BaseError as group:
+            cause = cause or _first(group)
         await self._settle()
         if cause is not None:
             raise cause
@@ -162,9 +167,8 @@ def _seen(write: asyncio.Task[None]) -> None:
         write.exception()
 
 
-def _first(group: BaseExceptionGroup[ServiceError]) -> ServiceError:
+def _first(group: BaseException) -> BaseException:
     """One of the errors that ended a group of tasks together; they end for one cause."""
-    found: BaseExceptionGroup[ServiceError] | ServiceError = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

@@ -95,16 +95,16 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
     ) -> None:
         """Carries the video of one gateway's sessions until it ends the stream; its sessions end with it."""
         stream = VideoStream()
-        lost: ServiceError | None = None
+        lost: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 writer = tasks.create_task(self._write_all(stream, context))
                 await self._read_all(stream, context)
                 writer.cancel()
         except* ServiceError as group:
-            lost = next(error for error in group.exceptions if isinstance(error, ServiceError))
-        except* grpc.aio.BaseError:
-            lost = stage_lost("the gateway's video stream broke")
+            lost = group.exceptions[0]
+        except* grpc.aio.BaseError as group:
+            lost = lost or group.exceptions[0]
         finally:
             for key in self._audience.leave(stream):
                 self._fail_session(key, stage_lost("the gateway that received the video is gone"))

@@ -7,6 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog.testing
+from google.protobuf.message import DecodeError
 
 from live_avatar.serving.errors import ServiceError, from_rpc_error
 from live_avatar.serving.interceptors import ErrorInterceptor
@@ -14,6 +16,16 @@ from live_avatar.serving.observer import NoObserver
 from tests.serving.fakes import until
 
 SERVICE = "test.Service"
+MAX_BYTES = 1_000
+
+
+def read(data: bytes) -> bytes:
+    """Reads requests, of which some are garbage."""
+    if data == b"garbage":
+        raise DecodeError("Error parsing message with type 'private.Class'")
+    if data == b"no text":
+        b"\xff".decode()
+    return data
 
 
 class Calls(NoObserver):
@@ -31,6 +43,8 @@ class Behaviour:
 
     def __init__(self) -> None:
         self.cancelled = 0
+        self.ended = 0
+        self.target = ""
 
     async def act(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
         if request == b"known":
@@ -45,6 +59,14 @@ class Behaviour:
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
+        if request == b"let go slowly":
+            try:
+                await asyncio.sleep(30)
+            finally:
+                await asyncio.sleep(0.5)
+                self.ended += 1
+        if request == b"broken line":
+            raise grpc.aio.InternalError("execute_batch of private.Class")
 
     async def unary(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         await self.act(request, context)
@@ -55,12 +77,16 @@ class Behaviour:
     ) -> AsyncIterator[bytes]:
         yield b"first"
         await self.act(request, context)
+        while request == b"endless":
+            yield bytes(100_000)
         yield request
 
     async def reader(self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
         async for request in requests:
             await self.act(request, context)
             await context.write(request)
+            while request == b"endless":
+                await context.write(bytes(100_000))
 
     async def collector(
         self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]"
@@ -75,17 +101,18 @@ class Behaviour:
 @asynccontextmanager
 async def served(deadline_s: float = 5.0) -> AsyncIterator[tuple[grpc.aio.Channel, Calls, Behaviour]]:
     calls, behaviour = Calls(), Behaviour()
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(calls, deadline_s)])
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(calls, deadline_s, MAX_BYTES)])
     handlers: dict[str, Any] = {
-        "Unary": grpc.unary_unary_rpc_method_handler(behaviour.unary),
-        "Generator": grpc.unary_stream_rpc_method_handler(behaviour.generator),
-        "Reader": grpc.stream_stream_rpc_method_handler(behaviour.reader),
-        "Collector": grpc.stream_unary_rpc_method_handler(behaviour.collector),
+        "Unary": grpc.unary_unary_rpc_method_handler(behaviour.unary, read),
+        "Generator": grpc.unary_stream_rpc_method_handler(behaviour.generator, read),
+        "Reader": grpc.stream_stream_rpc_method_handler(behaviour.reader, read),
+        "Collector": grpc.stream_unary_rpc_method_handler(behaviour.collector, read),
     }
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    behaviour.target = f"127.0.0.1:{port}"
+    async with grpc.aio.insecure_channel(behaviour.target) as channel:
         yield channel, calls, behaviour
     await server.stop(None)
 
@@ -175,6 +202,95 @@ def test_cancellation_reaches_the_handler(kind: str) -> None:
             await asyncio.gather(task, return_exceptions=True)
             await until(lambda: behaviour.cancelled == 1)
             await until(lambda: [code for _, code, _ in calls.finished] == ["CANCELLED"])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("request_", "code", "reason"),
+    [
+        (b"garbage", grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_MALFORMED"),
+        (b"no text", grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_MALFORMED"),
+        (bytes(MAX_BYTES + 1), grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE"),
+    ],
+)
+def test_a_request_that_cannot_be_read_is_the_callers_fault(
+    kind: str, request_: bytes, code: grpc.StatusCode, reason: str
+) -> None:
+    async def scenario() -> None:
+        async with served() as (channel, calls, _):
+            with structlog.testing.capture_logs() as log, pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(channel, kind, request_)
+            error = from_rpc_error(caught.value)
+            assert (error.code, error.reason, error.retry_after_s) == (code, reason, None)
+            assert not any(word in str(caught.value) for word in ("Error parsing", "private", "Unicode", "Unexpected"))
+            await until(lambda: [code for _, code, _ in calls.finished] == [code.name])
+            assert not [line for line in log if line["log_level"] == "error"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["Generator", "Reader"])
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_a_client_that_leaves_during_a_write_is_no_fault_of_ours(kind: str, how: str) -> None:
+    """It comes as a cancellation, as an error of gRPC's own, or as the end of the generator, by chance."""
+
+    async def scenario() -> None:
+        async with served() as (_, calls, behaviour):
+            for after in (1, 2, 3, 1, 2, 3):
+                calls.finished.clear()
+                with structlog.testing.capture_logs() as log:
+                    await leave(behaviour.target, kind, how, after)
+                    await until(lambda: len(calls.finished) == 1)
+                assert not [line for line in log if line["log_level"] in ("error", "critical")]
+                assert calls.finished[0][1] == "CANCELLED"
+
+    asyncio.run(scenario())
+
+
+async def leave(target: str, kind: str, how: str, after: int) -> None:
+    """Reads some of an endless answer, then goes away while the server writes."""
+    async with grpc.aio.insecure_channel(target) as channel:
+        make: Any = channel.unary_stream if kind == "Generator" else channel.stream_stream
+        calling = make(f"/{SERVICE}/{kind}")(b"endless" if kind == "Generator" else iter([b"endless"]))
+        for _ in range(after):
+            await calling.read()
+        await asyncio.sleep(0.05)
+        if how == "cancel":
+            calling.cancel()
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_line_that_broke_under_a_handler_shows_nothing_of_the_library(kind: str) -> None:
+    async def scenario() -> None:
+        async with served() as (channel, calls, _):
+            asking = asyncio.create_task(call(channel, kind, b"broken line"))
+            await until(lambda: [code for _, code, _ in calls.finished] == ["CANCELLED"])
+            asking.cancel()
+            [error] = await asyncio.gather(asking, return_exceptions=True)
+            assert "private" not in str(error)
+
+    asyncio.run(scenario())
+
+
+def test_the_end_of_a_server_waits_for_handlers_that_let_go() -> None:
+    async def scenario() -> None:
+        interceptor, behaviour = ErrorInterceptor(), Behaviour()
+        server = grpc.aio.server(interceptors=[interceptor])
+        handlers: dict[str, Any] = {"Unary": grpc.unary_unary_rpc_method_handler(behaviour.unary)}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            asking = asyncio.create_task(call(channel, "Unary", b"let go slowly"))
+            await asyncio.sleep(0.2)
+            await server.stop(None)
+            assert not await interceptor.wait_idle(0.01)
+            assert await interceptor.wait_idle(5)
+            assert behaviour.ended == 1
+            await asyncio.gather(asking, return_exceptions=True)
 
     asyncio.run(scenario())
 

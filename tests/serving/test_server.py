@@ -141,6 +141,18 @@ def test_drain_is_cut_short(start: Start, grace: str) -> None:
     assert "drain cut short" in [entry["event"] for entry in log]
 
 
+def test_nothing_is_freed_before_the_calls_that_use_it_have_let_go(start: Start) -> None:
+    toy = start("--server.drain-seconds", "0")
+    with grpc.insecure_channel(f"127.0.0.1:{listening(toy)['port']}") as channel:
+        call = PipelineServiceStub(channel).StreamBlocks(iter(()))
+        time.sleep(0.5)  # the call has reached its handler
+        toy.send_signal(signal.SIGTERM)
+        code, _, log = ended(toy)
+        call.cancel()
+    events = [entry["event"] for entry in log]
+    assert code == 0 and events.index("let go") < events.index("freed")
+
+
 def services(port: int) -> set[str]:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         return set(ProtoReflectionDescriptorDatabase(channel).get_services())

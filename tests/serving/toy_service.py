@@ -29,7 +29,12 @@ class Toy(PipelineServiceServicer):
         return GetServiceInfoResponse(ready=True)
 
     async def StreamBlocks(self, request_iterator: object, context: object) -> None:  # type: ignore[override]
-        """Hangs up."""
+        """Never answers; takes its time to let go."""
+        try:
+            await asyncio.sleep(600)
+        finally:
+            await asyncio.sleep(1)
+            sys.stderr.write('{"event": "let go"}\n')
 
 
 def main() -> int:

@@ -116,12 +116,12 @@ ROWS: dict[str, tuple[Attempt, grpc.StatusCode, str]] = {
     "unknown session": (partial(failing_open, opening(f"{NOBODY}.secret")), Code.NOT_FOUND, "SESSION_NOT_FOUND"),
     "another's token": (stolen_token, Code.UNAUTHENTICATED, "TOKEN_INVALID"),
     "two streams": (another_opens, Code.FAILED_PRECONDITION, "DUPLICATE_OPEN"),
-    # What the transport refuses itself has no reason but the status.
+    # What is more than twice too large is refused by the transport, which gives no reason but the status.
     "ten minutes in one message": (
         partial(failing_talk, chunk(bytes(2 * SAMPLE_RATE_HZ * 600)), {}), Code.RESOURCE_EXHAUSTED, ""
     ),
     "a portrait over the transport's limit": (
-        partial(failing_create, created(reference_image=bytes(5 * 2**20))), Code.RESOURCE_EXHAUSTED, ""
+        partial(failing_create, created(reference_image=bytes(5 * 2**20))), Code.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE"
     ),
 }  # fmt: skip
 
