@@ -24,10 +24,12 @@ from live_avatar.model.vae import VAE
 from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, ServiceInfo, SessionKey
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest, EncodePortraitResponse
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import add_VaeDecoderServiceServicer_to_server
+from live_avatar.portrait.limits import DEFAULT_LIMITS
 from live_avatar.serving.hop_service import Register, as_service, hop_timing, running_hop
 from live_avatar.serving.observer import BlockReport, NoObserver, Observer
 from live_avatar.serving.parts import cut
 from live_avatar.serving.pipeline_settings import PipelineSettings
+from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.server import Service, run
 from live_avatar.serving.settings import load
 from live_avatar.serving.telemetry import Telemetry
@@ -81,7 +83,7 @@ class EmulatedDecoderServicer(VaeDecoderServicer):
             FrameDecoder(vae, system.stream, use_motion=system.dit.use_motion),
             audience=audience,
             device_thread=device,
-            portrait_thread=device,
+            portraits=Portraits(DEFAULT_LIMITS, "image"),  # never asked
             fail_session=lambda key, error: None,
             timing=hop_timing(settings),
         )

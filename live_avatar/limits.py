@@ -5,6 +5,10 @@ Imports nothing, so that a help text costs nothing.
 
 MAX_IMAGE_BYTES = 4 * 2**20 - 64 * 2**10
 """Of a portrait's file: what a message of 4 MiB holds beside the longest prompt and everything else."""
+MAX_IMAGE_PIXELS = 25_000_000
+"""Of a portrait; one number for whoever publishes it, checks it or decodes."""
+IMAGE_FORMATS = "JPEG, PNG, WebP, HEIC or AVIF"
+"""Of portraits."""
 MAX_PROMPT_CHARACTERS = 2_000
 MAX_WHOLE_FILE_S = 120
 """Longest recording that the model hears as a whole; attention over it grows with its square."""

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from live_avatar.portrait import DEFAULT_LIMITS, PortraitError, PortraitLimits, load_portrait
+from live_avatar.portrait.limits import DEFAULT_LIMITS, PortraitError, PortraitLimits
+from live_avatar.portrait.reading import load_portrait
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 ORIENTATION = 0x0112

@@ -17,7 +17,7 @@ from PIL import Image
 
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.files import ffmpeg_name
-from live_avatar.model.portrait import fit_portrait
+from live_avatar.portrait.fitting import fit_portrait
 from trainer.clip import Clip
 from trainer.marks import NO_MARKS, ClipError, Marks
 

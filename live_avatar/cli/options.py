@@ -15,7 +15,6 @@ _FILM = (
     "MP4 with H.264 and AAC; the name ends in .mp4 or .m4v, or has no ending. Of a link the target is replaced; "
     "a pipe or /dev/stdout gets the video as it comes."
 )
-_FORMATS = "JPEG, PNG or WebP"
 
 OutOption = Annotated[Path, typer.Option(help=f"Video file to write: {_FILM}")]
 OptionalOutOption = Annotated[Path | None, typer.Option(help=f"Video file to write besides: {_FILM} Default: none.")]
@@ -26,7 +25,8 @@ AUDIO_HELP = (
 ImageOption = Annotated[
     Path,
     typer.Option(
-        help=f"Portrait: {_FORMATS}, at most {limits.MAX_IMAGE_BYTES / 2**20:.1f} MiB. Default: the package's own.",
+        help=f"Portrait: {limits.IMAGE_FORMATS}, at most {limits.MAX_IMAGE_BYTES / 2**20:.1f} MiB "
+        f"and {limits.MAX_IMAGE_PIXELS // 10**6} megapixels. Default: the package's own.",
         show_default=False,
     ),
 ]

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from live_avatar import limits as bounds
-from live_avatar.portrait import PortraitLimits
+from live_avatar.portrait.limits import PortraitLimits
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import AudioFormat, VideoFormat
@@ -37,7 +37,7 @@ class Limits:
     max_message_bytes: int = 4 * 2**20
     max_image_bytes: int = bounds.MAX_IMAGE_BYTES
     """What a message holds beside the image of the longest prompt and everything else."""
-    max_image_pixels: int = 50_000_000
+    max_image_pixels: int = bounds.MAX_IMAGE_PIXELS
     max_prompt_characters: int = bounds.MAX_PROMPT_CHARACTERS
     max_name_characters: int = 128
     """Of request ids, utterance ids and page tokens."""

@@ -6,25 +6,26 @@ pipeline or the store.  Knows nothing of gRPC's servicers.
 
 import asyncio
 import hashlib
+import math
 import secrets
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import grpc
 import structlog
 
-from live_avatar.portrait import PortraitError, load_portrait, target_size
+from live_avatar.portrait.sizing import target_size
 from live_avatar.serving.errors import DRAINING, ServiceError, as_service_error, stage_lost
 from live_avatar.serving.logs import session_name
+from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway import messages
 from services.gateway.discovery.singleton import Everyone, Singleton
 from services.gateway.feeder import condition
 from services.gateway.fleet import Fleet
-from services.gateway.limits import INVALID, Limits, check_create, check_update, expired
+from services.gateway.limits import Limits, check_create, check_update, expired
 from services.gateway.live import LiveRules
 from services.gateway.pipeline import SERVICE, Pipeline
 from services.gateway.progress import Interruption, Phase
@@ -34,8 +35,6 @@ from services.gateway.store import LeaseLostError, SessionStore, not_found
 from services.gateway.tokens import check_token, make_token, named_session, token_hash
 from services.gateway.waiting import Changes
 
-_DECODERS = 2
-"""Portraits that are decoded at the same time; each may need a few hundred MB."""
 _POLL_S = 0.05
 _SWEEP_S = 0.5
 _NOTICE_S = 10.0
@@ -74,7 +73,7 @@ class Registry:
         self._sessions: dict[str, Session] = {}
         self._changes = Changes()
         self._tasks: asyncio.TaskGroup | None = None
-        self._decoders = ThreadPoolExecutor(_DECODERS, "portrait")
+        self._portraits = Portraits(terms.limits.portrait, "reference_image")
         self._renewed_at: dict[str, float] = {}
         self._draining = False
         self._log = structlog.get_logger(__name__)
@@ -95,14 +94,13 @@ class Registry:
     async def run(self) -> None:
         """Keeps pipelines and leases alive until cancelled; then ends all sessions."""
         try:
-            async with asyncio.TaskGroup() as self._tasks:
+            async with self._portraits, asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._fleet.run())
                 self._tasks.create_task(self._reaps.run())
                 self._tasks.create_task(self._sweep_all())
                 self._tasks.create_task(self._renew_all())
         finally:
             self._tasks = None
-            self._decoders.shutdown(wait=False)
             for session in tuple(self._sessions.values()):
                 session.pipeline.close(session.key)
                 session.end()
@@ -117,8 +115,12 @@ class Registry:
             session.warn(self.terms.drain_s, DRAINING)
         await self._changes.until(lambda: not self._sessions)
 
-    async def create(self, tenant: str, request: api.CreateSessionRequest) -> tuple[SessionRecord, str]:
+    async def create(
+        self, tenant: str, request: api.CreateSessionRequest, caller: str = ""
+    ) -> tuple[SessionRecord, str]:
         """Makes a session, or finds the one this request id made; returns it with its token.
+
+        ``caller`` names who takes turns with others where portraits wait to be decoded; empty: unknown.
 
         Raises:
             ServiceError: the request breaks a limit, there is no room, or a service failed.
@@ -126,11 +128,12 @@ class Registry:
         if self._draining:
             raise _draining()
         check_create(request, self.terms.limits)
+        self._portraits.check(request.reference_image)
         record, is_new = await self.store.create(self._record(tenant, request))
         if not is_new:
             record = await self._await_creation(record, request)
         else:
-            record = await self._fill(record, request)
+            record = await self._fill(record, request, caller)
         return record, self._token(record.session_id)
 
     async def attach(self, token: str) -> Session:
@@ -244,12 +247,13 @@ class Registry:
             raise ServiceError(grpc.StatusCode.ABORTED, "CREATE_FAILED", message, retry_after_s=_POLL_S)
         return current
 
-    async def _fill(self, record: SessionRecord, request: api.CreateSessionRequest) -> SessionRecord:
+    async def _fill(self, record: SessionRecord, request: api.CreateSessionRequest, caller: str) -> SessionRecord:
         """Gets a stored session everything it needs; forgets it where that fails."""
         try:
-            shape = await self._portrait_shape(request.reference_image)
             record, pipeline = await self._place(record)
-            height, width = target_size(*shape, pipeline.preset.max_area)
+            area = pipeline.preset.max_area
+            shape = await self._portraits.measure(request.reference_image, math.isqrt(area), caller)
+            height, width = target_size(*shape, area)
             config = messages.negotiated(request.config, (width, height), pipeline.preset)
             record = replace(record, config=config.SerializeToString(), state=api.Session.STATE_ACTIVE)
             session = Session(record, config, pipeline, self.terms.limits, self.terms.live)
@@ -275,15 +279,6 @@ class Registry:
         self._telemetry.session_opened(SERVICE, session.key, 0)
         self._log.info("session begun", session=session_name(session.record.session_id))
         self._tasks.create_task(_condition(session, image))
-
-    async def _portrait_shape(self, image: bytes) -> tuple[int, int]:
-        """Height and width of an upright portrait; raises ServiceError where it cannot be used."""
-        try:
-            loop = asyncio.get_running_loop()
-            picture = await loop.run_in_executor(self._decoders, load_portrait, image, self.terms.limits.portrait)
-        except PortraitError as error:
-            raise ServiceError(INVALID, error.reason, str(error), field="reference_image") from error
-        return picture.height, picture.width
 
     async def _place(self, record: SessionRecord) -> tuple[SessionRecord, Pipeline]:
         """A slot on the pipeline with most room."""

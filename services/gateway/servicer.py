@@ -35,7 +35,7 @@ class AvatarServicer(AvatarServiceServicer):
 
     async def CreateSession(self, request: api.CreateSessionRequest, context: Context) -> api.CreateSessionResponse:
         """Reserves a session."""
-        record, token = await self._registry.create(TENANT, request)
+        record, token = await self._registry.create(TENANT, request, context.peer())
         return api.CreateSessionResponse(
             session=messages.session(record), session_token=token, stream_endpoint=record.endpoint
         )

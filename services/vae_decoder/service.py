@@ -16,7 +16,10 @@ from live_avatar.model.vae import VAE
 from live_avatar.pipeline.v1 import vae_decoder_service_pb2
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import add_VaeDecoderServiceServicer_to_server
+from live_avatar.portrait.limits import DEFAULT_LIMITS
+from live_avatar.serving.decode_pool import PoolRules
 from live_avatar.serving.hop_service import as_service, hop_timing, running_hop
+from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.reservations import Room
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
@@ -28,6 +31,8 @@ from services.vae_decoder.settings import VaeDecoderSettings
 from services.vae_decoder.video import Audience
 from services.vae_decoder.work import VaeDecoderWork
 
+_PORTRAITS = PoolRules(processes=2)
+"""A gateway has seen them already."""
 _DECODER_SERVICE = vae_decoder_service_pb2.DESCRIPTOR.services_by_name["VaeDecoderService"].full_name
 
 
@@ -41,20 +46,22 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
     loop = asyncio.get_running_loop()
     with ExitStack() as threads:
         encoder = threads.enter_context(EncoderThread())
-        portraits = threads.enter_context(ThreadPoolExecutor(1, "portraits"))
         device = threads.enter_context(ThreadPoolExecutor(1, "device"))
         loaded = await loop.run_in_executor(device, _load, settings)
         networks, decoder, room = loaded.networks, loaded.decoder, loaded.room
         audience = Audience()
         work = VaeDecoderWork(networks.preset, decoder, room=room, encoder=encoder, audience=audience)
         info = _info(settings, networks, work.capacity)
-        async with running_hop(info, work, device, settings=settings, target=None, observer=telemetry) as hop:
+        async with (
+            Portraits(DEFAULT_LIMITS, "image", _PORTRAITS) as portraits,
+            running_hop(info, work, device, settings=settings, target=None, observer=telemetry) as hop,
+        ):
             servicer = VaeDecoderServicer(
                 networks.preset,
                 decoder,
                 audience=audience,
                 device_thread=device,
-                portrait_thread=portraits,
+                portraits=portraits,
                 fail_session=hop.fail,
                 training_portraits=loaded.training_portraits,
                 timing=hop_timing(settings),

@@ -1,6 +1,6 @@
 """The two calls that only the decoder answers: a portrait becomes a sink, and video leaves to gateways.
 
-Translates and delegates.  Portraits are read in a thread of their own and encoded in the device thread.
+Translates and delegates.  Portraits are decoded in processes of their own and encoded in the device thread.
 """
 
 import asyncio
@@ -10,12 +10,13 @@ from dataclasses import asdict
 from typing import NoReturn
 
 import grpc
+import numpy as np
 from torch import Tensor
 
 from live_avatar import wire
 from live_avatar.config import Preset
 from live_avatar.model.novelty import TrainingPortraits
-from live_avatar.model.portrait import FitRule, prepare_portrait
+from live_avatar.model.portrait import portrait_tensor
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
     EncodePortraitRequest,
@@ -24,9 +25,10 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
     StreamVideoResponse,
 )
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceServicer
-from live_avatar.portrait import PortraitError, load_portrait
+from live_avatar.portrait.fitting import FitRule
 from live_avatar.serving.errors import ServiceError, stage_lost
 from live_avatar.serving.parts import cut
+from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.timing import HopTiming
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.local import warmup_latents
@@ -55,7 +57,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         *,
         audience: Audience,
         device_thread: Executor,
-        portrait_thread: Executor,
+        portraits: Portraits,
         fail_session: Callable[[SessionKey, ServiceError], None],
         training_portraits: TrainingPortraits | None = None,
         timing: HopTiming | None = None,
@@ -64,28 +66,28 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         self._decoder = decoder
         self._audience = audience
         self._device_thread = device_thread
-        self._portrait_thread = portrait_thread
+        self._portraits = portraits
         self._fail_session = fail_session
         self._training_portraits = training_portraits
         self._timing = timing or HopTiming()
-        self._portraits = 0
+        self._held_portraits = 0
 
     async def EncodePortrait(
         self, request: EncodePortraitRequest, context: PortraitContext
     ) -> AsyncIterator[EncodePortraitResponse]:
         """Encodes a portrait to sink version 0 (spec 2.7)."""
-        if self._portraits >= MAX_PORTRAITS:
+        if self._held_portraits >= MAX_PORTRAITS:
             raise ServiceError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "CAPACITY_EXHAUSTED", f"{MAX_PORTRAITS} portraits wait already"
             )
-        self._portraits += 1
+        self._held_portraits += 1
         try:
+            pixels = await self._read(request)
             loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self._portrait_thread, self._read, request)
             sink, novelty = await loop.run_in_executor(self._device_thread, self._encode, pixels)
             pieces = cut(sink)
         finally:
-            self._portraits -= 1
+            self._held_portraits -= 1
         for part, piece in enumerate(pieces):
             measured = novelty if part == 0 else None
             yield EncodePortraitResponse(part=part, part_count=len(pieces), data=piece, novelty=measured)
@@ -111,7 +113,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         if lost is not None:
             raise lost
 
-    def _read(self, request: EncodePortraitRequest) -> Tensor:
+    async def _read(self, request: EncodePortraitRequest) -> Tensor:
         """The picture as model input [3, H, W]."""
         if request.fit not in _RULES:
             raise _invalid("FIT_UNSUPPORTED", f"fit {request.fit} is not served", "fit")
@@ -119,11 +121,9 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
             latent_size(self._preset, request.width, request.height)
         except ValueError as error:
             raise _invalid("SIZE_UNSUPPORTED", str(error), "width") from error
-        try:
-            image = load_portrait(request.image)
-        except PortraitError as error:
-            raise _invalid(error.reason, str(error), "image") from error
-        return prepare_portrait(image, request.height, request.width, _RULES[request.fit])
+        size = request.height, request.width
+        drawn = await self._portraits.draw(request.image, *size, _RULES[request.fit])
+        return portrait_tensor(np.frombuffer(bytearray(drawn), np.uint8).reshape(*size, 3))
 
     def _encode(self, pixels: Tensor) -> tuple[bytes, EncodePortraitResponse.Novelty | None]:
         """The sink, serialized, and how like the training portraits the picture is."""

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from live_avatar.config import StreamConfig
-from live_avatar.model.portrait import fit_portrait, prepare_portrait
-from live_avatar.portrait import target_size
+from live_avatar.model.portrait import prepare_portrait
+from live_avatar.portrait.fitting import fit_portrait
+from live_avatar.portrait.sizing import target_size
 from live_avatar.streaming.audio_grid import whole_file_features
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.denoiser import Denoiser

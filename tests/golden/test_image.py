@@ -11,8 +11,10 @@ import torch
 from einops import reduce
 from PIL import Image
 
-from live_avatar.model.portrait import fit_portrait, prepare_portrait
-from live_avatar.portrait import load_portrait, target_size
+from live_avatar.model.portrait import prepare_portrait
+from live_avatar.portrait.fitting import fit_portrait
+from live_avatar.portrait.reading import load_portrait
+from live_avatar.portrait.sizing import target_size
 from tests.golden.conftest import Golden
 
 pytestmark = pytest.mark.golden_kind("image")

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from live_avatar.config import TINY
-from live_avatar.model.portrait import FitRule, fit_portrait, prepare_portrait
-from live_avatar.portrait import target_size
+from live_avatar.model.portrait import prepare_portrait
+from live_avatar.portrait.fitting import FitRule, fit_portrait
+from live_avatar.portrait.sizing import target_size
 
 SIDES = st.integers(16, 4000)
 RULES: tuple[FitRule, ...] = ("reference", "cover")

@@ -5,6 +5,7 @@ import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
@@ -24,14 +25,17 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
     StreamVideoResponse,
 )
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceStub
+from live_avatar.serving.decode_pool import PoolRules
 from live_avatar.serving.errors import ServiceError, from_rpc_error
 from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.link import Link
+from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.local import warmup_latents
-from services.vae_decoder import servicer
+from services.vae_decoder import service, servicer
 from services.vae_decoder.service import build
 from services.vae_decoder.settings import VaeDecoderSettings
+from tests.serving.slow_decoding import SLOW
 
 from . import tiny
 from .tiny import key, open_request
@@ -221,6 +225,26 @@ def test_a_stream_that_the_gateway_ends_ends_well() -> None:
         await call.read()
         await call.done_writing()
         assert await call.code() is grpc.StatusCode.OK
+
+    against_a_decoder(scenario)
+
+
+def test_a_portrait_that_takes_too_long_is_refused_and_the_next_one_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = partial(
+        Portraits,
+        entries=("tests.serving.slow_decoding:measure", "tests.serving.slow_decoding:draw"),
+    )
+    monkeypatch.setattr(service, "_PORTRAITS", PoolRules(processes=1, seconds=0.5))
+    monkeypatch.setattr(service, "Portraits", stand_in)
+
+    def request(width: int) -> EncodePortraitRequest:
+        return EncodePortraitRequest(image=png(portrait((width, 64))), width=64, height=64, fit=COVER)
+
+    async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
+        with pytest.raises(ServiceError) as caught:
+            await encode(stub, request(SLOW))
+        assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "IMAGE_TOO_SLOW")
+        assert await encode(stub, request(64))
 
     against_a_decoder(scenario)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from live_avatar.config import SAMPLE_RATE_HZ, Preset
-from live_avatar.model.portrait import fit_portrait
+from live_avatar.portrait.fitting import fit_portrait
 from tests.pipeline.system import SIDE, Script, System
 
 STEPS = 4

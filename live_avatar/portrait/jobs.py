@@ -1,0 +1,33 @@
+"""What a decoding process does with a portrait: bytes and parameters in, facts and pixels out.
+
+Called by ``live_avatar.serving.decode_worker``; what comes out is small, whatever came in.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from live_avatar.portrait.fitting import FitRule, fit_portrait
+from live_avatar.portrait.limits import PortraitLimits
+from live_avatar.portrait.reading import read_portrait
+
+Facts = Mapping[str, Any]
+
+
+def measure(data: bytes, *, limits: Mapping[str, int], needed: int) -> tuple[Facts, bytes]:
+    """Decodes a portrait to see that it can be; gives its ``height`` and ``width`` upright, and no pixels.
+
+    Raises:
+        PortraitError: see ``read_portrait``.
+    """
+    portrait = read_portrait(data, PortraitLimits(**limits), needed)
+    return {"height": portrait.height, "width": portrait.width}, b""
+
+
+def draw(data: bytes, *, limits: Mapping[str, int], height: int, width: int, fit: FitRule) -> tuple[Facts, bytes]:
+    """The part of a portrait that is shown, as ``height`` x ``width`` pixels of RGB, row by row.
+
+    Raises:
+        PortraitError: see ``read_portrait``.
+    """
+    portrait = read_portrait(data, PortraitLimits(**limits), needed=max(height, width))
+    return {}, fit_portrait(portrait.image, height, width, fit).tobytes()
