@@ -77,13 +77,15 @@ REASONS: Mapping[str, Reason] = {
     "MAX_DURATION": Reason(_PRECONDITION, "the session has lasted as long as it may; announced by `GoAway`", _AGAIN),
     "MESSAGE_MALFORMED": Reason(_INVALID, "bytes that are no message of this call, or a message without payload", _FIX),
     "MESSAGE_OUT_OF_ORDER": Reason(_INVALID, "a message at the wrong place, or samples that leave a gap", _FIX),
-    "NAME_TOO_LONG": Reason(_INVALID, "a request id, utterance id or page token is too long", _FIX),
+    "LIST_TOO_LONG": Reason(_INVALID, "a list has too many entries", _FIX),
+    "NAME_TOO_LONG": Reason(_INVALID, "an id, a name or a token is too long", _FIX),
     "NOT_LIVE": Reason(
         ("FAILED_PRECONDITION", "INVALID_ARGUMENT"), "only live delivery can do this, or live delivery cannot", _FIX
     ),
     "NOT_YET_SERVED": Reason(
         ("UNIMPLEMENTED",), "a part of the contract that this version does not serve", "leave it out"
     ),
+    "OPEN_MISSING": Reason(("DEADLINE_EXCEEDED",), "a stream whose open did not come in time", "send `open` at once"),
     "PAGE_SIZE_OUT_OF_RANGE": Reason(_INVALID, "a page size that is negative", _FIX),
     "PAGE_TOKEN_INVALID": Reason(_INVALID, "a page token that no answer held", "begin at the first page"),
     "PIPELINE_SLOW": Reason(
@@ -104,6 +106,8 @@ REASONS: Mapping[str, Reason] = {
     "TOKEN_INVALID": Reason(
         ("UNAUTHENTICATED",), "the session token is not of this session", "use the token of the session"
     ),
+    "TOO_MANY_CALLS": Reason(_EXHAUSTED, "too many calls of one session wait", _WAIT),
+    "TOO_MANY_STREAMS": Reason(_EXHAUSTED, "too many streams wait for their open, or of a kind are open", _WAIT),
     "UPDATE_EMPTY": Reason(_INVALID, "the update's mask names nothing", _FIX),
     "UTTERANCE_OVER": Reason(
         _PRECONDITION,

@@ -11,7 +11,7 @@ from live_avatar.reasons import REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
 _WORD = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")
-_MAKERS = {"ServiceError": 1, "AvatarError": 1, "PortraitError": 0, "_invalid": 0, "_refuse": 0}
+_MAKERS = {"ServiceError": 1, "AvatarError": 1, "PortraitError": 0, "_invalid": 0, "refuse": 0}
 """What makes an error, and the place of the reason among its arguments."""
 
 

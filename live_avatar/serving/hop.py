@@ -78,6 +78,7 @@ class HopServer(PipelineServiceServicer):
         self._device = Device(device)
         self._worker = Worker(info.name, work, link, self._device, self._timing, observer or NoObserver())
         self._upstreams: set[Upstream] = set()
+        self._greeting = 0
         self._draining = False
         self._log = structlog.get_logger(__name__).bind(service=info.name)
 
@@ -150,11 +151,7 @@ class HopServer(PipelineServiceServicer):
         """One upstream neighbour, from its hello to its end; its sessions end with it."""
         upstream = Upstream(context, self._block_credits, self._timing)
         try:
-            await upstream.greet(self._info.model_digest)
-            if len(self._upstreams) >= MAX_STREAMS:
-                raise ServiceError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED, "CAPACITY_EXHAUSTED", f"{MAX_STREAMS} callers are here already"
-                )
+            await self._greet(upstream)
             self._upstreams.add(upstream)
             self._log.info("caller connected", peer=upstream.peer)
             upstream.reply(self._welcome())
@@ -191,6 +188,18 @@ class HopServer(PipelineServiceServicer):
             if session.forwarded:
                 session.forwarded = False
                 self._worker.fail(session, error)
+
+    async def _greet(self, upstream: Upstream) -> None:
+        """Waits for the hello of a caller; raises ServiceError where it does not fit or too many are here."""
+        if self._greeting >= MAX_STREAMS:
+            raise _crowded(f"{MAX_STREAMS} callers have not said hello")
+        self._greeting += 1
+        try:
+            await upstream.greet(self._info.model_digest)
+        finally:
+            self._greeting -= 1
+        if len(self._upstreams) >= MAX_STREAMS:
+            raise _crowded(f"{MAX_STREAMS} callers are here already")
 
     async def _receive(self, upstream: Upstream, request: StreamBlocksRequest) -> None:
         arrived_at_ns = time.monotonic_ns()
@@ -286,6 +295,10 @@ class HopServer(PipelineServiceServicer):
     def _beat_at_once(self) -> None:
         for upstream in self._upstreams:
             upstream.reply(self._heartbeat())
+
+
+def _crowded(message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "CAPACITY_EXHAUSTED", message)
 
 
 def _fenced(old: SessionKey, new: SessionKey) -> ServiceError:

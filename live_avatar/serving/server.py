@@ -26,6 +26,7 @@ from live_avatar.serving import logs
 from live_avatar.serving.freed_memory import keep_freed_memory
 from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.settings import ServerSettings, TelemetrySettings
+from live_avatar.serving.stream_limit import StreamLimit
 from live_avatar.serving.telemetry import Telemetry
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -168,7 +169,7 @@ class _Life:
         self.log.info("stopped")
 
     def _listener(self, service: Service) -> tuple[grpc.aio.Server, int]:
-        server = grpc.aio.server(interceptors=[self.calls], options=self.options)
+        server = grpc.aio.server(interceptors=[self.calls, StreamLimit()], options=self.options)
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         if self.settings.reflection:
@@ -181,7 +182,7 @@ class _Life:
         if self.settings.health_port is None:
             return None
         _check_free(self.settings.host, self.settings.health_port)
-        server = grpc.aio.server(options=self.options)
+        server = grpc.aio.server(interceptors=[ErrorInterceptor(), StreamLimit()], options=self.options)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         port = _bind(server, self.settings.host, self.settings.health_port)
         await server.start()

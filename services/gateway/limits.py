@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import grpc
-from google.protobuf.message import Message
 
 from live_avatar import limits as bounds
 from live_avatar.portrait.limits import PortraitLimits
@@ -66,6 +65,14 @@ class Limits:
     """Finished video of a live session that waits, where that is more than one block."""
     max_live_audio_s: int = 120
     """Speech of a live session that waits to be spoken."""
+    open_timeout_s: float = 10.0
+    """How long a stream may be silent before its open."""
+    max_unopened_streams: int = 256
+    """Streams that may wait for their open at the same time."""
+    max_messages_per_second: int = 500
+    """How fast one stream's messages are taken in the long run; more are read later."""
+    message_burst: int = 2_000
+    """How many are taken at once after a pause."""
 
     @property
     def portrait(self) -> PortraitLimits:
@@ -114,12 +121,8 @@ def check_create(request: api.CreateSessionRequest, limits: Limits) -> None:
     """
     if request.avatar_id:
         raise not_yet_served("avatar_id")
-    _check_length("request_id", request.request_id, limits.max_name_characters, "NAME_TOO_LONG")
-    seconds = request.max_duration.ToTimedelta().total_seconds() if _is_sane(request.max_duration) else -1
-    if not 0 <= seconds <= limits.max_session_s:
-        _refuse("DURATION_OUT_OF_RANGE", f"max_duration must lie in 0..{limits.max_session_s} s", "max_duration")
     if not request.reference_image:
-        _refuse("IMAGE_UNREADABLE", "a session needs an image", "reference_image")
+        refuse("IMAGE_UNREADABLE", "a session needs an image", "reference_image")
     check_config(request.config, limits)
 
 
@@ -130,14 +133,14 @@ def check_config(config: api.SessionConfig, limits: Limits) -> None:
     if config.watermark != api.WATERMARK_POLICY_UNSPECIFIED:
         raise not_yet_served("config.watermark")
     if config.delivery not in api.Delivery.values():
-        _refuse("ENUM_UNKNOWN", f"config.delivery={config.delivery} is unknown", "config.delivery")
+        refuse("ENUM_UNKNOWN", f"config.delivery={config.delivery} is unknown", "config.delivery")
     _check_length("config.prompt", config.prompt, limits.max_prompt_characters, "PROMPT_TOO_LONG")
     if config.listening not in api.Listening.values():
-        _refuse("ENUM_UNKNOWN", f"config.listening={config.listening} is unknown", "config.listening")
+        refuse("ENUM_UNKNOWN", f"config.listening={config.listening} is unknown", "config.listening")
     if config.delivery == api.DELIVERY_LIVE and config.listening == api.LISTENING_WHOLE_FILE:
-        _refuse("NOT_LIVE", "live delivery cannot wait for the whole of the speech", "config.listening")
+        refuse("NOT_LIVE", "live delivery cannot wait for the whole of the speech", "config.listening")
     if config.fit not in api.Fit.values():
-        _refuse("ENUM_UNKNOWN", f"config.fit={config.fit} is unknown", "config.fit")
+        refuse("ENUM_UNKNOWN", f"config.fit={config.fit} is unknown", "config.fit")
     _check_audio(config.audio, limits)
     _check_video(config.video, limits)
 
@@ -152,7 +155,7 @@ def check_update(config: api.SessionConfig, paths: Sequence[str], limits: Limits
         if path != "prompt":
             raise not_yet_served(f"update_mask {path}")
     if not paths:
-        _refuse("UPDATE_EMPTY", "update_mask names nothing", "update_mask")
+        refuse("UPDATE_EMPTY", "update_mask names nothing", "update_mask")
     _check_length("config.prompt", config.prompt, limits.max_prompt_characters, "PROMPT_TOO_LONG")
     return config.prompt
 
@@ -166,12 +169,11 @@ def check_chunk(chunk: api.StreamAvatarRequest.AudioChunk, form: AudioFormat, li
     field = "audio_chunk.data"
     samples, rest = divmod(len(chunk.data), SAMPLE_BYTES[form.encoding])
     if rest:
-        _refuse(AUDIO_FORMAT_UNSUPPORTED, f"{len(chunk.data)} bytes are no whole number of samples", field)
+        refuse(AUDIO_FORMAT_UNSUPPORTED, f"{len(chunk.data)} bytes are no whole number of samples", field)
     if not samples:
-        _refuse(AUDIO_FORMAT_UNSUPPORTED, "the chunk is empty", field)
+        refuse(AUDIO_FORMAT_UNSUPPORTED, "the chunk is empty", field)
     if samples > limits.max_audio_chunk_s * form.sample_rate_hz:
-        _refuse(AUDIO_FORMAT_UNSUPPORTED, f"a chunk may last {limits.max_audio_chunk_s} s", field)
-    _check_length("audio_chunk.utterance_id", chunk.utterance_id, limits.max_name_characters, "NAME_TOO_LONG")
+        refuse(AUDIO_FORMAT_UNSUPPORTED, f"a chunk may last {limits.max_audio_chunk_s} s", field)
     return samples
 
 
@@ -183,41 +185,37 @@ def check_credits(held: int, granted: int, limits: Limits) -> int:
     """
     if held + granted > limits.max_video_credits:
         message = f"{held} + {granted} video units are more than {limits.max_video_credits}"
-        _refuse("CREDIT_OUT_OF_RANGE", message, "credit.video_units")
+        refuse("CREDIT_OUT_OF_RANGE", message, "credit.video_units")
     return held + granted
 
 
 def _check_audio(form: AudioFormat, limits: Limits) -> None:
     if form.encoding not in SAMPLE_BYTES:
-        _refuse(AUDIO_FORMAT_UNSUPPORTED, f"encoding {form.encoding} is not taken", "config.audio.encoding")
+        refuse(AUDIO_FORMAT_UNSUPPORTED, f"encoding {form.encoding} is not taken", "config.audio.encoding")
     if not limits.min_sample_rate_hz <= form.sample_rate_hz <= limits.max_sample_rate_hz:
         message = f"{form.sample_rate_hz} Hz is outside {limits.min_sample_rate_hz}..{limits.max_sample_rate_hz}"
-        _refuse(AUDIO_FORMAT_UNSUPPORTED, message, "config.audio.sample_rate_hz")
+        refuse(AUDIO_FORMAT_UNSUPPORTED, message, "config.audio.sample_rate_hz")
     if form.channel_count != 1:
         message = f"{form.channel_count} channels were given, speech has 1"
-        _refuse(AUDIO_FORMAT_UNSUPPORTED, message, "config.audio.channel_count")
+        refuse(AUDIO_FORMAT_UNSUPPORTED, message, "config.audio.channel_count")
 
 
 def _check_video(form: VideoFormat, limits: Limits) -> None:
     if form.encoding not in VideoFormat.Encoding.values():
-        _refuse("VIDEO_FORMAT_UNSUPPORTED", f"encoding {form.encoding} is unknown", "config.video.encoding")
+        refuse("VIDEO_FORMAT_UNSUPPORTED", f"encoding {form.encoding} is unknown", "config.video.encoding")
     if form.max_bitrate_kbps > limits.max_bitrate_kbps:
         message = f"{form.max_bitrate_kbps} kbit/s is over {limits.max_bitrate_kbps}"
-        _refuse("VIDEO_FORMAT_UNSUPPORTED", message, "config.video.max_bitrate_kbps")
+        refuse("VIDEO_FORMAT_UNSUPPORTED", message, "config.video.max_bitrate_kbps")
     if form.enlargement > bounds.MAX_ENLARGEMENT:
         message = f"pictures are enlarged {bounds.MAX_ENLARGEMENT} times at most, not {form.enlargement}"
-        _refuse("VIDEO_FORMAT_UNSUPPORTED", message, "config.video.enlargement")
+        refuse("VIDEO_FORMAT_UNSUPPORTED", message, "config.video.enlargement")
 
 
 def _check_length(field: str, text: str, most: int, reason: str) -> None:
     if len(text) > most:
-        _refuse(reason, f"{len(text)} characters are more than {most}", field)
+        refuse(reason, f"{len(text)} characters are more than {most}", field)
 
 
-def _is_sane(duration: Message) -> bool:
-    seconds, nanos = getattr(duration, "seconds", 0), getattr(duration, "nanos", 0)
-    return 0 <= seconds < 10**9 and 0 <= nanos < 10**9
-
-
-def _refuse(reason: str, message: str, field: str) -> NoReturn:
+def refuse(reason: str, message: str, field: str) -> NoReturn:
+    """Raises INVALID_ARGUMENT about ``field``."""
     raise ServiceError(INVALID, reason, message, field=field)

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import Message
 
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.serving.errors import ServiceError
@@ -15,9 +16,11 @@ from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer
 from services.gateway import messages
+from services.gateway.checks import check_message
 from services.gateway.limits import INVALID, not_yet_served
 from services.gateway.registry import Registry
 from services.gateway.stream import Stream, first_open
+from services.gateway.unopened import UnopenedStreams
 
 TENANT = "default"
 """The one tenant there is until callers prove who they are."""
@@ -32,9 +35,15 @@ class AvatarServicer(AvatarServiceServicer):
     def __init__(self, registry: Registry, telemetry: Telemetry) -> None:
         self._registry = registry
         self._telemetry = telemetry
+        limits = registry.terms.limits
+        self._unopened = UnopenedStreams(limits.max_unopened_streams, limits.open_timeout_s)
+
+    def _check(self, request: Message) -> None:
+        check_message(request, self._registry.terms.limits)
 
     async def CreateSession(self, request: api.CreateSessionRequest, context: Context) -> api.CreateSessionResponse:
         """Reserves a session."""
+        self._check(request)
         record, token = await self._registry.create(TENANT, request, context.peer())
         return api.CreateSessionResponse(
             session=messages.session(record), session_token=token, stream_endpoint=record.endpoint
@@ -42,11 +51,13 @@ class AvatarServicer(AvatarServiceServicer):
 
     async def GetSession(self, request: api.GetSessionRequest, context: Context) -> api.GetSessionResponse:
         """Reads one session."""
+        self._check(request)
         record = await self._registry.store.get(TENANT, request.session_id)
         return api.GetSessionResponse(session=messages.session(record))
 
     async def ListSessions(self, request: api.ListSessionsRequest, context: Context) -> api.ListSessionsResponse:
         """Reads a page of sessions, newest first; the token of the next page is the last session on this one."""
+        self._check(request)
         if request.page_size < 0:
             message = f"page_size {request.page_size} is negative"
             raise ServiceError(INVALID, "PAGE_SIZE_OUT_OF_RANGE", message, field="page_size")
@@ -59,6 +70,7 @@ class AvatarServicer(AvatarServiceServicer):
 
     async def CloseSession(self, request: api.CloseSessionRequest, context: Context) -> api.CloseSessionResponse:
         """Ends a session."""
+        self._check(request)
         record = await self._registry.close(TENANT, request.session_id)
         return api.CloseSessionResponse(session=messages.session(record))
 
@@ -82,7 +94,8 @@ class AvatarServicer(AvatarServiceServicer):
     ) -> None:
         """Carries one session's audio and video; the session ends with the stream."""
         requests = aiter(request_iterator)
-        opening = await first_open(requests)
+        opening = await self._unopened.first(context.peer(), first_open(requests))
+        self._check(opening)
         session = await self._registry.attach(opening.open.session_token)
         state = api.Session.STATE_FAILED
         try:
@@ -94,6 +107,7 @@ class AvatarServicer(AvatarServiceServicer):
 
     async def UpdateSession(self, request: api.UpdateSessionRequest, context: Context) -> api.UpdateSessionResponse:
         """Changes the prompt of a session that streams."""
+        self._check(request)
         record, block = await self._registry.update(TENANT, request)
         return api.UpdateSessionResponse(session=messages.session(record), effective_block_index=block)
 
@@ -101,6 +115,7 @@ class AvatarServicer(AvatarServiceServicer):
         self, request: api.InterruptSessionRequest, context: Context
     ) -> api.InterruptSessionResponse:
         """Barge-in."""
+        self._check(request)
         done = await self._registry.interrupt(TENANT, request)
         return api.InterruptSessionResponse(
             last_played_time=messages.duration(done.played_ns, messages.NANOSECONDS),

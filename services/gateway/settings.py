@@ -66,6 +66,15 @@ class LimitSettings(Group):
         ge=0,
         description="blocks of a session that are on their way or unread; 0: one per service of the pipeline",
     )
+    open_timeout_seconds: float = Field(
+        default=_TABLE.open_timeout_s, gt=0, le=600, description="a stream ends that is silent for so long at its start"
+    )
+    max_unopened_streams: int = Field(
+        default=_TABLE.max_unopened_streams, ge=1, description="streams that may wait for their first message"
+    )
+    max_messages_per_second: int = Field(
+        default=_TABLE.max_messages_per_second, ge=50, description="how fast one stream's messages are read"
+    )
 
     def table(self) -> Limits:
         """The whole table of limits."""

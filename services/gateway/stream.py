@@ -14,9 +14,11 @@ from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway import messages
+from services.gateway.checks import check_message
 from services.gateway.feeder import Feeder
 from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER, check_update, not_yet_served, slow_consumer
 from services.gateway.media import Packer, Pictures, Unit, packer_for
+from services.gateway.message_rate import MessageRate
 from services.gateway.pipeline import SERVICE
 from services.gateway.progress import Arrived
 from services.gateway.punctuality import Punctuality
@@ -99,9 +101,11 @@ class Stream:
 
     async def _read_all(self) -> None:
         """Takes the client's messages; the end of them is the end of the speech."""
-        session = self._session
+        session, limits = self._session, self._session.limits
+        rate = MessageRate(limits.max_messages_per_second, limits.message_burst)
         while True:
             await session.until(lambda: session.may_read)
+            await rate.take()
             request = await anext(self._requests, None)
             if request is None:
                 session.finish()
@@ -111,6 +115,7 @@ class Stream:
                 message = f"client_sequence is {request.client_sequence} where {due} was due"
                 raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="client_sequence")
             self._client_sequence = session.consumed = due
+            check_message(request, limits)
             self._take(request)
             session.touch(request.WhichOneof("payload") or "")
 

@@ -40,6 +40,8 @@ PortraitContext = grpc.aio.ServicerContext[EncodePortraitRequest, EncodePortrait
 
 MAX_PORTRAITS = 16
 """At the same time, waiting ones included."""
+MAX_STREAMS = 64
+"""Gateways that may share one decoder."""
 
 _RULES: dict[int, FitRule] = {
     EncodePortraitRequest.FIT_COVER: "cover",
@@ -71,6 +73,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         self._training_portraits = training_portraits
         self._timing = timing or HopTiming()
         self._held_portraits = 0
+        self._streams = 0
 
     async def EncodePortrait(
         self, request: EncodePortraitRequest, context: PortraitContext
@@ -96,6 +99,16 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         self, request_iterator: AsyncIterator[StreamVideoRequest], context: VideoContext
     ) -> None:
         """Carries the video of one gateway's sessions until it ends the stream; its sessions end with it."""
+        if self._streams >= MAX_STREAMS:
+            message = f"{MAX_STREAMS} gateways are here already"
+            raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "CAPACITY_EXHAUSTED", message)
+        self._streams += 1
+        try:
+            await self._carry(context)
+        finally:
+            self._streams -= 1
+
+    async def _carry(self, context: VideoContext) -> None:
         stream = VideoStream()
         lost: BaseException | None = None
         try:

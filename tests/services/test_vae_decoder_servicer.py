@@ -267,3 +267,23 @@ def test_portraits_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
         assert await encode(stub, request) == served[0]
 
     against_a_decoder(scenario)
+
+
+def test_no_more_gateways_than_may_share_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servicer, "MAX_STREAMS", 2)
+
+    async def scenario() -> None:
+        async with decoder() as (stub, _):
+            calls = [stub.StreamVideo() for _ in range(2)]
+            for call in calls:
+                await call.write(StreamVideoRequest(heartbeat=StreamVideoRequest.Heartbeat()))
+                assert isinstance(await call.read(), StreamVideoResponse)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.StreamVideo().read()
+            assert from_rpc_error(caught.value).reason == "CAPACITY_EXHAUSTED"
+            await calls[0].done_writing()
+            while await calls[0].read():
+                pass
+            assert isinstance(await stub.StreamVideo().read(), StreamVideoResponse)
+
+    asyncio.run(scenario())

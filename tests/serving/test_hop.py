@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import (
     StreamBlocksRequest,
 )
 from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
+from live_avatar.serving import hop as hop_module
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.hop import HopServer
 from live_avatar.serving.timing import PROTOCOL_VERSION, HopTiming, duration
@@ -618,3 +620,20 @@ def hello(version: int = PROTOCOL_VERSION, digest: str = DIGEST) -> StreamBlocks
     return StreamBlocksRequest(
         hello=StreamBlocksRequest.Hello(protocol_version=version, peer="test", expected_model_digest=digest)
     )
+
+
+def test_callers_who_say_nothing_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hop_module, "MAX_STREAMS", 2)
+
+    async def scenario() -> None:
+        async with serving(FakeWork(last=True)) as head, AsyncExitStack() as stack:
+            silent = [await stack.enter_async_context(RawStream(head.target)) for _ in range(2)]
+            await asyncio.sleep(0.2)
+            async with RawStream(head.target) as third:
+                error = await third.end()
+            assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CAPACITY_EXHAUSTED")
+            for one in silent:
+                await one.write(hello())
+                assert (await one.read()).HasField("welcome")
+
+    asyncio.run(scenario())

@@ -67,6 +67,7 @@ class PassingWork:
         self.bodies: list[tuple[int, ConditioningBody]] = []
         self.blocks_seen = 0
         self.before_block: Callable[[StreamBlocksRequest.Block], None] = lambda block: None
+        self.before_audio: Callable[[StreamBlocksRequest.Audio], None] = lambda audio: None
         self._joiners: dict[Name, ConditioningJoiner] = {}
 
     def open(self, request: StreamBlocksRequest.Open) -> int:
@@ -77,6 +78,7 @@ class PassingWork:
         return SESSION_BYTES
 
     def audio(self, request: StreamBlocksRequest.Audio) -> Iterable[StreamBlocksRequest]:
+        self.before_audio(request)
         heard = self.samples.setdefault(_name(request.key), bytearray())
         assert self.next_samples.get(_name(request.key), 0) * 4 <= request.sample_offset * 4 <= len(heard)
         del heard[request.sample_offset * 4 :]
