@@ -12,6 +12,7 @@ beside it, so that what the table costs is seen.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -181,13 +182,15 @@ def measure(golden: Path, runs: int, compiled: bool) -> dict[str, object]:
 def main() -> None:
     """Prints the comparison; fails below the bar."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--golden", type=Path, default=DEFAULT_GOLDEN)
-    parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--golden", type=Path, default=DEFAULT_GOLDEN, help="tensors of a step to compare with")
+    parser.add_argument("--runs", type=int, default=60, help="forwards of each kind that are timed")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args()
-    if arguments.json is not None:
-        check_output(arguments.json)
+    try:
+        check_output(arguments.json or Path(os.devnull))
+    except OSError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     result = measure(arguments.golden, arguments.runs, not arguments.no_compile)
     text = json.dumps(result, indent=1)

@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> int:
     try:
         config = override(command.config(), pairs_of(arguments[1:]))
         return command.run(config)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _say(f"{arguments[0]}: {error}")
         return USAGE
 

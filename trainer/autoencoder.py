@@ -32,6 +32,7 @@ from trainer.autoencoder_start import initialise, still_twin
 from trainer.averaging import follow
 from trainer.distributed import precision
 from trainer.muon import muon_and_adam
+from trainer.overrides import run_reporting
 from trainer.puppet.painter import Boxes
 from trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, speaking, stills, videos
 
@@ -313,4 +314,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run_reporting("python -m trainer.autoencoder", lambda: main(sys.argv[1:])))

@@ -1,6 +1,7 @@
 """Command-line pairs ``--key value`` onto a frozen configuration: known keys alone, each in its own type."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -87,3 +88,13 @@ def _parse_tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(parts) != len(kinds):
         raise ValueError(f"{len(kinds)} values with commas between them are needed")
     return tuple(_parse(part, kind) for part, kind in zip(parts, kinds, strict=True))
+
+
+def run_reporting(program: str, run: Callable[[], object]) -> int:
+    """Runs a program; a wrong option or file becomes one line on stderr.  Returns the exit code."""
+    try:
+        run()
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{program}: {' '.join(str(error).split())}\n")
+        return 2
+    return 0

@@ -38,7 +38,7 @@ from trainer import snapshot
 from trainer.averaging import follow
 from trainer.clip import FPS, SAMPLES_PER_FRAME
 from trainer.muon import muon_and_adam
-from trainer.overrides import override, pairs_of
+from trainer.overrides import override, pairs_of, run_reporting
 from trainer.puppet.clips import SEEDS, speech
 from trainer.puppet.voices import Split
 
@@ -294,4 +294,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run_reporting("python -m trainer.speech_encoder", lambda: main(sys.argv[1:])))

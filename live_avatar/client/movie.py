@@ -89,7 +89,7 @@ class _Replaced:
         self._lock = threading.Lock()
         """Held while the file is put in its place: whoever ends the program waits for that."""
         try:
-            self._file = self._pieces.open("xb")
+            self._file = self._pieces.open("xb", buffering=0)  # so that nothing is left that closing could lose
         except OSError as error:
             self._remove()
             raise OSError(f"{output.given}: no file can be made in {output.path.parent}: {error.strerror}") from error
@@ -97,9 +97,12 @@ class _Replaced:
     def write(self, data: bytes) -> None:
         """Adds a fragment."""
         with self._lock:
+            whole, rest = self._file.tell(), memoryview(data)
             try:
-                self._file.write(data)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
             except OSError as error:
+                self._file.truncate(whole)  # a player may stop at half a fragment
                 raise self._kept(error) from error
 
     def finish(self) -> None:

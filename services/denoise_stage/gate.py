@@ -80,19 +80,31 @@ def check_report(report: Path | None, digest: str) -> None:
         raise ValueError(f"fp8 report {report}: these weights did not pass")
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m services.denoise_stage.gate", description=__doc__)
+    add = parser.add_argument
+    add("--preset", default="TINY", help="the system; default TINY")
+    add("--weights", type=Path, help="folder of live-avatar weights convert; none: random weights")
+    add("--device", default="cpu", help="cpu, or cuda:0 and so on; default cpu")
+    add("--blocks", type=int, default=BLOCKS, help=f"blocks that are rolled out; default {BLOCKS}")
+    least = f"smallest signal-to-noise ratio of the worst block, in dB; default {LEAST_WORST_DB}"
+    add("--least-worst-db", type=float, default=LEAST_WORST_DB, help=least)
+    add("--fp8-kv", action="store_true", help="store keys and values in 8 bits as well")
+    report = Path("fp8-report.json")
+    add("--out", type=Path, default=report, help=f"file of the report; default {report}")
+    return parser
+
+
 def main() -> int:
     """Writes the report and prints it; returns 1 where the system does not pass."""
-    parser = argparse.ArgumentParser(prog="python -m services.denoise_stage.gate", description=__doc__)
-    parser.add_argument("--preset", default="TINY")
-    parser.add_argument("--weights", type=Path, help="folder of live-avatar weights convert; none: random weights")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--blocks", type=int, default=BLOCKS)
-    parser.add_argument("--least-worst-db", type=float, default=LEAST_WORST_DB)
-    parser.add_argument("--fp8-kv", action="store_true", help="store keys and values in 8 bits as well")
-    parser.add_argument("--out", type=Path, default=Path("fp8-report.json"))
+    parser = _parser()
     given = parser.parse_args()
-    check_output(given.out)
-    networks = open_networks(preset(given.preset), given.weights, open_device(given.device, torch.get_num_threads()))
+    try:
+        check_output(given.out)
+        device = open_device(given.device, torch.get_num_threads())
+        networks = open_networks(preset(given.preset), given.weights, device)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     report = measure(networks, given.blocks, given.least_worst_db, kv=given.fp8_kv)
     text = json.dumps(report, indent=1)
     write_text(given.out, text + "\n")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,10 +36,14 @@ class Stalled:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", START, *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command, pipe = [sys.executable, "-c", START, *arguments], subprocess.PIPE
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def children_of(parent: int) -> set[str]:
+    """Ids of the processes that ``parent`` has started."""
+    return set(Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
 
 
 @pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT], [signal.SIGINT] * 2])
@@ -56,3 +61,18 @@ def test_a_signal_leaves_nothing_and_says_which_it_was(tmp_path: Path, numbers: 
     assert "Traceback" not in errors
     assert os.listdir(tmp_path) == []
     assert stalled.gateway.closed == ["one"] or len(numbers) > 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_services_start_ends_them_and_removes_their_logs(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(tmp_path, "generate", "--out", "new/out.mp4", "--layout", "1x1", "--weights", "random")
+    deadline = time.monotonic() + LIMIT_S
+    while len(children := children_of(process.pid)) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    assert os.listdir(tmp_path) == []

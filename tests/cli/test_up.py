@@ -9,12 +9,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import grpc
 import pytest
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from typer.testing import CliRunner
 
 from live_avatar.cli import sources
+from live_avatar.cli import up as module
 from live_avatar.cli.main import app
+from live_avatar.launcher import restarts
+from live_avatar.launcher.child import LaunchError, Program
 
 # As from a terminal: what runs in the background of a script ignores Ctrl-C, and so do its children.
 START = (
@@ -83,7 +89,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    running = Up(tmp_path, "--layout", "1x2", "--weights", "random", "--fp8-kv")
+    running = Up(tmp_path, "--layout", "1x2", "--weights", "random", "--fp8-kv", "--reflection")
     yield running
     running.close()
 
@@ -101,7 +107,9 @@ def test_a_killed_service_comes_back_and_ctrl_c_ends_everything(up: Up, tmp_path
     assert b"--kv\0fp8" in Path(f"/proc/{stage}/cmdline").read_bytes()
     os.kill(stage, signal.SIGKILL)
     up.wait_said("denoise-stage-0 was ended by SIGKILL")
-    up.wait_said("denoise-stage-0 was ended by SIGKILL; log out/logs/denoise-stage-0.log; it is started again")
+    up.wait_said("denoise-stage-0 was ended by SIGKILL; log out/logs/denoise-stage-0.log; it is started again (1 of 5")
+    with grpc.insecure_channel(up.gateway) as channel:
+        assert "live_avatar.v1.AvatarService" in ProtoReflectionDescriptorDatabase(channel).get_services()
     make_when_ready(up.gateway, tmp_path / "out.mp4")
     after = up.children()
     assert sorted(after.values()) == modules
@@ -129,3 +137,54 @@ def test_a_preset_without_weights_is_one_clear_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("live-avatar: vae-decoder ended with code ")
     assert "Traceback" not in done.stderr
+
+
+class Ended:
+    """A service that ends as soon as it is started, or does not start at all."""
+
+    def __init__(self) -> None:
+        self.program = Program(name="decoder", module="none", flags=())
+        self.process = SimpleNamespace(returncode=1)
+
+    def obituary(self, code: int) -> str:
+        return f"decoder ended with code {code}"
+
+
+class Failing:
+    """A pipeline whose decoder keeps ending."""
+
+    def __init__(self) -> None:
+        self.restarts = 0
+
+    def ended(self) -> list[Ended]:
+        return [Ended()]
+
+    def restart(self, name: str) -> None:
+        self.restarts += 1
+        if self.restarts == 2:
+            raise LaunchError(f"{name} does not listen")
+
+
+def test_what_keeps_ending_ends_everything_and_says_within_which_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(restarts, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(module, "POLL_S", 0.001)
+    pipeline = Failing()
+    with pytest.raises(LaunchError, match="decoder ended with code 1; it was started again 5 times within 5 minutes"):
+        module._keep_up(pipeline)  # type: ignore[arg-type]
+    assert pipeline.restarts == 5
+    said = capsys.readouterr().err.splitlines()
+    assert "decoder does not listen" in said
+    assert said[0] == "decoder ended with code 1; it is started again (1 of 5 times within 5 minutes)"
+
+
+def test_crashes_that_lie_far_apart_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    pipeline, counted = Failing(), restarts.Restarts()
+    for _ in range(20):
+        now_s[0] += 120.0
+        module._start_again(pipeline, Ended(), counted)  # type: ignore[arg-type]
+    assert pipeline.restarts == 20

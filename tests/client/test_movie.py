@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import resource
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -179,6 +180,21 @@ def test_a_film_that_cannot_be_finished_is_kept_as_fragments(
     assert count_frames(kept.read_bytes()) == FRAMES
     assert (tmp_path / "out.mp4").read_bytes() == b"an older film"
     assert sorted(os.listdir(tmp_path)) == sorted(["out.mp4", kept.name])
+
+
+def test_a_disk_that_fills_up_keeps_what_was_written(tmp_path: Path) -> None:
+    *_, last = fragments()
+    whole = sum(map(len, fragments()))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole - len(last) - 100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"out\.mp4 cannot be finished: .*is kept in ") as failure:
+            write(tmp_path / "out.mp4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = Path(str(failure.value).rpartition(" is kept in ")[2])
+    assert os.listdir(tmp_path) == [kept.name]
+    assert count_frames(kept.read_bytes()) >= FRAMES - TINY.frames_per_block
 
 
 @pytest.fixture
