@@ -25,7 +25,7 @@ def demo(
     inputs = (sources.SPEECH, sources.PORTRAIT)
     check_film(out, inputs)
     place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
-    portrait = sources.read_portrait(sources.PORTRAIT)
+    portrait = sources.read_portrait(sources.PORTRAIT, decode=False)
     with SpeechFile(sources.SPEECH) as speech, Movie(out, inputs) as movie, place as address:
         made = make_video(address, portrait, speech, movie)
     lines = [f"{out}: {made.frames} frames, {made.video_s:.2f} s, H.264 and AAC", *table(made)]

@@ -36,7 +36,7 @@ def generate(
     check_film(out, (audio, image))
     sources.check_prompt(prompt)
     place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
-    portrait = sources.read_portrait(image)
+    portrait = sources.read_portrait(image, decode=not gateway)
     with SpeechFile(audio) as speech, Movie(out, (audio, image)) as movie, place as address:
         made = make_video(address, portrait, speech, movie, prompt=prompt, seed=seed, enlargement=enlargement)
     sources.conclude(movie, f"{out}: {made.frames} frames, {made.video_s:.2f} s")

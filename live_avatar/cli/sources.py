@@ -19,6 +19,8 @@ from live_avatar import limits
 from live_avatar.config import PRESETS, TINY, Preset
 from live_avatar.config import preset as preset_named
 from live_avatar.launcher.layout import parse_layout
+from live_avatar.portrait.header import read_header
+from live_avatar.portrait.limits import PortraitError
 
 if TYPE_CHECKING:
     from live_avatar.client.movie import Movie
@@ -36,8 +38,10 @@ RANDOM = Path("random")
 RANDOM_WEIGHTS = "random weights: the picture is noise, the timing is real"
 FILE_SETS = ("dit", "vae", "text", "speech")
 """Parts of a folder of weights without which a pipeline cannot start."""
+_TRIED_SIDE = 256
+"""Pixels at which a portrait is decoded to see whether it can be."""
 _SERVICE_PACKAGES = (
-    "torch", "transformers", "safetensors", "sentencepiece", "einops", "ftfy", "soxr", "PIL",
+    "torch", "transformers", "safetensors", "sentencepiece", "einops", "ftfy", "soxr", "PIL", "pi_heif",
     "pydantic_settings", "structlog", "grpc_health", "opentelemetry", "prometheus_client", "redis", "fakeredis",
 )  # fmt: skip
 """What services import that the client does not."""
@@ -111,8 +115,12 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def read_portrait(path: Path) -> bytes:
+def read_portrait(path: Path, *, decode: bool) -> bytes:
     """The bytes of a portrait's file.
+
+    Args:
+        path: the file.
+        decode: also try whether all of it can be decoded, which needs the libraries of the services.
 
     Raises:
         ValueError: it is no picture that a gateway takes.
@@ -122,6 +130,14 @@ def read_portrait(path: Path) -> bytes:
         data = file.read(limits.MAX_IMAGE_BYTES + 1)
     if len(data) > limits.MAX_IMAGE_BYTES:
         raise ValueError(f"--image {path} is larger than {limits.MAX_IMAGE_BYTES} bytes, the most a gateway takes")
+    try:
+        read_header(data)
+        if decode:
+            from live_avatar.portrait import reading
+
+            reading.read_portrait(data, needed=_TRIED_SIDE)
+    except PortraitError as error:
+        raise ValueError(f"--image {path}: {error}") from error
     return data
 
 

@@ -36,7 +36,7 @@ def talk(
         raise ValueError(NO_MICROPHONE)
     sources.check_prompt(prompt)
     place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
-    portrait = sources.read_portrait(image)
+    portrait = sources.read_portrait(image, decode=not gateway)
     with (
         from_file(audio) if audio is not None else from_microphone() as speech,
         nullcontext() if out is None else Movie(out, inputs) as movie,

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from live_avatar import limits
@@ -119,10 +120,18 @@ def test_inputs_are_checked_before_anything_starts(here: Path, command: str) -> 
     audio = silence(here / "given.wav")
     (here / "given.txt").write_text("text")
     (here / "given.mp4").hardlink_to(audio)
+    (here / "given.half.png").write_bytes(sources.PORTRAIT.read_bytes()[:5_000])
+    Image.new("RGB", (8, 8)).save(here / "given.tiny.png")
     (here / "given.large").write_bytes(bytes(limits.MAX_IMAGE_BYTES + 1))
     for arguments, reason in (
         ([*OUT, "--audio", audio, "--image", "absent.png"], "absent.png"),
         ([*OUT, "--audio", audio, "--image", "."], "is a directory"),
+        ([*OUT, "--audio", audio, "--image", "given.txt"], "--image given.txt: the image is no JPEG, PNG, WebP"),
+        ([*OUT, "--audio", audio, "--image", "given.half.png"], "--image given.half.png: the image is damaged"),
+        (
+            [*OUT, "--audio", audio, "--image", "given.tiny.png"],
+            "given.tiny.png: the image is 8x8; .* 16 a side",
+        ),
         ([*OUT, "--audio", audio, "--image", "given.large"], f"is larger than {limits.MAX_IMAGE_BYTES} bytes"),
         ([*OUT, "--audio", "absent.wav"], "absent.wav"),
         ([*OUT, "--audio", "given.txt"], "given.txt"),
@@ -181,7 +190,8 @@ def test_help_names_the_limits() -> None:
         f"Up to {limits.MAX_WHOLE_FILE_S} s are heard as a whole",
         f"0..{limits.MAX_ENLARGEMENT}",
         "0..2^64-1",
-        "JPEG, PNG",
+        limits.IMAGE_FORMATS,
+        f"{limits.MAX_IMAGE_PIXELS // 10**6} megapixels",
         "MiB",
         ".mp4 or .m4v",
     ):
@@ -200,7 +210,17 @@ BLOCKER = """
     from live_avatar.cli.main import app
     app()
 """
-CLIENT_LACKS = ("torch", "transformers", "safetensors", "einops", "PIL", "pydantic_settings", "structlog", "fakeredis")
+CLIENT_LACKS = (
+    "torch",
+    "transformers",
+    "safetensors",
+    "einops",
+    "PIL",
+    "pi_heif",
+    "pydantic_settings",
+    "structlog",
+    "fakeredis",
+)
 
 
 def run_without(packages: tuple[str, ...], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
