@@ -64,14 +64,13 @@ class Impression:
         """Takes an event that says what spoils the talk, or that it is over."""
         # A gateway that gives no reason knows late speech alone.
         reason = event.warning.reason if event.warning is not None else AUDIO_STARVED
-        if reason in self.degraded:
-            self.degraded.remove(reason)
-        if event.kind == RECOVERED:
-            return
-        self.degraded.append(reason)
-        self.spoiled[reason] += 1
         if event.warning is not None and reason == PIPELINE_SLOW:
             self.slow_service = event.warning.metadata.get("service", self.slow_service)
+        if reason in self.degraded:
+            self.degraded.remove(reason)
+        if event.kind == DEGRADED:
+            self.degraded.append(reason)
+            self.spoiled[reason] += 1
 
 
 Watch = Callable[[Impression], None]

@@ -50,7 +50,7 @@ class Punctuality:
         self._telemetry = telemetry
         self._conditions = {cause: Condition() for cause in Cause}
         self._busiest = ""
-        """Service that spent most of the newest block's time; empty where none spent much."""
+        """Service where a block was for longest, of the newest block that was long anywhere; empty after recovery."""
 
     def __enter__(self) -> "Punctuality":
         return self
@@ -68,7 +68,7 @@ class Punctuality:
 
     def delivered(self, block: int, arrived: Arrived, now_ns: int) -> None:
         """The client has all of ``block``; before playback is told."""
-        self._busiest = busiest(arrived.timings, self._live.rules.block_ns // 2)
+        self._busiest = busiest(arrived.timings, self._live.rules.block_ns // 2) or self._busiest
         for cause, late_ns in self._late(arrived, now_ns).items():
             if late_ns:
                 self._telemetry.viewer_waited(cause, late_ns / NS_PER_S)
@@ -124,7 +124,8 @@ class Punctuality:
         message = (_DEGRADED if degraded else _RECOVERED)[cause]
         if cause is Cause.PIPELINE_SLOW and self._busiest:
             metadata["service"] = self._busiest
-            message += f"; most time goes into {self._busiest}" if degraded else ""
+            message += f"; most time {'goes' if degraded else 'went'} into {self._busiest}"
+            self._busiest = self._busiest if degraded else ""
         code = grpc.StatusCode.DEADLINE_EXCEEDED if degraded else grpc.StatusCode.OK
         warning = messages.warning(cause.value, message, metadata, code)
         kind = Event.KIND_DEGRADED if degraded else Event.KIND_RECOVERED

@@ -75,7 +75,7 @@ def test_an_impression_knows_what_spoils_the_talk_and_how_often() -> None:
     seen.note_state(state("RECOVERED", "CLIENT_SLOW"))
     assert seen.degraded == ["AUDIO_STARVED"]
     seen.note_state(state("DEGRADED", "PIPELINE_SLOW"))
-    assert (seen.spoiled["PIPELINE_SLOW"], seen.starved, seen.slow_service) == (2, 1, "denoise-stage-2")
+    assert (seen.spoiled["PIPELINE_SLOW"], seen.starved, seen.slow_service) == (2, 1, "denoise-stage-0")
 
 
 def test_a_gateway_that_gives_no_reason_knows_late_speech_alone() -> None:

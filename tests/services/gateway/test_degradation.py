@@ -151,6 +151,7 @@ def test_a_slow_pipeline_is_named_with_its_slowest_service_and_recovers() -> Non
         events += watched.deliver(BLOCK_NS)
     assert told(events) == [("RECOVERED", "PIPELINE_SLOW")]
     assert events[0].warning is not None and events[0].warning.code.name == "OK"
+    assert events[0].warning.metadata["service"] == "denoise-stage-2"
     assert abs(int(events[0].warning.metadata["lost_ms"]) - 2520) <= 5
     assert watched.telemetry.sessions[Cause.PIPELINE_SLOW] == 0
 
@@ -171,6 +172,7 @@ def test_no_service_is_named_that_did_not_take_long() -> None:
     watched.deliver(0, busy=())
     (event,) = watched.wait(3_000 * MS)
     assert event.warning is not None and "service" not in event.warning.metadata
+
     watched = Watched()
     watched.deliver(0, busy=(("denoise-stage-2", 30), ("vae-decoder", 40)))
     (event,) = watched.wait(3_000 * MS)
