@@ -57,10 +57,13 @@ REASONS: Mapping[str, Reason] = {
         "create a new session; if it repeats, the pipeline is overloaded or stuck",
     ),
     "CAPACITY_EXHAUSTED": Reason(_EXHAUSTED, "every place is taken, or the device is busy", _WAIT),
+    "CLIENT_GONE": Reason(
+        ("OK",), "the client cancelled its stream or vanished; an `end_reason` of `Session`, never of an error", _AGAIN
+    ),
     "CLIENT_SLOW": Reason(
         _DEGRADED, "finished live video is not taken in time; a warning of an event", "read faster and grant credits"
     ),
-    "CREATE_FAILED": Reason(("ABORTED",), "the call that was making this session failed", "call again"),
+    "CREATE_FAILED": Reason(("ABORTED",), "the session ended while it was made, or its making takes too long", _WAIT),
     "CREDIT_OUT_OF_RANGE": Reason(_INVALID, "more video units were granted than may be", _FIX),
     "DEADLINE": Reason(("DEADLINE_EXCEEDED",), "a call without a deadline took longer than the default", "call again"),
     "DRAINING": Reason(_UNAVAILABLE, "this server is ending and takes no new sessions", _WAIT),
@@ -68,12 +71,15 @@ REASONS: Mapping[str, Reason] = {
     "DURATION_OUT_OF_RANGE": Reason(_INVALID, "a duration is negative, malformed or over its limit", _FIX),
     "ENUM_UNKNOWN": Reason(_INVALID, "a number that this version knows no value for", _FIX),
     "FIT_UNSUPPORTED": Reason(_INVALID, "a way of fitting the portrait that is not known", _FIX),
+    "GATEWAY_LOST": Reason(
+        ("OK",), "the session's gateway vanished; an `end_reason` of `Session`, never of an error", _AGAIN
+    ),
     "IDLE": Reason(_PRECONDITION, "nothing happened for the idle timeout; also announced by `GoAway`", _AGAIN),
     "IMAGE_TOO_LARGE": Reason(_INVALID, "the portrait has too many bytes or pixels", _FIX),
     "IMAGE_UNREADABLE": Reason(_INVALID, "the portrait is no image of an accepted format", "send JPEG, PNG or WebP"),
     "INTERNAL": Reason(("INTERNAL",), "a fault of the server", "create a new session and report it"),
     "KV_MEMORY_EXHAUSTED": Reason(_EXHAUSTED, "no memory is left for another session", _WAIT),
-    "LEASE_LOST": Reason(("ABORTED",), "another gateway has taken the session over", _AGAIN),
+    "LEASE_LOST": Reason(("ABORTED",), "another gateway has taken or ended the session", _AGAIN),
     "MAX_DURATION": Reason(_PRECONDITION, "the session has lasted as long as it may; announced by `GoAway`", _AGAIN),
     "MESSAGE_MALFORMED": Reason(_INVALID, "bytes that are no message of this call, or a message without payload", _FIX),
     "MESSAGE_OUT_OF_ORDER": Reason(_INVALID, "a message at the wrong place, or samples that leave a gap", _FIX),
@@ -96,12 +102,23 @@ REASONS: Mapping[str, Reason] = {
     "PROMPT_TOO_LONG": Reason(_INVALID, "the prompt has too many characters", _FIX),
     "REQUEST_ID_REUSED": Reason(("ALREADY_EXISTS",), "the request id was used for another request", "use a fresh id"),
     "SESSION_CLOSED": Reason(("ABORTED",), "somebody closed the session", "nothing"),
-    "SESSION_EXPIRED": Reason(_PRECONDITION, "the session has ended", _AGAIN),
+    "SESSION_EXPIRED": Reason(
+        _PRECONDITION, "the session has ended; the metadata `cause` may say `IDLE` or `MAX_DURATION`", _AGAIN
+    ),
     "SESSION_NOT_FOUND": Reason(("NOT_FOUND",), "there is no such session", _AGAIN),
     "SIZE_UNSUPPORTED": Reason(_INVALID, "frames of this size are not served", _FIX),
     "SLOW_CONSUMER": Reason(_EXHAUSTED, "finished video waited too long", "read faster and grant credits"),
     "STAGE_LOST": Reason(_UNAVAILABLE, "a service of the pipeline is gone or not ready", _WAIT),
-    "STORE_LOST": Reason(_UNAVAILABLE, "the store of sessions does not answer", _WAIT),
+    "STORE_LOST": Reason(
+        ("UNAVAILABLE", "ABORTED"),
+        "the store of sessions does not answer; ABORTED where a running session ended for it",
+        _WAIT,
+    ),
+    "STORE_REFUSED": Reason(
+        _UNAVAILABLE,
+        "the store of sessions refuses the server's credentials",
+        "tell the operator; see the server's log",
+    ),
     "STREAM_NOT_OPEN": Reason(_PRECONDITION, "the session's stream is not open yet", "open the stream first"),
     "TOKEN_INVALID": Reason(
         ("UNAUTHENTICATED",), "the session token is not of this session", "use the token of the session"
@@ -116,7 +133,9 @@ REASONS: Mapping[str, Reason] = {
     ),
     "VIDEO_FORMAT_UNSUPPORTED": Reason(_INVALID, "encoding, bitrate or size of the video is not served", _FIX),
     "WRONG_GATEWAY": Reason(
-        _PRECONDITION, "another gateway holds the session; its address is the metadata `stream_endpoint`", "call there"
+        _PRECONDITION,
+        "another gateway holds the session; the metadata `stream_endpoint` is its address, where it has one",
+        "call there",
     ),
     # Between services.
     "AUDIO_MALFORMED": Reason(_INVALID, "audio that is no whole number of samples", _REPORT, Audience.OPERATOR),

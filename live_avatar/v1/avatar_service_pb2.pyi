@@ -126,7 +126,9 @@ class Session(_message.Message):
         STATE_SUSPENDED: Session._State.ValueType  # 3
         STATE_CLOSING: Session._State.ValueType  # 4
         STATE_CLOSED: Session._State.ValueType  # 5
+        """Over as asked: all video was taken, or CloseSession was called."""
         STATE_FAILED: Session._State.ValueType  # 6
+        """Over for any other cause; end_reason says which."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Lifecycle (AIP-216)."""
@@ -137,7 +139,9 @@ class Session(_message.Message):
     STATE_SUSPENDED: Session.State.ValueType  # 3
     STATE_CLOSING: Session.State.ValueType  # 4
     STATE_CLOSED: Session.State.ValueType  # 5
+    """Over as asked: all video was taken, or CloseSession was called."""
     STATE_FAILED: Session.State.ValueType  # 6
+    """Over for any other cause; end_reason says which."""
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -148,11 +152,17 @@ class Session(_message.Message):
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    END_REASON_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     state: Global___Session.State.ValueType
     avatar_id: _builtins.str
     epoch: _builtins.int
     """Increments when the session moves to other workers; stale writers are fenced."""
+    end_reason: _builtins.str
+    """Why a session failed: the reason of the error its stream ended with, or CLIENT_GONE (the client cancelled or
+    vanished), IDLE, MAX_DURATION, DRAINING (its gateway ended), GATEWAY_LOST (its gateway vanished).  Empty while it
+    lives and where it ended as asked.
+    """
     @_builtins.property
     def config(self) -> Global___SessionConfig: ...
     @_builtins.property
@@ -175,10 +185,11 @@ class Session(_message.Message):
         max_duration: _duration_pb2.Duration | None = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
         epoch: _builtins.int = ...,
+        end_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "expire_time", b"expire_time", "idle_timeout", b"idle_timeout", "max_duration", b"max_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["avatar_id", b"avatar_id", "config", b"config", "create_time", b"create_time", "epoch", b"epoch", "expire_time", b"expire_time", "idle_timeout", b"idle_timeout", "max_duration", b"max_duration", "session_id", b"session_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avatar_id", b"avatar_id", "config", b"config", "create_time", b"create_time", "end_reason", b"end_reason", "epoch", b"epoch", "expire_time", b"expire_time", "idle_timeout", b"idle_timeout", "max_duration", b"max_duration", "session_id", b"session_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,8 @@ from live_avatar.v1.media_pb2 import AudioFormat, VideoFormat
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 AUDIO_FORMAT_UNSUPPORTED = "AUDIO_FORMAT_UNSUPPORTED"
 MESSAGE_OUT_OF_ORDER = "MESSAGE_OUT_OF_ORDER"
+CAUSE = "cause"
+"""Metadata of SESSION_EXPIRED: IDLE or MAX_DURATION."""
 
 SAMPLE_BYTES = {AudioFormat.ENCODING_PCM_S16LE: 2, AudioFormat.ENCODING_PCM_F32LE: 4}
 """Bytes of one sample, for every encoding that is taken."""
@@ -103,9 +105,10 @@ def not_yet_served(field: str) -> ServiceError:
     )
 
 
-def expired(message: str) -> ServiceError:
-    """The answer to those who use a session that has ended."""
-    return ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_EXPIRED", message)
+def expired(message: str, cause: str = "") -> ServiceError:
+    """The answer to those who use a session that has ended; ``cause`` is the reason of the ``GoAway`` before it."""
+    metadata = {CAUSE: cause} if cause else {}
+    return ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_EXPIRED", message, metadata)
 
 
 def slow_consumer(message: str) -> ServiceError:

@@ -47,7 +47,10 @@ def session(record: SessionRecord) -> api.Session:
     # The store keeps numbers that a newer gateway may have written.
     state = record.state if record.state in api.Session.State.values() else api.Session.STATE_UNSPECIFIED
     result = api.Session(
-        session_id=record.session_id, config=api.SessionConfig.FromString(record.config), epoch=record.epoch
+        session_id=record.session_id,
+        config=api.SessionConfig.FromString(record.config),
+        epoch=record.epoch,
+        end_reason=record.end_reason,
     )
     result.state = api.Session.State.ValueType(state)
     result.create_time.FromMilliseconds(record.create_ms)

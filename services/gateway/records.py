@@ -4,14 +4,18 @@ Knows data alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from live_avatar.v1 import avatar_service_pb2 as api
 
 _PREFIX = "live_avatar:"
+PROBE_KEY = f"{_PREFIX}probe"
+"""Is written to find out whether that is possible."""
 OPEN_KEY = f"{_PREFIX}open"
 """Sorted set of sessions that are not over, by the end of their lease."""
+_LATER = "later"
+"""Marks fields that gateways of older versions do not write."""
 OVER = (api.Session.STATE_CLOSED, api.Session.STATE_FAILED)
 """States that nothing leaves."""
 
@@ -38,24 +42,27 @@ class SessionRecord:
     max_duration_ms: int = 0
     idle_timeout_ms: int = 0
     epoch: int = 0
+    end_reason: str = field(default="", metadata={_LATER: True})
+    """Why it is over, as in errors; empty where it ended as asked."""
 
     def to_fields(self) -> dict[Any, Any]:
         """As fields of a hash: names to bytes."""
-        return {field.name: _to_bytes(getattr(self, field.name)) for field in fields(self)}
+        return {one.name: _to_bytes(getattr(self, one.name)) for one in fields(self)}
 
     @classmethod
     def from_fields(cls, stored: Mapping[Any, Any]) -> "SessionRecord":
-        """From the fields of a hash, bytes to bytes; those of a newer version are left alone.
+        """From the fields of a hash, bytes to bytes; unknown ones are left alone, later ones may be missing.
 
         Raises:
             ValueError: a field is missing or no number where one belongs.
         """
         values: dict[str, Any] = {}
-        for field in fields(cls):
-            raw = stored.get(field.name.encode())
-            if raw is None:
-                raise ValueError(f"a stored session lacks {field.name}")
-            values[field.name] = int(raw) if field.type is int else raw.decode() if field.type is str else raw
+        for one in fields(cls):
+            raw = stored.get(one.name.encode())
+            if raw is not None:
+                values[one.name] = int(raw) if one.type is int else raw.decode() if one.type is str else raw
+            elif not one.metadata.get(_LATER):
+                raise ValueError(f"a stored session lacks {one.name}")
         return cls(**values)
 
 
@@ -86,3 +93,26 @@ def tenant_key(tenant: str) -> str:
 def slots_key(pipeline: str) -> str:
     """Sorted set of the sessions on a pipeline, by the end of their claim."""
     return f"{_PREFIX}slots:{pipeline}"
+
+
+def claims_key(pipeline: str) -> str:
+    """Changes with every new session on a pipeline, and with nothing else."""
+    return f"{_PREFIX}claims:{pipeline}"
+
+
+def lease_value(owner: str, epoch: int) -> bytes:
+    """The value of a lease: which gateway holds the session, and in which epoch."""
+    return f"{owner}:{epoch}".encode()
+
+
+class LeaseLostError(Exception):
+    """The session is not, or no longer, ours.
+
+    Args:
+        session_id: of which session.
+        record: as it is stored now; None where it is gone.
+    """
+
+    def __init__(self, session_id: str, record: SessionRecord | None) -> None:
+        super().__init__(session_id)
+        self.record = record

@@ -4,8 +4,8 @@ Knows Redis; nothing of sessions.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import grpc
@@ -14,15 +14,20 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, WatchError
 
 from live_avatar.serving.cancellation import keeping_cancellation
 from live_avatar.serving.errors import ServiceError
 
 IN_MEMORY = "memory://"
 STORE_LOST = "STORE_LOST"
+STORE_REFUSED = "STORE_REFUSED"
 _ATTEMPTS = 100
 _ANSWER_S = 2.0
+_TRANSACTION_S = 3 * _ANSWER_S
+"""Longest transaction, its repetitions included."""
+_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+"""A password or a right is wrong: nothing that waiting would cure."""
 _CONNECTIONS = 32
 _FREE_CONNECTIONS = 1_000_000
 """Those inside the process cost nothing and know no queue."""
@@ -31,17 +36,17 @@ _RETRY_AFTER_S = 1.0
 _T = TypeVar("_T")
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, connections: int = _CONNECTIONS) -> Redis:
     """A client of the Redis at ``url``; ``memory://`` is one inside this process, for one gateway alone.
 
-    Callers beyond ``_CONNECTIONS`` wait for each other, so none may hold one connection and ask for a second.
+    Callers beyond ``connections`` wait for each other, so none may hold one connection and ask for a second.
     """
     if url == IN_MEMORY:
         client: Redis = FakeAsyncRedis(max_connections=_FREE_CONNECTIONS)
         return client
     pool = BlockingConnectionPool.from_url(
         url,
-        max_connections=_CONNECTIONS,
+        max_connections=connections,
         timeout=_ANSWER_S,
         socket_timeout=_ANSWER_S,
         socket_connect_timeout=_ANSWER_S,
@@ -53,27 +58,49 @@ def connect(url: str) -> Redis:
 
 @asynccontextmanager
 async def reported() -> AsyncIterator[None]:
-    """Failures of Redis inside become ``ServiceError`` UNAVAILABLE/STORE_LOST; no cancellation gets lost."""
+    """Failures of Redis inside become ``ServiceError`` UNAVAILABLE; no cancellation gets lost.
+
+    The reason is STORE_REFUSED where Redis refuses our password or rights, else STORE_LOST.
+    """
+    with _translated(), keeping_cancellation():
+        yield
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
     try:
-        with keeping_cancellation():
-            yield
+        yield
     except WatchError:
         raise
+    except _REFUSALS as error:
+        raise _unavailable(STORE_REFUSED, "the session store refuses this gateway's credentials") from error
     except (RedisError, OSError) as error:
-        message = "the session store does not answer"
-        raise ServiceError(grpc.StatusCode.UNAVAILABLE, STORE_LOST, message, retry_after_s=_RETRY_AFTER_S) from error
+        raise _unavailable(STORE_LOST, "the session store does not answer") from error
 
 
 async def transact(redis: Redis, attempt: Callable[[Pipeline], Awaitable[_T]]) -> _T:
-    """Repeats ``attempt`` until nobody has changed meanwhile what it watched; raises like ``reported``."""
+    """Repeats ``attempt`` until nobody has changed meanwhile what it watched; raises like ``reported``.
+
+    It is repeated as well where the connection broke, and then nobody knows whether the last attempt was executed:
+    an attempt must recognise what an earlier one has done.
+    """
+    with _translated():  # the timeout is an OSError
+        async with asyncio.timeout(_TRANSACTION_S):
+            return await _repeat(redis, attempt)
+
+
+async def _repeat(redis: Redis, attempt: Callable[[Pipeline], Awaitable[_T]]) -> _T:
     for _ in range(_ATTEMPTS):
         try:
             async with reported(), redis.pipeline(transaction=True) as pipe:
                 return await attempt(pipe)
         except WatchError:
             await asyncio.sleep(0)
-    message = "the session store is too busy"
-    raise ServiceError(grpc.StatusCode.UNAVAILABLE, STORE_LOST, message, retry_after_s=_RETRY_AFTER_S)
+    raise _unavailable(STORE_LOST, "the session store is too busy")
+
+
+def _unavailable(reason: str, message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, reason, message, retry_after_s=_RETRY_AFTER_S)
 
 
 def begin(pipe: Pipeline) -> None:

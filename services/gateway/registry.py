@@ -16,26 +16,28 @@ import grpc
 import structlog
 
 from live_avatar.portrait.sizing import target_size
-from live_avatar.serving.errors import DRAINING, ServiceError, as_service_error, stage_lost
+from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, as_service_error, stage_lost
 from live_avatar.serving.logs import session_name
 from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway import messages
+from services.gateway.creation import Creations, create_failed
 from services.gateway.discovery.singleton import Everyone, Singleton
 from services.gateway.feeder import condition
 from services.gateway.fleet import Fleet
-from services.gateway.limits import Limits, check_create, check_update, expired
+from services.gateway.keeper import End, Keeper, session_closed
+from services.gateway.limits import CAUSE, Limits, check_create, check_update, expired
 from services.gateway.live import LiveRules
 from services.gateway.pipeline import SERVICE, Pipeline
 from services.gateway.progress import Interruption, Phase
 from services.gateway.records import OVER, SessionRecord
 from services.gateway.session import IDLE, Session
-from services.gateway.store import LeaseLostError, SessionStore, not_found
+from services.gateway.store import SessionStore, not_found
+from services.gateway.store_probe import StoreProbe
 from services.gateway.tokens import check_token, make_token, named_session, token_hash
 from services.gateway.waiting import Changes
 
-_POLL_S = 0.05
 _SWEEP_S = 0.5
 _NOTICE_S = 10.0
 """How long before its end a session is warned."""
@@ -67,14 +69,15 @@ class Registry:
     ) -> None:
         self.store = store
         self._fleet = fleet
-        self._reaps = reaps or Everyone()
+        self._keeper = Keeper(store, terms.lease_s, reaps or Everyone())
+        self._probe = StoreProbe(store)
         self.terms = terms
         self._telemetry = telemetry
         self._sessions: dict[str, Session] = {}
         self._changes = Changes()
         self._tasks: asyncio.TaskGroup | None = None
         self._portraits = Portraits(terms.limits.portrait, "reference_image")
-        self._renewed_at: dict[str, float] = {}
+        self._creations = Creations(store, self._keeper)
         self._draining = False
         self._log = structlog.get_logger(__name__)
 
@@ -88,32 +91,43 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """At least one pipeline takes sessions."""
-        return not self._draining and any(pipeline.ready for pipeline in self.pipelines)
+        """At least one pipeline takes sessions, and the store keeps them."""
+        return not self._draining and self._probe.works and any(pipeline.ready for pipeline in self.pipelines)
 
     async def run(self) -> None:
         """Keeps pipelines and leases alive until cancelled; then ends all sessions."""
         try:
             async with self._portraits, asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._fleet.run())
-                self._tasks.create_task(self._reaps.run())
+                self._tasks.create_task(self._keeper.run())
+                self._tasks.create_task(self._probe.run())
                 self._tasks.create_task(self._sweep_all())
-                self._tasks.create_task(self._renew_all())
         finally:
             self._tasks = None
-            for session in tuple(self._sessions.values()):
-                session.pipeline.close(session.key)
-                session.end()
-            self._sessions.clear()
+            await self._end_all()
+
+    async def _end_all(self) -> None:
+        """Frees what is left, and says so in the store as far as it answers."""
+        sessions = tuple(self._sessions.values())
+        self._sessions.clear()
+        for session in sessions:
+            session.fail(_draining("this gateway ends"))
+            session.pipeline.close(session.key)
+            session.end()
+        await self._keeper.end_all([_end(session, api.Session.STATE_FAILED) for session in sessions])
 
     async def drain(self) -> None:
-        """Refuses new sessions from now on; returns when none is left."""
+        """Refuses new sessions from now on; returns when none is left.  Cancelled, it ends those that are left."""
         self._draining = True
         for session in self._sessions.values():
             if session.phase is Phase.RESERVED:
                 session.fail(_draining())
             session.warn(self.terms.drain_s, DRAINING)
-        await self._changes.until(lambda: not self._sessions)
+        try:
+            await self._changes.until(lambda: not self._sessions)
+        finally:
+            for session in self._sessions.values():
+                session.fail(_draining("this gateway ends"))
 
     async def create(
         self, tenant: str, request: api.CreateSessionRequest, caller: str = ""
@@ -129,11 +143,14 @@ class Registry:
             raise _draining()
         check_create(request, self.terms.limits)
         self._portraits.check(request.reference_image)
-        record, is_new = await self.store.create(self._record(tenant, request))
+        new = self._record(tenant, request)
+        async with self._creations.making(new):
+            record, is_new = await self.store.create(new)
+            if is_new:
+                record = await self._fill(record, request, caller)
         if not is_new:
-            record = await self._await_creation(record, request)
-        else:
-            record = await self._fill(record, request, caller)
+            self._keeper.drop(new.session_id)
+            record = await self._creations.join(record, new.request_hash)
         return record, self._token(record.session_id)
 
     async def attach(self, token: str) -> Session:
@@ -147,13 +164,13 @@ class Registry:
         if record is None:
             raise not_found(session_id)
         check_token(token, record.token_hash)
-        session = self._held(record)
+        session = await self._held(record)
         session.attach()
         return session
 
     async def interrupt(self, tenant: str, request: api.InterruptSessionRequest) -> Interruption:
         """Barge-in, see ``Session.interrupt``; raises ServiceError also where the session is not held here."""
-        session = self._held(await self.store.get(tenant, request.session_id))
+        session = await self._held(await self.store.get(tenant, request.session_id))
         session.touch("interrupt")
         return session.interrupt("", request.request_id)
 
@@ -164,7 +181,7 @@ class Registry:
             ServiceError: the request breaks a limit, the session is not held here or ends meanwhile.
         """
         prompt = check_update(request.config, request.update_mask.paths, self.terms.limits)
-        session = self._held(await self.store.get(tenant, request.session_id))
+        session = await self._held(await self.store.get(tenant, request.session_id))
         if session.phase is not Phase.STREAMING:
             code = grpc.StatusCode.FAILED_PRECONDITION
             raise ServiceError(code, "STREAM_NOT_OPEN", "the session's stream is not open yet")
@@ -183,32 +200,33 @@ class Registry:
         await self.store.get(tenant, session_id)
         session = self._sessions.get(session_id)
         if session is not None:
-            session.fail(ServiceError(grpc.StatusCode.ABORTED, "SESSION_CLOSED", "the session was closed"))
+            session.fail(session_closed())
             await self.end(session, api.Session.STATE_CLOSED)
         return await self.store.set_state(session_id, api.Session.STATE_CLOSED)
 
-    async def end(self, session: Session, state: int) -> None:
-        """Frees all that a session holds, then says so in the store.  Idempotent."""
+    async def end(self, session: Session, state: int, reason: str = "") -> None:
+        """Frees all that a session holds, then says so in the store.  Idempotent.
+
+        Args:
+            session: one of ours.
+            state: a number of ``Session.State``.
+            reason: why it failed, where the session itself does not know.
+        """
         if self._sessions.pop(session.record.session_id, None) is None:
             return
-        self._renewed_at.pop(session.record.session_id, None)
         session.pipeline.close(session.key)
         session.end()
         self._telemetry.session_closed(SERVICE, session.key, 0)
         self._changes.notify()
-        reason = session.failure.reason if session.failure else ""
-        self._log.info("session ended", session=session_name(session.record.session_id), reason=reason)
-        try:
-            await self.store.set_state(session.record.session_id, state)
-        except ServiceError as error:
-            # The lease ends by itself, and with it the record's claim on a slot.
-            self._log.warning("a session's end was not stored", reason=error.reason)
+        end = _end(session, state, reason)
+        self._log.info("session ended", session=session_name(session.record.session_id), reason=end.reason)
+        await self._keeper.end(end)
 
-    def end_soon(self, session: Session, state: int) -> None:
+    def end_soon(self, session: Session, state: int, reason: str = "") -> None:
         """``end``, for those who may not wait."""
         if self._tasks is None:
             return
-        ending = self.end(session, state)
+        ending = self.end(session, state, reason)
         try:
             self._tasks.create_task(ending)
         except RuntimeError:
@@ -233,24 +251,12 @@ class Registry:
             idle_timeout_ms=limits.idle_timeout_s * 1000,
         )
 
-    async def _await_creation(self, record: SessionRecord, request: api.CreateSessionRequest) -> SessionRecord:
-        """The session that an earlier call with the same request id makes or made."""
-        if record.request_hash != hashlib.sha256(request.SerializeToString(deterministic=True)).digest():
-            message = "the request id was used for another request"
-            raise ServiceError(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED", message, field="request_id")
-        current: SessionRecord | None = record
-        while current is not None and current.state == api.Session.STATE_CREATING:
-            await asyncio.sleep(_POLL_S)
-            current = await self.store.find(record.session_id)
-        if current is None:
-            message = "the call that was making the session failed"
-            raise ServiceError(grpc.StatusCode.ABORTED, "CREATE_FAILED", message, retry_after_s=_POLL_S)
-        return current
-
     async def _fill(self, record: SessionRecord, request: api.CreateSessionRequest, caller: str) -> SessionRecord:
-        """Gets a stored session everything it needs; forgets it where that fails."""
+        """Gets a stored session everything it needs."""
+        self._keeper.hold(record)
         try:
             record, pipeline = await self._place(record)
+            self._keeper.hold(record)
             area = pipeline.preset.max_area
             shape = await self._portraits.measure(request.reference_image, math.isqrt(area), caller)
             height, width = target_size(*shape, area)
@@ -261,23 +267,25 @@ class Registry:
             await self._begin(session, request.reference_image)
         except ServiceError as error:
             self._telemetry.admission_rejected(error.reason)
-            await self.store.discard(record)
-            raise
-        except BaseException:
-            await self.store.discard(record)
             raise
         return record
 
     async def _begin(self, session: Session, image: bytes) -> None:
+        name = session.record.session_id
+        # Before the store knows it: who sees it there finds it here.
+        self._sessions[name] = session
+        self._keeper.hold(session.record, session.fail)
         try:
             await self.store.activate(session.record)
-        except BaseException:
+        except BaseException as error:
+            self._sessions.pop(name, None)
             session.pipeline.close(session.key)
+            if isinstance(error, ServiceError) and error.reason == SESSION_NOT_FOUND:
+                raise session.failure or create_failed("the session was ended while it was being made") from error
             raise
         assert self._tasks is not None, "sessions begin while the registry runs"
-        self._sessions[session.record.session_id] = session
         self._telemetry.session_opened(SERVICE, session.key, 0)
-        self._log.info("session begun", session=session_name(session.record.session_id))
+        self._log.info("session begun", session=session_name(name))
         self._tasks.create_task(_condition(session, image))
 
     async def _place(self, record: SessionRecord) -> tuple[SessionRecord, Pipeline]:
@@ -295,14 +303,20 @@ class Registry:
         code = grpc.StatusCode.RESOURCE_EXHAUSTED
         raise ServiceError(code, "CAPACITY_EXHAUSTED", "every place on every pipeline is taken")
 
-    def _held(self, record: SessionRecord) -> Session:
+    async def _held(self, record: SessionRecord) -> Session:
         """The session of a record; raises ServiceError where it is over, or another gateway's."""
         session = self._sessions.get(record.session_id)
         if session is not None:
             return session
-        if record.state in OVER:
+        holder = await self.store.holder(record.session_id)
+        if holder is None:
+            # It may have ended since the record was read; else its gateway is gone, and it ends soon.
+            record = await self.store.get(record.tenant, record.session_id)
+        if record.state in OVER or holder in (None, self.store.owner):
             raise expired("the session is over")
-        code, where = grpc.StatusCode.FAILED_PRECONDITION, {"stream_endpoint": record.endpoint}
+        code, where = grpc.StatusCode.FAILED_PRECONDITION, {}
+        if record.endpoint:
+            where["stream_endpoint"] = record.endpoint
         raise ServiceError(code, "WRONG_GATEWAY", "another gateway holds the session", where)
 
     def _token(self, session_id: str) -> str:
@@ -331,40 +345,12 @@ class Registry:
             message = f"a block took longer than {limits.block_deadline_s} s"
             session.fail(ServiceError(code, "BLOCK_DEADLINE", message))
 
-    async def _renew_all(self) -> None:
-        """Prolongs the leases of our sessions and ends those of vanished gateways."""
-        while True:
-            await asyncio.sleep(self.terms.lease_s / 3)
-            for session in tuple(self._sessions.values()):
-                await self._renew(session)
-            if self._reaps.mine:
-                await self._reap()
-
-    async def _reap(self) -> None:
-        """Ends the sessions of gateways that have vanished."""
-        try:
-            for record in await self.store.reap():
-                self._log.warning("a gateway left a session behind", session=session_name(record.session_id))
-        except ServiceError as error:
-            self._log.warning("leases could not be looked at", reason=error.reason)
-
-    async def _renew(self, session: Session) -> None:
-        now, name = time.monotonic(), session.record.session_id
-        try:
-            await self.store.renew(session.record)
-            self._renewed_at[name] = now
-        except LeaseLostError:
-            session.fail(ServiceError(grpc.StatusCode.ABORTED, "LEASE_LOST", "the session belongs to another gateway"))
-        except ServiceError:
-            if now - self._renewed_at.get(name, session.began_at) > self.terms.lease_s:
-                session.fail(ServiceError(grpc.StatusCode.ABORTED, "LEASE_LOST", "the session store is lost"))
-
 
 def _end_in_time(session: Session, left_s: float, notice_s: float, ended: tuple[str, str]) -> None:
     """Ends a session that has ``left_s`` seconds, ``notice_s`` after it was warned; ``ended`` is reason and message."""
     reason, message = ended
     if left_s < 0:
-        session.fail(expired(message))
+        session.fail(expired(message, reason))
     elif left_s < notice_s:
         session.warn(left_s, reason)
 
@@ -387,5 +373,13 @@ async def _condition(session: Session, image: bytes) -> None:
         session.fail(as_service_error(error))
 
 
-def _draining() -> ServiceError:
-    return ServiceError(grpc.StatusCode.UNAVAILABLE, DRAINING, "this gateway takes no new sessions")
+def _end(session: Session, state: int, reason: str = "") -> End:
+    """How a session ended; its own failure knows best."""
+    if session.failure is not None:
+        reason = session.failure.metadata.get(CAUSE, session.failure.reason)
+    asked = state == api.Session.STATE_CLOSED
+    return End(session.record.session_id, session.record.epoch, state, "" if asked else reason)
+
+
+def _draining(message: str = "this gateway takes no new sessions") -> ServiceError:
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, DRAINING, message)

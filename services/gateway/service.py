@@ -29,6 +29,8 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.store import SessionStore
 
 _TOKEN_KEY_BYTES = 32
+_RENEWAL_CONNECTIONS = 10
+"""Beside those of callers, who may have taken all of theirs."""
 _AVATAR_SERVICE = avatar_service_pb2.DESCRIPTOR.services_by_name["AvatarService"].full_name
 
 
@@ -63,8 +65,10 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
 def _open_store(settings: GatewaySettings) -> SessionStore:
     if settings.store.url == IN_MEMORY:
         structlog.get_logger(__name__).warning("sessions are kept in this process: one gateway only, none survive it")
+    client = connect(settings.store.url)
     return SessionStore(
-        connect(settings.store.url),
+        client,
+        renewals=client if settings.store.url == IN_MEMORY else connect(settings.store.url, _RENEWAL_CONNECTIONS),
         owner=uuid.uuid4().hex,
         lease_ms=round(settings.store.lease_seconds * 1000),
         retention_ms=round(settings.store.retention_seconds * 1000),

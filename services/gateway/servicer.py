@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from live_avatar.config import SAMPLE_RATE_HZ
-from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.errors import INTERNAL, ServiceError
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer
@@ -24,6 +24,10 @@ from services.gateway.unopened import UnopenedStreams
 
 TENANT = "default"
 """The one tenant there is until callers prove who they are."""
+CLIENT_GONE = "CLIENT_GONE"
+"""Why a session is over whose client cancelled its stream or vanished."""
+CLIENT_GONE = "CLIENT_GONE"
+"""Why a session is over whose client cancelled its stream or vanished."""
 DEFAULT_PAGE, LARGEST_PAGE = 50, 1_000
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -97,13 +101,16 @@ class AvatarServicer(AvatarServiceServicer):
         opening = await self._unopened.first(context.peer(), first_open(requests))
         self._check(opening)
         session = await self._registry.attach(opening.open.session_token)
-        state = api.Session.STATE_FAILED
+        state, reason = api.Session.STATE_FAILED, CLIENT_GONE
         try:
             await Stream(session, requests, context.write, self._telemetry).run(opening)
             state = api.Session.STATE_CLOSED
+        except Exception as error:
+            reason = _end_reason(error)
+            raise
         finally:
             # A client that has gone cancels this call; what follows must not depend on it.
-            self._registry.end_soon(session, state)
+            self._registry.end_soon(session, state, reason)
 
     async def UpdateSession(self, request: api.UpdateSessionRequest, context: Context) -> api.UpdateSessionResponse:
         """Changes the prompt of a session that streams."""
@@ -131,3 +138,10 @@ class AvatarServicer(AvatarServiceServicer):
     async def AppendAudio(self, request: api.AppendAudioRequest, context: Context) -> NoReturn:
         """Is still to come."""
         raise not_yet_served("AppendAudio")
+
+
+def _end_reason(error: Exception) -> str:
+    """Why a stream failed; what gRPC raises of its own is the end of the client, whatever class it has."""
+    if isinstance(error, ServiceError):
+        return error.reason
+    return CLIENT_GONE if type(error).__module__.partition(".")[0] == "grpc" else INTERNAL

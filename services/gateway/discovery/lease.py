@@ -22,6 +22,7 @@ from services.gateway.discovery.cluster import ObjectName
 
 _NOT_FOUND, _CONFLICT = 404, 409
 _ANSWER_S = 5.0
+_FAULTS = (ApiException, urllib3.exceptions.HTTPError, OSError)
 _Clock = Callable[[], float]
 
 
@@ -89,7 +90,7 @@ class LeaseHolder:
     def renew(self) -> None:
         """Gets or keeps the Lease where that is possible; blocks while the server is asked."""
         try:
-            self._try()
+            _twice(self._try)
             self._unanswered = False
         except ApiException as error:
             self._unanswered = error.status != _CONFLICT
@@ -105,12 +106,15 @@ class LeaseHolder:
             return
         self._renewed_at = float("-inf")
         try:
-            lease = self._read()
-            if lease is not None and lease.spec is not None and lease.spec.holder_identity == self._identity:
-                lease.spec.holder_identity = ""
-                self._write(lease)
-        except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+            _twice(self._give_back)
+        except _FAULTS as error:
             self._log.warning("the lease was not given back", reason=str(error).splitlines()[0])
+
+    def _give_back(self) -> None:
+        lease = self._read()
+        if lease is not None and lease.spec is not None and lease.spec.holder_identity == self._identity:
+            lease.spec.holder_identity = ""
+            self._write(lease)
 
     def _try(self) -> None:
         asked_at = self._clock()
@@ -175,6 +179,16 @@ class LeaseHolder:
         if mine != self._was_mine:
             self._was_mine = mine
             self._log.info("does what one gateway alone should do" if mine else "leaves it to another gateway")
+
+
+def _twice(ask: Callable[[], None]) -> None:
+    """Asks again where an answer is lost or a conflict: what was written may have been our own, as a look will show."""
+    try:
+        ask()
+    except _FAULTS as error:
+        if isinstance(error, ApiException) and error.status != _CONFLICT:
+            raise
+        ask()
 
 
 def _now() -> datetime:

@@ -35,6 +35,8 @@ class FakeCluster:
         self.lists = 0
         self.away = False
         """Connections end without an answer."""
+        self.lose: int | None = None
+        """So many answers are sent, then the connection ends after the server has done what it was asked; once."""
         self.error: int | None = None
         """Code with which everything is refused."""
         self.cuts = 0
@@ -161,6 +163,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, {"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
     def _send(self, code: int, body: Object) -> None:
+        if self.cluster.lose is not None:
+            self.cluster.lose -= 1
+            if self.cluster.lose < 0:
+                self.cluster.lose = None
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
         data = json.dumps(body).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")

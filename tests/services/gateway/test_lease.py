@@ -130,6 +130,28 @@ def test_without_an_api_server_everyone_does_it(
     assert sorted(one.mine for one in pair) == [False, True]
 
 
+@pytest.mark.parametrize("lost", range(4))
+def test_a_lost_answer_changes_nothing(
+    pair: tuple[LeaseHolder, LeaseHolder], clock: Clock, cluster: FakeCluster, lost: int
+) -> None:
+    """Whichever answer it is: to the question, or to what was written and done."""
+    one, two = pair
+    cluster.lose = lost
+    one.renew()
+    two.renew()
+    assert (one.mine, two.mine) == (True, False)
+    cluster.lose = lost
+    clock.now += DURATION_S / 3
+    one.renew()
+    two.renew()
+    assert (one.mine, two.mine) == (True, False)
+    spec = cluster.objects.get(LEASES, LEASE.name)["spec"]
+    assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("one", 0)
+    cluster.lose = lost
+    one.release()
+    assert cluster.objects.get(LEASES, LEASE.name)["spec"]["holderIdentity"] == ""
+
+
 def test_it_renews_by_itself_and_gives_back_when_cancelled(cluster: FakeCluster, tmp_path: Path) -> None:
     api = CoordinationV1Api(open_client(cluster.kubeconfig(tmp_path)))
     one = LeaseHolder(api, LEASE, "one", duration_s=1)

@@ -230,7 +230,7 @@ def test_gateways_that_share_a_store_share_the_pipelines_places(redis_server: st
                 await asyncio.sleep(1)
                 await two.stub.CloseSession(api.CloseSessionRequest(session_id=first.session.session_id), timeout=5)
                 error = await talk.failure()
-            assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "LEASE_LOST")
+            assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "SESSION_CLOSED")
             assert units(await film(two, BLOCK_SAMPLES * 2))
 
     asyncio.run(scenario())

@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.records import SessionRecord, session_key
+from services.gateway.records import LeaseLostError, SessionRecord, session_key
 from services.gateway.redis_access import IN_MEMORY, connect
-from services.gateway.store import LeaseLostError, SessionStore
+from services.gateway.store import SessionStore
 
 ACTIVE, CLOSED, FAILED = api.Session.STATE_ACTIVE, api.Session.STATE_CLOSED, api.Session.STATE_FAILED
 LEASE_MS = 300
@@ -259,6 +259,8 @@ def test_a_stored_session_that_lacks_a_field_is_told_by_name() -> None:
     fields = {name.encode(): value for name, value in record().to_fields().items()}
     assert SessionRecord.from_fields(fields) == record()
     assert SessionRecord.from_fields(fields | {b"newer": b"1"}) == record()
+    older = {name: value for name, value in fields.items() if name != b"end_reason"}
+    assert SessionRecord.from_fields(older) == record()
     del fields[b"epoch"]
     with pytest.raises(ValueError, match="epoch"):
         SessionRecord.from_fields(fields)
