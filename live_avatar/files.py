@@ -69,12 +69,12 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> OutputPath:
         return OutputPath(path, resolved, is_stream=is_descriptor)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
-    if stat.S_ISBLK(status.st_mode) or stat.S_ISSOCK(status.st_mode):
+    if stat.S_ISBLK(status.st_mode) or (stat.S_ISSOCK(status.st_mode) and not is_descriptor):
         raise OSError(f"{path} is a {'disk' if stat.S_ISBLK(status.st_mode) else 'socket'}; name a file")
     is_file = stat.S_ISREG(status.st_mode)
     if not os.access(resolved, os.W_OK) or (is_file and not is_descriptor and not status.st_mode & _WRITE_BITS):
         raise PermissionError(f"{path} is write-protected; choose another name")
-    if is_file:
+    if not stat.S_ISCHR(status.st_mode):
         _check_inputs(path, status, inputs)
     if is_file and not is_descriptor:
         _check_parent(path, resolved)

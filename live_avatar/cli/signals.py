@@ -32,10 +32,14 @@ def signals_as_exits() -> Iterator[None]:
         yield
 
 
-def run(main: Coroutine[Any, Any, _T]) -> _T:
+def run(main: Coroutine[Any, Any, _T], on_ctrl_c: Callable[[], object] | None = None) -> _T:
     """Runs ``main``; a signal cancels it, and a second one cuts what it does then short.
 
     A thread that still waits for a file when a signal has come is not waited for.
+
+    Args:
+        main: what to run.
+        on_ctrl_c: called at the first Ctrl-C instead, for what has no other end.
 
     Raises:
         SystemExit: a signal came; the code is 128 + n.
@@ -49,6 +53,11 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
         loop.set_default_executor(threads)
 
         def cancel(number: int, _frame: FrameType | None) -> None:
+            nonlocal on_ctrl_c
+            if on_ctrl_c is not None and number == signal.SIGINT:
+                on_ctrl_c()
+                on_ctrl_c = None
+                return
             came.append(number)
             threads.abandoned = True
             loop.call_soon_threadsafe(task.cancel)

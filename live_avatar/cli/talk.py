@@ -14,7 +14,7 @@ NO_MICROPHONE = "no microphone can be used here: pip install sounddevice, or giv
 def talk(
     audio: Annotated[
         Path | None,
-        typer.Option(help=f"Speech, sent at its own pace: {options.AUDIO_HELP} Default: the microphone."),
+        typer.Option(help=f"Speech, sent at its own pace: {options.AUDIO_HELP} Default: the microphone, until Ctrl-C."),
     ] = None,
     out: options.OptionalOutOption = None,
     image: options.ImageOption = sources.PORTRAIT,

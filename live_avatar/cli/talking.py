@@ -76,7 +76,7 @@ class FromFile:
 
 
 class FromMicrophone:
-    """Whatever the default microphone hears, until Ctrl-C."""
+    """Whatever the default microphone hears, until ``stop``."""
 
     rate_hz = _MICROPHONE_HZ
 
@@ -85,6 +85,11 @@ class FromMicrophone:
         frames = int(PIECE_S * self.rate_hz)
         self._stream = sounddevice.RawInputStream(self.rate_hz, frames, dtype="int16", channels=1)
         self._frames = frames
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ends the speech after the piece that is being heard."""
+        self._stopped = True
 
     def __enter__(self) -> Self:
         self._stream.start()
@@ -95,7 +100,7 @@ class FromMicrophone:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """See ``Source``; an open microphone is one utterance."""
-        while True:
+        while not self._stopped:
             data: Any = (await asyncio.to_thread(self._stream.read, self._frames))[0]
             yield bytes(data)
 
@@ -118,12 +123,15 @@ def from_microphone() -> Source:
 def hold_talk(gateway: str, image: bytes, speech: Source, out: Movie | None, *, prompt: str, seed: int) -> Impression:
     """Talks until the speech ends; a line on stderr tells how it goes.
 
+    The first Ctrl-C ends what a microphone hears, and what was said until then is still spoken.
+
     Raises:
         ValueError: a file is not what it must be, or the gateway refused it.
         OSError: a file cannot be read or written, or the gateway failed or is not there.
     """
     options = SessionOptions(sample_rate_hz=speech.rate_hz, prompt=prompt, seed=seed, delivery="live")
-    return run(_hold(gateway, image, options, speech, out))
+    stop = speech.stop if isinstance(speech, FromMicrophone) else None
+    return run(_hold(gateway, image, options, speech, out), on_ctrl_c=stop)
 
 
 async def _hold(gateway: str, image: bytes, options: SessionOptions, speech: Source, out: Movie | None) -> Impression:

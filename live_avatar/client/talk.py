@@ -89,21 +89,27 @@ async def talk(
         OSError: the file cannot be written.
         AvatarError: the gateway refused, failed or is not there.
     """
-    session = await client.create_session(image, options)
-    try:
-        async with live_stream(session) as stream:
-            return await _talk(stream, pieces, out, watch)
-    finally:
-        with suppress(AvatarError):  # a gateway that is gone frees it by itself
-            await session.close()
+    with Movie(out) if isinstance(out, Path) else nullcontext(out) as movie:
+        session = await client.create_session(image, options)
+        try:
+            async with live_stream(session) as stream:
+                seen = await _talk(stream, pieces, movie, watch)
+        finally:
+            with suppress(AvatarError):  # a gateway that is gone frees it by itself
+                await session.close()
+        if movie is not None:
+            if not seen.video_s:
+                raise ValueError("the speech is too short for a single frame")
+            await movie.finish()
+        return seen
 
 
-async def _talk(stream: LiveStream, pieces: Pieces, out: Path | Movie | None, watch: Watch) -> Impression:
+async def _talk(stream: LiveStream, pieces: Pieces, movie: Movie | None, watch: Watch) -> Impression:
     talking = _Talking(stream, watch)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(talking.speak(pieces))
-            await talking.watch_all(out)
+            await talking.watch_all(movie)
     except* (AvatarError, ValueError, OSError) as group:
         error = group.exceptions[0]
     else:
@@ -135,16 +141,8 @@ class _Talking:
             await self._stream.send_audio(piece)
         await self._stream.end()
 
-    async def watch_all(self, out: Path | Movie | None) -> None:
-        """Takes everything that comes, to the end; the video goes to ``out``."""
-        if out is None:
-            await self._watch_all(None)
-            return
-        with nullcontext(out) if isinstance(out, Movie) else Movie(out) as movie:
-            await self._watch_all(movie)
-            await movie.finish()
-
-    async def _watch_all(self, movie: Movie | None) -> None:
+    async def watch_all(self, movie: Movie | None) -> None:
+        """Takes everything that comes, to the end; the video goes to ``movie``."""
         async for result in self._stream:
             if isinstance(result, VideoUnit):
                 if movie is not None:

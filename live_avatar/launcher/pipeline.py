@@ -146,7 +146,7 @@ class LocalPipeline:
         programs = self._programs()
         started = time.monotonic()
         for program, port in programs:
-            self.services[program.name] = Child(program, self._plan.logs / f"{program.name}.log", port)
+            self._make(program, port)
         for child in self.services.values():
             self._wait_listening(child, started)
 
@@ -177,9 +177,13 @@ class LocalPipeline:
         return [*((program, ports[program.name]) for program in programs), (gateway, plan.gateway_port)]
 
     def _start(self, program: Program, port: int) -> None:
-        child = Child(program, self._plan.logs / f"{program.name}.log", port)
-        self.services[program.name] = child
-        self._wait_listening(child, time.monotonic())
+        self._make(program, port)
+        self._wait_listening(self.services[program.name], time.monotonic())
+
+    def _make(self, program: Program, port: int) -> None:
+        """Makes a process; no signal comes between its birth and our knowing of it."""
+        with _signals_later():
+            self.services[program.name] = Child(program, self._plan.logs / f"{program.name}.log", port)
 
     def _wait_listening(self, child: Child, started: float) -> None:
         try:
@@ -205,7 +209,7 @@ class LocalPipeline:
 
     def _stop(self) -> None:
         """Ends all services, those that listen to others first; returns when none is left."""
-        with _deaf():
+        with _handlers(signal.SIG_IGN):  # what runs within is short
             deadline = time.monotonic() + STOP_TIMEOUT_S
             children = list(reversed(self.services.values()))
             for child in children:
@@ -251,12 +255,22 @@ def _signals_as_exits() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Lets no signal interrupt; what runs within must be short."""
+def _signals_later() -> Iterator[None]:
+    """Holds signals back until its end; what runs within must be short."""
+    came: list[int] = []
+    with _handlers(lambda number, _frame: came.append(number)):
+        yield
+    for number in came:
+        signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def _handlers(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> Iterator[None]:
+    """Handles the signals that end a program for a while."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -35,9 +35,11 @@ class Stalled:
         self.released.wait(LIMIT_S)
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, modules: Path | None = None) -> subprocess.Popen[str]:
     command, pipe = [sys.executable, "-c", START, *arguments], subprocess.PIPE
     environment = {**os.environ, "TMPDIR": str(folder)}
+    if modules is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(modules), *filter(None, [environment.get("PYTHONPATH")])])
     return subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
@@ -76,3 +78,46 @@ def test_a_signal_while_services_start_ends_them_and_removes_their_logs(tmp_path
     assert "Traceback" not in errors
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
     assert os.listdir(tmp_path) == []
+
+
+MICROPHONE = """
+import time
+
+class RawInputStream:
+    def __init__(self, rate, frames, dtype, channels):
+        self.frames = frames
+
+    def start(self):
+        pass
+
+    def close(self):
+        pass
+
+    def read(self, frames):
+        time.sleep(frames / 16_000)
+        return bytes(2 * frames), False
+"""
+
+
+def test_ctrl_c_ends_a_talk_at_the_microphone_and_its_film_is_finished(tmp_path: Path) -> None:
+    modules, here = tmp_path / "modules", tmp_path / "here"
+    modules.mkdir()
+    here.mkdir()
+    (modules / "sounddevice.py").write_text(MICROPHONE)
+    gateway, heard = fake_gateway(), threading.Event()
+
+    def deliver(one: FakeGateway, requests: Requests) -> Iterator[Response]:
+        while len(one.speech) < 32_000:
+            one.take(requests)
+        heard.set()
+        yield from one.talk(requests)
+
+    gateway.deliver = deliver
+    with serving(gateway) as address:
+        process = start(here, "talk", "--out", "out.mp4", "--gateway", address, modules=modules)
+        assert heard.wait(LIMIT_S)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, errors
+    assert output.splitlines()[-1] == "out.mp4: H.264 and AAC"
+    assert os.listdir(here) == ["out.mp4"]
