@@ -4,12 +4,13 @@ A profile that cannot be used is ignored, as viewers do; a picture never fails b
 """
 
 import io
+import struct
 from typing import Any
 
-from PIL import Image, ImageChops, ImageCms
+from PIL import ExifTags, Image, ImageChops, ImageCms
 
 from live_avatar.portrait.header import Header
-from live_avatar.portrait.profile import SRGB, Chromaticities, coded_profile, rgb_profile
+from live_avatar.portrait.profile import ADOBE_GAMMA, ADOBE_RGB, SRGB, Chromaticities, coded_profile, rgb_profile
 
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 _SCREEN = ImageCms.createProfile("sRGB")
@@ -19,6 +20,8 @@ _STEPS = 9
 _FILE_GAMMA, _GAMMA_SLACK = 1 / 2.2, 0.05
 """What PNG files with the curve of sRGB say."""
 _CHROMATICITY_SLACK = 0.002
+_UNCALIBRATED = 0xFFFF
+_BROKEN_EXIF = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error)
 
 
 def to_srgb(image: Image.Image, header: Header, info: dict[str | tuple[int, int], Any]) -> Image.Image:
@@ -45,7 +48,8 @@ def _profiles(header: Header, info: dict[str | tuple[int, int], Any]) -> list[by
         return [coded] if coded else []
     if embedded:
         return [embedded]
-    found = coded or (_png_profile(info) if header.kind == "PNG" else None)
+    further = {"PNG": _png_profile, "JPEG": _camera_profile}.get(header.kind)
+    found = coded or (further(info) if further else None)
     return [found] if found else []
 
 
@@ -54,13 +58,26 @@ def _png_profile(info: dict[str | tuple[int, int], Any]) -> bytes | None:
     gamma, chromaticities = info.get("gamma"), tuple(info.get("chromaticity", SRGB))
     if "srgb" in info or not gamma:
         return None
-    own_curve = abs(gamma / _FILE_GAMMA - 1) > _GAMMA_SLACK
-    if not own_curve and _near(chromaticities, SRGB):
+    if abs(gamma / _FILE_GAMMA - 1) < _GAMMA_SLACK and _near(chromaticities, SRGB):
         return None
     try:
-        return rgb_profile(chromaticities, 1 / gamma if own_curve else None)
+        return rgb_profile(chromaticities, 1 / gamma)
     except ValueError:
         return None
+
+
+def _camera_profile(info: dict[str | tuple[int, int], Any]) -> bytes | None:
+    """Adobe RGB where a camera says so by the rules of cameras alone (DCF 2.0): interoperability R03."""
+    exif = Image.Exif()
+    try:
+        exif.load(info.get("exif", b""))
+        space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
+        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    except _BROKEN_EXIF:
+        return None
+    if space != _UNCALIBRATED or str(index).rstrip("\0") != "R03":
+        return None
+    return rgb_profile(ADOBE_RGB, ADOBE_GAMMA)
 
 
 def _near(first: Chromaticities, second: Chromaticities) -> bool:

@@ -11,8 +11,12 @@ FitRule = Literal["reference", "cover"]
 """
 
 
-def fit_portrait(image: Image.Image, height: int, width: int, rule: FitRule) -> Image.Image:
+def fit_portrait(
+    image: Image.Image, height: int, width: int, rule: FitRule, shape: tuple[int, int] | None = None
+) -> Image.Image:
     """The portrait as an RGB picture of ``height`` x ``width``: resized bilinearly with antialiasing, cut centrally.
+
+    ``shape`` is the width and height of the portrait before it was decoded smaller; None: those of ``image``.
 
     Raises:
         ValueError: ``height`` or ``width`` is not positive.
@@ -20,7 +24,7 @@ def fit_portrait(image: Image.Image, height: int, width: int, rule: FitRule) -> 
     if min(height, width) < 1:
         raise ValueError(f"height={height}, width={width} must be positive")
     size = _reference_size if rule == "reference" else _cover_size
-    resized = image.convert("RGB").resize(size(image.size, height, width), Image.Resampling.BILINEAR)
+    resized = image.convert("RGB").resize(size(shape or image.size, height, width), Image.Resampling.BILINEAR)
     return _centre(resized, height, width)
 
 

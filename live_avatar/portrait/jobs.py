@@ -30,4 +30,5 @@ def draw(data: bytes, *, limits: Mapping[str, int], height: int, width: int, fit
         PortraitError: see ``read_portrait``.
     """
     portrait = read_portrait(data, PortraitLimits(**limits), needed=max(height, width))
-    return {}, fit_portrait(portrait.image, height, width, fit).tobytes()
+    shape = portrait.width, portrait.height
+    return {}, fit_portrait(portrait.image, height, width, fit, shape).tobytes()

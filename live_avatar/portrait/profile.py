@@ -13,6 +13,8 @@ Chromaticities: TypeAlias = tuple[float, ...]
 
 _D65 = (0.3127, 0.3290)
 SRGB: Chromaticities = (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+ADOBE_RGB: Chromaticities = (*_D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+ADOBE_GAMMA = 563 / 256
 _PRIMARIES: dict[int, Chromaticities] = {
     1: SRGB,
     9: (*_D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),  # BT.2020

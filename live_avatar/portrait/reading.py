@@ -105,8 +105,10 @@ def _reduced(image: Image.Image, size: tuple[int, int], factor: int) -> Image.Im
     left = factor * image.width // size[0]
     if left <= 1:
         return image
-    if image.mode in {"P", "PA"}:
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.has_transparency_data:
+        image = image.convert("LA" if image.mode in {"L", "LA"} else "RGBA")
+    elif image.mode in {"P", "PA"}:
+        image = image.convert("RGB")
     elif image.mode.startswith("I"):
         image = _to_8_bits(image)
     return image.convert("L" if image.mode == "1" else image.mode).reduce(left)
