@@ -76,12 +76,20 @@ REASONS: Mapping[str, Reason] = {
     ),
     "IDLE": Reason(_PRECONDITION, "nothing happened for the idle timeout; also announced by `GoAway`", _AGAIN),
     "IMAGE_TOO_LARGE": Reason(_INVALID, "the portrait has too many bytes or pixels", _FIX),
-    "IMAGE_UNREADABLE": Reason(_INVALID, "the portrait is no image of an accepted format", "send JPEG, PNG or WebP"),
+    "IMAGE_TOO_SLOW": Reason(_INVALID, "the portrait takes too long to decode", "save it anew, or smaller"),
+    "IMAGE_UNREADABLE": Reason(
+        _INVALID,
+        "the portrait is no still image of an accepted format, or it is damaged",
+        "send JPEG, PNG, WebP, HEIC or AVIF",
+    ),
     "INTERNAL": Reason(("INTERNAL",), "a fault of the server", "create a new session and report it"),
     "KV_MEMORY_EXHAUSTED": Reason(_EXHAUSTED, "no memory is left for another session", _WAIT),
     "LEASE_LOST": Reason(("ABORTED",), "another gateway has taken or ended the session", _AGAIN),
     "MAX_DURATION": Reason(_PRECONDITION, "the session has lasted as long as it may; announced by `GoAway`", _AGAIN),
     "MESSAGE_MALFORMED": Reason(_INVALID, "bytes that are no message of this call, or a message without payload", _FIX),
+    "MESSAGE_TOO_LARGE": Reason(
+        _EXHAUSTED, "a message has more bytes than are taken; `max_message_bytes` in the metadata", _FIX
+    ),
     "MESSAGE_OUT_OF_ORDER": Reason(_INVALID, "a message at the wrong place, or samples that leave a gap", _FIX),
     "LIST_TOO_LONG": Reason(_INVALID, "a list has too many entries", _FIX),
     "NAME_TOO_LONG": Reason(_INVALID, "an id, a name or a token is too long", _FIX),

@@ -60,7 +60,7 @@ def srgb_linear(levels: Floats) -> Floats:
 
 def stored(colours: NDArray[np.generic], primaries: Sequence[tuple[float, float]], gamma: float | None) -> Floats:
     """What a file in another RGB holds for colours of sRGB [n, 3]; ``gamma`` None: it has the curve of sRGB."""
-    linear = srgb_linear(colours / 255) @ to_xyz(SRGB).T @ np.linalg.inv(to_xyz(primaries)).T
+    linear = srgb_linear(colours.astype(np.float64) / 255) @ to_xyz(SRGB).T @ np.linalg.inv(to_xyz(primaries)).T
     return np.round(255 * (srgb_curve(linear) if gamma is None else linear.clip(0) ** (1 / gamma)))
 
 

@@ -19,13 +19,13 @@ KINDS = ("JPEG", "PNG", "WEBP", "HEIC", "AVIF")
 
 def encoded(image: Image.Image, kind: str, exif: Image.Exif | None = None, **options: object) -> bytes:
     buffer = io.BytesIO()
+    if exif is not None:
+        options["exif"] = exif.tobytes()
     if kind == "HEIC":
-        more = {"exif": exif.tobytes()} if exif else {}
-        pillow_heif.from_pillow(image).save(buffer, quality=95, chroma=444, **more, **options)
+        pillow_heif.from_pillow(image).save(buffer, quality=95, chroma=444, **options)
     else:
-        more = {"exif": exif} if exif else {}
-        lossless = {"WEBP": {"lossless": True}, "AVIF": {"subsampling": "4:4:4"}}.get(kind, {})
-        image.save(buffer, kind, quality=95, **lossless, **more, **options)
+        exact: dict[str, dict[str, object]] = {"WEBP": {"lossless": True}, "AVIF": {"subsampling": "4:4:4"}}
+        image.save(buffer, kind, quality=95, **exact.get(kind, {}), **options)
     return buffer.getvalue()
 
 

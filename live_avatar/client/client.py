@@ -18,6 +18,7 @@ from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import Interruption, ServerInfo, server_info
 from live_avatar.client.stream import AvatarStream
 from live_avatar.client.target import parse_target
+from live_avatar.limits import MAX_IMAGE_BYTES
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 
@@ -75,19 +76,34 @@ class AvatarClient:
             return server_info(await self._stub.GetServerInfo(api.GetServerInfoRequest(), timeout=CALL_TIMEOUT_S))
 
     async def create_session(self, image: bytes, options: SessionOptions, *, request_id: str = "") -> "Session":
-        """Reserves a session that shows ``image``, a JPEG, PNG or WebP file.
+        """Reserves a session that shows ``image``, a JPEG, PNG, WebP, HEIC or AVIF file.
 
         Args:
             image: the portrait.
             options: everything else.
             request_id: a second call with the same one gives the same session; empty: a fresh one.
+
+        Raises:
+            AvatarError: the gateway refuses; IMAGE_TOO_LARGE, before anything is sent, where the file has more bytes
+                than it publishes.
         """
+        await self._check_size(image)
         request = api.CreateSessionRequest(
             request_id=request_id or str(uuid.uuid4()), reference_image=image, config=options.to_message()
         )
         with typed_errors():
             response = await self._stub.CreateSession(request, timeout=CREATE_TIMEOUT_S)
         return Session(self._stub, response, options)
+
+    async def _check_size(self, image: bytes) -> None:
+        """Refuses what is too large for a message: gRPC would say so in its own words, after it has crossed."""
+        if len(image) <= MAX_IMAGE_BYTES:
+            return
+        most = (await self.server_info()).limits.max_image_bytes
+        if most and len(image) > most:
+            message = f"the image has {len(image)} bytes, the gateway takes at most {most}"
+            facts = {"max_image_bytes": str(most)}
+            raise AvatarError(grpc.StatusCode.INVALID_ARGUMENT, "IMAGE_TOO_LARGE", message, facts)
 
 
 class Session:

@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_TOO_LARGE = "message larger than max"
 
 
 class AvatarError(Exception):
@@ -55,6 +56,9 @@ def from_status(status: status_pb2.Status) -> AvatarError:
 def from_rpc_error(error: grpc.aio.AioRpcError) -> AvatarError:
     """The error behind a failed call, with the server's reason where it gave one."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads code, details and metadata alone
-    if status is None:
-        status = status_pb2.Status(code=error.code().value[0], message=error.details() or error.code().name)
-    return from_status(status)
+    if status is not None:
+        return from_status(status)
+    code, message = error.code(), error.details() or error.code().name
+    # The transport refuses what is far too large itself, and says so in these words alone.
+    too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in message
+    return AvatarError(code, "MESSAGE_TOO_LARGE" if too_large else code.name, message)

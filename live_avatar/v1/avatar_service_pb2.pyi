@@ -281,6 +281,7 @@ class CreateSessionRequest(_message.Message):
     request_id: _builtins.str
     avatar_id: _builtins.str
     reference_image: _builtins.bytes
+    """The portrait: a JPEG, PNG, WebP, HEIC or AVIF file of one still picture, in its own colours and orientation."""
     @_builtins.property
     def config(self) -> Global___SessionConfig: ...
     @_builtins.property

@@ -53,6 +53,30 @@ def test_the_client_needs_no_torch_and_nothing_of_the_servers() -> None:
     assert result.stdout == "[]\n"
 
 
+def failing_create(gateway: FakeGateway, image: bytes) -> AvatarError:
+    async def main() -> AvatarError:
+        with serving(gateway) as address:
+            async with AvatarClient(address) as client:
+                with pytest.raises(AvatarError) as caught:
+                    await client.create_session(image, OPTIONS)
+        return caught.value
+
+    return asyncio.run(main())
+
+
+def test_an_image_over_the_published_limit_is_refused_before_it_is_sent(gateway: FakeGateway) -> None:
+    error = failing_create(gateway, bytes(5 * 2**20))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "IMAGE_TOO_LARGE")
+    assert "100000" in error.message  # what the fake publishes
+    assert gateway.created == []
+
+
+def test_what_the_transport_refuses_has_a_reason_too(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("live_avatar.client.client.MAX_IMAGE_BYTES", 10**9)
+    error = failing_create(gateway, bytes(5 * 2**20))
+    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
+
+
 def test_a_session_is_made_as_its_options_say(gateway: FakeGateway) -> None:
     options = SessionOptions(
         sample_rate_hz=8_000, sample_format="f32", prompt="a baker", seed=7, video="h264", listening="whole_file"

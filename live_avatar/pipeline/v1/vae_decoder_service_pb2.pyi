@@ -50,7 +50,7 @@ class EncodePortraitRequest(_message.Message):
     HEIGHT_FIELD_NUMBER: _builtins.int
     FIT_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
-    """JPEG, PNG or WebP."""
+    """JPEG, PNG, WebP, HEIC or AVIF."""
     width: _builtins.int
     height: _builtins.int
     fit: Global___EncodePortraitRequest.Fit.ValueType
