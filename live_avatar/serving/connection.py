@@ -20,7 +20,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import (
 )
 from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
 from live_avatar.serving.cancellation import CutShortError, endless
-from live_avatar.serving.errors import ServiceError, from_rpc_error, stage_lost
+from live_avatar.serving.errors import ServiceError, calling, from_rpc_error, stage_lost
 from live_avatar.serving.mailbox import Mailbox, MailboxClosedError
 from live_avatar.serving.timing import CHANNEL_OPTIONS, HopTiming
 
@@ -33,7 +33,6 @@ class Connection:
     def __init__(self, target: str, hello: StreamBlocksRequest.Hello, timing: HopTiming) -> None:
         self.services: Sequence[ServiceInfo] = ()
         self.credits = 0
-        self._target = target
         self._hello = hello
         self._timing = timing
         self._granted = 0
@@ -49,14 +48,13 @@ class Connection:
         """Says hello and waits for the welcome; raises ServiceError."""
         try:
             async with asyncio.timeout(self._timing.connect_s):
-                await self._call.write(StreamBlocksRequest(hello=self._hello))
-                response = await self._read()
+                with calling(self._peer):
+                    await self._call.write(StreamBlocksRequest(hello=self._hello))
+                    response = await self._read()
         except TimeoutError:
-            raise stage_lost(f"{self._target} gave no welcome within {self._timing.connect_s} s") from None
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise await self._reason(error) from error
+            raise stage_lost(f"{self._peer} gave no welcome within {self._timing.connect_s} s") from None
         if response.WhichOneof("payload") != "welcome":
-            raise stage_lost(f"{self._target} began with {response.WhichOneof('payload')} instead of a welcome")
+            raise stage_lost(f"{self._peer} began with {response.WhichOneof('payload')} instead of a welcome")
         self.services = tuple(response.welcome.services)
         self.credits = self._granted = response.welcome.credits
         self._ready = response.welcome.ready
@@ -81,7 +79,7 @@ class Connection:
                 if not is_block or self.credits > 0:
                     break
         except MailboxClosedError:
-            raise stage_lost(f"the link to {self._target} broke") from None
+            raise stage_lost(f"the link to {self._peer} broke") from None
         if not wanted():
             return False
         if is_block:
@@ -104,10 +102,8 @@ class Connection:
     async def fetch_services(self, timeout_s: float = math.inf) -> Sequence[ServiceInfo]:
         """See ``Link.fetch_services``."""
         timeout_s = min(timeout_s, self._timing.silence_s)
-        try:
+        with calling(self._peer):
             answer = await self._stub.GetServiceInfo(GetServiceInfoRequest(), timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
         return tuple(answer.services)
 
     async def close(self) -> None:
@@ -152,7 +148,7 @@ class Connection:
                 async with asyncio.timeout(self._timing.silence_s):
                     response = await self._read()
             except TimeoutError:
-                raise stage_lost(f"{self._target} said nothing for {self._timing.silence_s} s") from None
+                raise stage_lost(f"{self._peer} said nothing for {self._timing.silence_s} s") from None
             kind = response.WhichOneof("payload")
             if kind == "heartbeat":
                 set_ready(await self._heard(response.heartbeat))
@@ -172,7 +168,7 @@ class Connection:
         """Whether all services from here on are ready; asks who they are whenever they become so."""
         age_s = heartbeat.oldest_running_block_age.ToNanoseconds() / 1e9
         if age_s > self._timing.block_deadline_s:
-            raise stage_lost(f"{self._target} has been at one block for {age_s:.1f} s")
+            raise stage_lost(f"{self._peer} has been at one block for {age_s:.1f} s")
         if heartbeat.ready and not self._ready:
             self.services = await self.fetch_services()
         self._ready = heartbeat.ready
@@ -180,20 +176,29 @@ class Connection:
 
     def _take_back_credit(self) -> None:
         if self.credits >= self._granted:
-            raise stage_lost(f"{self._target} acknowledged more blocks than it was sent")
+            raise stage_lost(f"{self._peer} acknowledged more blocks than it was sent")
         self.credits += 1
         self._credit.set()
 
     async def _reason(self, error: BaseException | None) -> ServiceError:
         """Why the stream ended: what the server's status says, which only the call knows."""
         if isinstance(error, grpc.aio.AioRpcError):
-            return from_rpc_error(error)
+            return from_rpc_error(error, self._peer)
+        call = self._call
         try:
             async with asyncio.timeout(self._timing.heartbeat_s):
-                code, details = await self._call.code(), await self._call.details()
+                code, details = await call.code(), await call.details()
+                initial, trailing = await call.initial_metadata(), await call.trailing_metadata()
         except TimeoutError:
-            return stage_lost(f"{self._target} ended the stream without a status")
-        return stage_lost(f"{self._target} ended the stream: {code.name} {details or ''}".rstrip())
+            return stage_lost(f"{self._peer} ended the stream without a status")
+        if code is grpc.StatusCode.OK:
+            return stage_lost(f"{self._peer} ended the stream")
+        return from_rpc_error(grpc.aio.AioRpcError(code, initial, trailing, details), self._peer)
+
+    @property
+    def _peer(self) -> str:
+        """Who is at the other end, for people: addresses are nobody's business but the log's."""
+        return self.services[0].name if self.services else "the next service"
 
 
 def _key(request: StreamBlocksRequest) -> SessionKey | None:

@@ -1,11 +1,13 @@
-"""The one error type of the services, and how it travels.
+"""The one error type of the services, how it travels, and what the loss of a peer becomes.
 
 Knows gRPC status codes, the reasons programs may read and google.rpc details; knows nothing of streams or sessions'
 work.  Code that fails on purpose raises ``ServiceError``; ``interceptors.py`` turns it into a status, and the hop
 turns it into ``SessionFailed``.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import grpc
 import structlog
@@ -18,17 +20,23 @@ from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksResponse
 DOMAIN = "live-avatar"
 INTERNAL = "INTERNAL"
 STAGE_LOST = "STAGE_LOST"
+CAPACITY_EXHAUSTED = "CAPACITY_EXHAUSTED"
 DRAINING = "DRAINING"
 STALE_EPOCH = "STALE_EPOCH"
 SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
 
 # Faults that pass by themselves: what a caller should wait before it tries again, in seconds.
 RETRY_AFTER_S: Mapping[str, float] = {
-    "CAPACITY_EXHAUSTED": 5.0,
+    CAPACITY_EXHAUSTED: 5.0,
     "KV_MEMORY_EXHAUSTED": 5.0,
     STAGE_LOST: 1.0,
     DRAINING: 1.0,
 }
+
+_BROKEN = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED}
+)
+"""Codes under which gRPC reports a peer that died, a reset or the end of a connection."""
 
 _CODES: Mapping[object, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -43,6 +51,7 @@ class ServiceError(Exception):
         metadata: further strings a program may read.
         retry_after_s: seconds after which another attempt makes sense; default by reason, see ``RETRY_AFTER_S``.
         field: name of the request's field at fault; becomes a google.rpc.BadRequest.
+        detail: for our log alone, such as addresses and what a library says; travels nowhere.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class ServiceError(Exception):
         metadata: Mapping[str, str] | None = None,
         retry_after_s: float | None = None,
         field: str | None = None,
+        detail: str = "",
     ) -> None:
         super().__init__(f"{code.name}/{reason}: {message}")
         self.code = code
@@ -61,11 +71,17 @@ class ServiceError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_after_s = RETRY_AFTER_S.get(reason) if retry_after_s is None else retry_after_s
         self.field = field
+        self.detail = detail
 
 
-def stage_lost(message: str) -> ServiceError:
+def stage_lost(message: str, detail: str = "") -> ServiceError:
     """The error of a session whose pipeline lost a service."""
-    return ServiceError(grpc.StatusCode.UNAVAILABLE, STAGE_LOST, message)
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, STAGE_LOST, message, detail=detail)
+
+
+def busy(message: str) -> ServiceError:
+    """The error of a request for which there is no room or no time now, though everything works."""
+    return ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, CAPACITY_EXHAUSTED, message)
 
 
 def as_service_error(error: BaseException) -> ServiceError:
@@ -118,12 +134,45 @@ def from_status(status: status_pb2.Status) -> ServiceError:
     return ServiceError(code, info.reason, status.message, dict(info.metadata), delay, field)
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError) -> ServiceError:
-    """The error behind a failed call, with the reason the server gave where it gave one."""
+def from_rpc_error(error: grpc.aio.AioRpcError, peer: str = "the service") -> ServiceError:
+    """The error behind a failed call: as ``peer`` gave it, or STAGE_LOST where the line to it broke.
+
+    What a service raises carries our ErrorInfo, its INTERNAL too; without that, gRPC reports the end of a connection.
+    """
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads code, details and metadata alone
+    if error.code() in _BROKEN and not _is_ours(status):
+        return stage_lost(f"the line to {peer} broke ({error.code().name})", error.details() or "")
     if status is None:
         status = status_pb2.Status(code=error.code().value[0], message=error.details() or "")
     return from_status(status)
+
+
+@contextmanager
+def calling(peer: str) -> Iterator[None]:
+    """Makes ServiceErrors of all that calls to ``peer`` raise inside; a cancellation of the running task passes.
+
+    A call is also cancelled from within: its channel is closed while somebody else waits for it.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "calls are made in tasks"
+    before = task.cancelling()
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error, peer) from error
+    except (grpc.aio.BaseError, asyncio.InvalidStateError) as error:
+        raise stage_lost(f"the line to {peer} broke", str(error)) from error
+    except asyncio.CancelledError:
+        if task.cancelling() > before:
+            raise
+        raise stage_lost(f"the line to {peer} was closed") from None
+
+
+def _is_ours(status: status_pb2.Status | None) -> bool:
+    """Whether one of our services gave the status."""
+    info = error_details_pb2.ErrorInfo()
+    details = [] if status is None else status.details
+    return any(detail.Unpack(info) and info.domain == DOMAIN for detail in details if detail.Is(info.DESCRIPTOR))
 
 
 def session_failed(key: SessionKey, error: ServiceError, service: str) -> StreamBlocksResponse:

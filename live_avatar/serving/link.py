@@ -95,7 +95,7 @@ class Link:
             async with asyncio.timeout(timeout_s):
                 await self._ready.wait()
         except TimeoutError:
-            raise stage_lost(f"{self.target} is not ready after {timeout_s} s") from None
+            raise stage_lost(f"the next service is not ready after {timeout_s} s", self.target) from None
 
     async def send(self, request: StreamBlocksRequest, wanted: Callable[[], bool] = always) -> bool:
         """Sends one message in order; a block waits for its credit first, all wait for room.
@@ -133,7 +133,7 @@ class Link:
         while True:
             began = time.monotonic()
             error = await self._live_once(handler)
-            self._log.warning("link down", reason=error.reason, error=error.message)
+            self._log.warning("link down", reason=error.reason, error=error.message, detail=error.detail)
             if time.monotonic() - began > 2 * self._timing.silence_s:
                 backoff_s = self._timing.backoff_min_s
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
@@ -147,7 +147,7 @@ class Link:
             self._log.info("link up", services=[service.name for service in connection.services])
             await connection.run(handler.respond, lambda ready: self._set_ready(ready, handler))
         except ServiceError as error:
-            lost = error if error.reason == STAGE_LOST else stage_lost(f"{self.target}: {error.message}")
+            lost = error if error.reason == STAGE_LOST else stage_lost(error.message, error.detail)
             self._fall(lost, handler)
             return lost
         finally:
@@ -172,5 +172,5 @@ class Link:
 
     def _standing(self) -> Connection:
         if self._connection is None:
-            raise stage_lost(f"no link to {self.target}")
+            raise stage_lost("the next service is not there", self.target)
         return self._connection

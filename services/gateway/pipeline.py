@@ -14,7 +14,7 @@ import structlog
 from live_avatar.config import PRESETS, Preset
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo, SessionKey, StreamBlocksRequest, StreamBlocksResponse
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest, StreamVideoResponse
-from live_avatar.serving.errors import ServiceError, from_session_failed, stage_lost
+from live_avatar.serving.errors import ServiceError, busy, from_session_failed, stage_lost
 from live_avatar.serving.link import Link, always
 from live_avatar.serving.observer import Observer
 from live_avatar.serving.timing import HopTiming
@@ -122,7 +122,8 @@ class Pipeline:
         """Reserves a session on all services and its video; returns the bytes reserved.
 
         Raises:
-            ServiceError: a service refused, or did not answer in time; nothing is held then.
+            ServiceError: a service refused, was lost (STAGE_LOST), or lives and did not answer in time
+                (CAPACITY_EXHAUSTED); nothing is held then.
         """
         self._require_ready()
         name = _name(request.key)
@@ -136,7 +137,8 @@ class Pipeline:
                 await self._video.subscribe(request.key)
         except TimeoutError:
             self.close(request.key)
-            raise stage_lost(f"{self.name} did not open the session within {self._timing.connect_s} s") from None
+            # A service that is lost would have ended the wait: it is silent for half as long.
+            raise busy(f"no answer within {self._timing.connect_s} s: the pipeline is busy with other work") from None
         except BaseException:
             self.close(request.key)
             raise
@@ -219,7 +221,7 @@ class Pipeline:
 
     def _require_ready(self) -> None:
         if not self.ready:
-            raise stage_lost(f"the pipeline at {self.name} is not ready")
+            raise stage_lost("the pipeline is not ready", self.name)
 
     def _check(self) -> None:
         """Finds out what keeps the pipeline from being used, and says so when it changes."""

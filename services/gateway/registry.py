@@ -24,6 +24,7 @@ from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway import messages
 from services.gateway.creation import Creations, create_failed
 from services.gateway.discovery.singleton import Everyone, Singleton
+from services.gateway.failures import Failures
 from services.gateway.feeder import condition
 from services.gateway.fleet import Fleet
 from services.gateway.keeper import End, Keeper, session_closed
@@ -78,6 +79,7 @@ class Registry:
         self._tasks: asyncio.TaskGroup | None = None
         self._portraits = Portraits(terms.limits.portrait, "reference_image")
         self._creations = Creations(store, self._keeper)
+        self._failures = Failures()
         self._draining = False
         self._log = structlog.get_logger(__name__)
 
@@ -214,6 +216,7 @@ class Registry:
         """
         if self._sessions.pop(session.record.session_id, None) is None:
             return
+        self._failures.note(session.record.session_id, session.failure)
         session.pipeline.close(session.key)
         session.end()
         self._telemetry.session_closed(SERVICE, session.key, 0)
@@ -308,6 +311,7 @@ class Registry:
         session = self._sessions.get(record.session_id)
         if session is not None:
             return session
+        self._failures.check(record.session_id)
         holder = await self.store.holder(record.session_id)
         if holder is None:
             # It may have ended since the record was read; else its gateway is gone, and it ends soon.

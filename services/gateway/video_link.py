@@ -24,7 +24,7 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
 )
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceStub
 from live_avatar.serving.cancellation import CutShortError, endless
-from live_avatar.serving.errors import STAGE_LOST, ServiceError, from_rpc_error, stage_lost
+from live_avatar.serving.errors import STAGE_LOST, ServiceError, busy, calling, stage_lost
 from live_avatar.serving.mailbox import Mailbox, MailboxClosedError
 from live_avatar.serving.parts import PartJoiner
 from live_avatar.serving.timing import CHANNEL_OPTIONS, HopTiming
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceAsyncStub
 
 _QUEUE_SIZE = 64
+_PEER = "the decoder"
+"""In what clients read: addresses are for the log."""
 
 Name = tuple[str, int]
 """Session id and epoch, as a key of dictionaries."""
@@ -79,55 +81,53 @@ class VideoLink:
         backoff_s = self._timing.backoff_min_s
         while True:
             error, lived = await self._live_once(handler)
-            self._log.warning("video link down", reason=error.reason, error=error.message)
+            self._log.warning("video link down", reason=error.reason, error=error.message, detail=error.detail)
             backoff_s = self._timing.backoff_min_s if lived else min(2 * backoff_s, self._timing.backoff_max_s)
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
 
     async def subscribe(self, key: SessionKey) -> None:
         """Asks for the video of a session and waits for the promise; raises ServiceError."""
         if self._outbox is None:
-            raise stage_lost(f"no video from {self.target}")
+            raise stage_lost(f"no video from {_PEER}")
         name = (key.session_id, key.epoch)
         promised = self._subscribing[name] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self._timing.connect_s):
                 await self._outbox.put(StreamVideoRequest(subscribe=StreamVideoRequest.Subscribe(key=key)))
                 await promised
-        except (TimeoutError, MailboxClosedError):
-            raise stage_lost(f"{self.target} promised no video") from None
+        except MailboxClosedError:
+            raise stage_lost(f"the video stream of {_PEER} broke") from None
+        except TimeoutError:
+            # Silence would have ended the stream, and the promise with it, far earlier.
+            raise busy(f"{_PEER} promised no video within {self._timing.connect_s} s") from None
         finally:
             self._subscribing.pop(name, None)
 
     async def encode_portrait(self, request: EncodePortraitRequest, timeout_s: float) -> EncodedPortrait:
         """Sink version 0 of a portrait, and how like the training portraits it is; raises ServiceError."""
         if self._decoder is None:
-            raise stage_lost(f"no link to {self.target}")
-        joiner, joined, novelty = PartJoiner(), None, None
+            raise stage_lost(f"no link to {_PEER}")
         try:
-            async for piece in self._decoder.EncodePortrait(request, timeout=timeout_s):
-                joined = joiner.add(piece.part, piece.part_count, piece.data)
-                novelty = _novelty(piece) or novelty
-        except grpc.aio.AioRpcError as error:
-            raise _lost_if_unavailable(from_rpc_error(error), self.target) from error
-        if joined is None:
-            raise stage_lost(f"{self.target} sent an incomplete sink")
-        return EncodedPortrait(joined, novelty)
+            async with asyncio.timeout(timeout_s):
+                return await _encoded(self._decoder, request)
+        except TimeoutError:
+            # As with the promise of video: a decoder that is lost has long ended the call.
+            raise busy(f"{_PEER} did not encode the portrait within {timeout_s} s") from None
 
     async def _live_once(self, handler: VideoHandler) -> tuple[ServiceError, bool]:
         """One connection from dialling to its end; says why it ended and whether it had been up."""
         channel = grpc.aio.insecure_channel(self.target, options=CHANNEL_OPTIONS)
         up = False
         try:
-            await self._meet(channel)
-            up = True
-            handler.video_up()
-            await self._serve(handler)
+            with calling(_PEER):
+                await self._meet(channel)
+                up = True
+                handler.video_up()
+                await self._serve(handler)
         except ServiceError as lost:
-            error = lost
-        except grpc.aio.AioRpcError as lost:
-            error = _lost(from_rpc_error(lost), self.target)
-        except (TimeoutError, asyncio.InvalidStateError, CutShortError):
-            error = stage_lost(f"{self.target} is silent or gone")
+            error = _lost(lost)
+        except (TimeoutError, CutShortError):
+            error = stage_lost(f"{_PEER} is silent or gone")
         finally:
             self._forget()
             await channel.close()
@@ -141,7 +141,7 @@ class VideoLink:
             GetServiceInfoRequest(), timeout=self._timing.connect_s
         )
         if not answer.services:
-            raise stage_lost(f"{self.target} does not say who it is")
+            raise stage_lost(f"{_PEER} does not say who it is")
         self._decoder = VaeDecoderServiceStub(channel)
         self._outbox = Mailbox(_QUEUE_SIZE)
         self.service = answer.services[0]
@@ -167,7 +167,7 @@ class VideoLink:
             async with asyncio.timeout(self._timing.silence_s):
                 response = await read()
             if not isinstance(response, StreamVideoResponse):
-                raise stage_lost(f"{self.target} ended the video stream")
+                raise stage_lost(f"{_PEER} ended the video stream")
             match response.WhichOneof("payload"):
                 case "subscribed":
                     self._keep_promise(response.subscribed.key)
@@ -185,7 +185,7 @@ class VideoLink:
         self._outbox = self._decoder = self.service = None
         for promised in self._subscribing.values():
             if not promised.done():
-                promised.set_exception(stage_lost(f"the video stream of {self.target} broke"))
+                promised.set_exception(stage_lost(f"the video stream of {_PEER} broke"))
 
 
 async def _write_all(
@@ -195,6 +195,17 @@ async def _write_all(
         await write(await outbox.get())
 
 
+async def _encoded(decoder: "VaeDecoderServiceAsyncStub", request: EncodePortraitRequest) -> EncodedPortrait:
+    joiner, joined, novelty = PartJoiner(), None, None
+    with calling(_PEER):
+        async for piece in decoder.EncodePortrait(request):
+            joined = joiner.add(piece.part, piece.part_count, piece.data)
+            novelty = _novelty(piece) or novelty
+    if joined is None:
+        raise stage_lost(f"{_PEER} sent an incomplete sink")
+    return EncodedPortrait(joined, novelty)
+
+
 def _novelty(piece: EncodePortraitResponse) -> Novelty | None:
     if not piece.HasField("novelty"):
         return None
@@ -202,9 +213,5 @@ def _novelty(piece: EncodePortraitResponse) -> Novelty | None:
     return Novelty(measured=told.measured, threshold=told.threshold, trained_on=told.trained_on)
 
 
-def _lost_if_unavailable(error: ServiceError, target: str) -> ServiceError:
-    return _lost(error, target) if error.code == grpc.StatusCode.UNAVAILABLE else error
-
-
-def _lost(error: ServiceError, target: str) -> ServiceError:
-    return error if error.reason == STAGE_LOST else stage_lost(f"{target}: {error.message}")
+def _lost(error: ServiceError) -> ServiceError:
+    return error if error.reason == STAGE_LOST else stage_lost(error.message, error.detail)

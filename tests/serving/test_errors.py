@@ -1,5 +1,7 @@
 """Errors as statuses and as SessionFailed, there and back."""
 
+import asyncio
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
@@ -8,6 +10,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.serving.errors import (
     ServiceError,
     as_service_error,
+    calling,
     from_rpc_error,
     from_session_failed,
     from_status,
@@ -62,10 +65,63 @@ def test_a_status_without_details_still_has_a_reason() -> None:
     assert from_status(status_pb2.Status(code=4711)).code is grpc.StatusCode.UNKNOWN
 
 
+def failed_call(code: grpc.StatusCode, details: str, ours: ServiceError | None = None) -> grpc.aio.AioRpcError:
+    """A call that ended with a status of the transport's, or with one of ours."""
+    trailing = grpc.aio.Metadata()
+    if ours is not None:
+        trailing.add("grpc-status-details-bin", to_status(ours).SerializeToString())
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details=details)
+
+
 def test_a_failed_call_without_details_gives_its_code() -> None:
-    empty = grpc.aio.Metadata()
-    error = from_rpc_error(grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, empty, empty, details="gone"))
-    assert (error.code, error.reason, error.message) == (grpc.StatusCode.CANCELLED, "CANCELLED", "gone")
+    error = from_rpc_error(failed_call(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
+    assert (error.code, error.reason, error.message) == (
+        grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED", "Method not found!"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: ipv4:10.1.2.3:50051"),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed"),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core"),
+        (grpc.StatusCode.UNKNOWN, "Stream removed"),
+        (grpc.StatusCode.CANCELLED, "Received RST_STREAM with error code 8"),
+    ],
+)
+def test_a_line_that_broke_is_a_lost_stage_whatever_grpc_calls_it(code: grpc.StatusCode, details: str) -> None:
+    error = from_rpc_error(failed_call(code, details), "denoise-stage-0")
+    assert (error.code, error.reason, error.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, "STAGE_LOST", 1.0)
+    assert "denoise-stage-0" in error.message and details not in error.message and error.detail == details
+
+
+def test_what_a_service_raised_itself_is_no_lost_stage() -> None:
+    ours = ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", "the decoder's sink is no sink")
+    error = from_rpc_error(failed_call(ours.code, ours.message, ours))
+    assert (error.code, error.reason, error.message) == (ours.code, ours.reason, ours.message)
+
+
+def test_a_call_that_is_cut_short_from_within_is_a_lost_stage_and_a_cancelled_task_is_none() -> None:
+    async def wait(future: "asyncio.Future[None]") -> None:
+        with calling("the decoder"):
+            await future
+
+    async def scenario() -> None:
+        future = asyncio.get_running_loop().create_future()
+        waiting = asyncio.create_task(wait(future))
+        await asyncio.sleep(0)
+        future.cancel()  # as a channel does that is closed
+        with pytest.raises(ServiceError, match="STAGE_LOST"):
+            await waiting
+        waiting = asyncio.create_task(wait(asyncio.get_running_loop().create_future()))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(scenario())
 
 
 def test_session_failed_there_and_back() -> None:
