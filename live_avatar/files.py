@@ -81,6 +81,13 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> OutputPath:
     return OutputPath(path, resolved, is_stream=is_descriptor or not is_file)
 
 
+def check_output_folder(path: Path) -> None:
+    """Raises OSError where no files can be written into a folder called ``path``, which may be missing yet."""
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path}: not a folder")
+    _check_parent(path, path.absolute() / "any")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A new file that takes the place of ``path`` once the block has succeeded, and is removed where it fails.
@@ -136,7 +143,7 @@ def _check_parent(path: Path, resolved: Path) -> None:
     """Raises OSError where no file can be made beside ``resolved``; folders that are missing can be made."""
     folder = next(parent for parent in resolved.parents if parent.exists())
     if not folder.is_dir():
-        raise NotADirectoryError(f"{path}: {folder} is no folder")
+        raise NotADirectoryError(f"{path}: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{path}: nothing may be written in {folder}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from live_avatar.files import check_output, ffmpeg_name, replacing, write_text
+from live_avatar.files import check_output, check_output_folder, ffmpeg_name, replacing, write_text
 
 
 def test_a_new_file_and_one_that_is_replaced(tmp_path: Path) -> None:
@@ -81,6 +81,15 @@ def test_what_can_be_no_output(tmp_path: Path) -> None:
     ):
         with pytest.raises(OSError, match=f"(?i){reason}"):
             check_output(path)
+
+
+def test_what_can_be_no_folder_for_output(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check_output_folder(tmp_path)
+    check_output_folder(tmp_path / "new" / "deep")
+    for path in (tmp_path / "file", tmp_path / "file" / "deep"):
+        with pytest.raises(NotADirectoryError, match=r"file(:| is) not a folder"):
+            check_output_folder(path)
 
 
 def test_an_input_is_known_by_any_name(tmp_path: Path) -> None:

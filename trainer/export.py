@@ -13,6 +13,7 @@ from torch import Tensor
 
 from live_avatar.config import Preset
 from live_avatar.config import preset as preset_named
+from live_avatar.files import check_output_folder
 from live_avatar.model import audio_tokens, checkpoint, components, dit
 from live_avatar.model.networks import random_network
 from live_avatar.model.weight_files import MANIFEST, Manifest, WeightsError
@@ -30,6 +31,7 @@ def export(config: ExportConfig) -> Manifest:
         WeightsError: the folder holds these weights already, or a base that the adapter does not stand on.
     """
     described, path = _find(config.checkpoint)
+    check_output_folder(config.output)
     preset = preset_named(described["config"]["preset"])
     state = read_all(path)
     kind = "average" if config.average else "weights"

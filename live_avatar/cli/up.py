@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from live_avatar.cli import options, sources
+from live_avatar.files import check_output_folder
 from live_avatar.limits import MAX_RESTARTS, RESTART_WINDOW_S
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def _check(redis: str, logs: Path, fp8_report: Path | None) -> None:
     """Raises ValueError where what is given besides the pipeline is wrong."""
     if not redis.startswith(_STORES):
         raise ValueError(f"--redis {redis!r} is no address; it begins with {', '.join(_STORES)}")
-    if logs.exists() and not logs.is_dir():
-        raise NotADirectoryError(f"--logs {logs} is no folder")
+    check_output_folder(logs)
     if fp8_report is not None and not fp8_report.is_file():
         raise ValueError(f"--fp8-report {fp8_report} is no file; python -m services.denoise_stage.gate writes it")
 

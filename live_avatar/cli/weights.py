@@ -11,6 +11,7 @@ import typer
 from live_avatar import memory
 from live_avatar.config import PRESETS, Preset
 from live_avatar.config import preset as preset_named
+from live_avatar.files import check_output_folder
 
 if TYPE_CHECKING:
     from live_avatar.model.weight_files import Manifest
@@ -39,8 +40,7 @@ def convert(
     system = preset_named(preset)
     wanted = _file_sets(only) or [*components.FILE_SETS, components.ADAPTER]
     _require_folder(source)
-    if target.exists():
-        _require_folder(target)
+    check_output_folder(target)
     sources = {file_set: convert.source(source, file_set) for file_set in wanted}
     for file_set, path in sources.items():
         manifest = convert.convert(system, file_set, path, target)

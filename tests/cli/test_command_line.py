@@ -144,7 +144,8 @@ def test_inputs_are_checked_before_anything_starts(here: Path, command: str) -> 
 def test_up_checks_its_layout_first(here: Path) -> None:
     check_refused("up", "--layout", "9x9", "--redis", "none", reason="layout '9x9' has 81 steps")
     (here / "given.txt").write_text("text")
-    check_refused("up", "--logs", "given.txt", reason="--logs given.txt is no folder")
+    check_refused("up", "--logs", "given.txt", reason="given.txt(:| is) not a folder")
+    check_refused("up", "--logs", "given.txt/logs", reason="given.txt(:| is) not a folder")
 
 
 def test_the_parts_of_a_folder_of_weights() -> None:
