@@ -84,3 +84,41 @@ def test_runtime_that_is_allowed_is_not_older_than_the_generator() -> None:
 
 def version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
+
+
+BREAKING = {
+    "a type": ("uint32 channel_count = 3", "uint64 channel_count = 3"),
+    "a number": ("uint32 channel_count = 3", "uint32 channel_count = 4"),
+    "a name": ("uint32 channel_count = 3", "uint32 channels = 3"),
+    "a value": ("    // Fragmented MP4 of H.264 and AAC.\n    ENCODING_FMP4 = 3;\n", ""),
+}
+
+
+@pytest.mark.parametrize("change", BREAKING)
+def test_what_breaks_clients_of_the_last_release_is_found(tool: ModuleType, copy: Path, change: str) -> None:
+    source = copy / "protos/live_avatar/v1/media.proto"
+    before, after = BREAKING[change]
+    assert before in source.read_text()
+    source.write_text(source.read_text().replace(before, after))
+    assert "media.proto" in found(tool, copy)
+
+
+def test_the_api_may_grow(tool: ModuleType, copy: Path) -> None:
+    source = copy / "protos/live_avatar/v1/media.proto"
+    grown = "uint32 channel_count = 3;\n  // Something new.\n  uint32 bits = 4;"
+    source.write_text(source.read_text().replace("uint32 channel_count = 3;", grown))
+    assert found(tool, copy) == ""
+
+
+def test_every_part_of_the_public_api_has_a_comment(tool: ModuleType, copy: Path) -> None:
+    source = copy / "protos/live_avatar/v1/media.proto"
+    source.write_text(source.read_text().replace("  // Only 1 is accepted.\n", ""))
+    assert "channel_count" in found(tool, copy)
+
+
+def found(tool: ModuleType, copy: Path) -> str:
+    try:
+        findings: str = tool.findings(copy / "protos")
+    except FileNotFoundError:
+        pytest.skip("there is no npx with buf")
+    return findings

@@ -1,7 +1,9 @@
 """Generates the code of protos/ into live_avatar/, or checks that what is there is what would come out.
 
-    python tools/protos.py           generate
-    python tools/protos.py --check   exit 1 and name the files that differ; lint the protos with buf where npx has it
+    python tools/protos.py             generate
+    python tools/protos.py --check     exit 1 and name the files that differ; where npx has buf, lint the protos and
+                                       compare the public API with that of the last release
+    python tools/protos.py --release   keep the public API as that of a release
 
 The stubs refuse a gRPC older than the one that made them, so the generators are pinned in pyproject.toml.
 """
@@ -13,7 +15,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from google.rpc import code_pb2
@@ -31,8 +34,17 @@ modules:
     lint:
       ignore: [google]
 lint:
-  use: [STANDARD, COMMENT_RPC, COMMENT_SERVICE, COMMENT_ENUM]
+  use: [STANDARD, COMMENTS]
+  except: [COMMENT_ONEOF]
+  ignore_only:
+    COMMENT_MESSAGE: [ours/live_avatar/pipeline]
+    COMMENT_FIELD: [ours/live_avatar/pipeline]
+    COMMENT_ENUM_VALUE: [ours/live_avatar/pipeline]
 """
+BREAKING = '{"version": "v2", "breaking": {"use": ["FILE"], "ignore": ["google"]}}'
+PUBLIC = ("--path", "ours/live_avatar/v1")
+RELEASED = ROOT / "tools" / "released_api.binpb"
+"""The public API of the last release, which may grow and not change."""
 
 
 def sources(protos: Path) -> list[str]:
@@ -67,44 +79,68 @@ def differences(protos: Path, root: Path) -> list[Path]:
     return sorted((wanted | there) - same)
 
 
-def lint(protos: Path) -> str:
-    """What buf finds in ``protos``, empty where it finds nothing.
+def findings(protos: Path, released: Path = RELEASED) -> str:
+    """What buf finds in ``protos``, by itself and beside the last release; empty where it finds nothing.
 
     buf knows googleapis only from its own registry; here they come from the installed package.
 
     Raises:
         FileNotFoundError: npx is not here, or it cannot reach buf.
     """
-    npx = shutil.which("npx")
-    if npx is None or subprocess.run([npx, "-y", BUF, "--version"], capture_output=True, check=False).returncode:
-        raise FileNotFoundError("npx with buf")
+    with _workspace(protos) as work:
+        found = _buf(work, "lint") + _buf(work, "build", *PUBLIC, "-o", "now.binpb")
+        return found or _buf(work, "breaking", "now.binpb", "--against", str(released), "--config", BREAKING)
+
+
+def release(protos: Path, released: Path = RELEASED) -> None:
+    """Keeps the protos as those of a release; raises FileNotFoundError as ``findings``."""
+    with _workspace(protos) as work:
+        said = _buf(work, "build", *PUBLIC, "-o", str(released))
+    assert not said, said
+
+
+@contextmanager
+def _workspace(protos: Path) -> Iterator[Path]:
+    """A folder as buf wants it, with our protos and those that they import."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         shutil.copytree(protos / "live_avatar", work / "ours" / "live_avatar")
         shutil.copytree(_googleapis() / "google" / "rpc", work / "google" / "google" / "rpc")
         (work / "buf.yaml").write_text(BUF_SETTINGS)
-        done = subprocess.run([npx, "-y", BUF, "lint"], cwd=work, capture_output=True, text=True, check=False)
-    return done.stdout
+        yield work
+
+
+def _buf(work: Path, *arguments: str) -> str:
+    """What buf says in the folder ``work``."""
+    npx = shutil.which("npx")
+    if npx is None or subprocess.run([npx, "-y", BUF, "--version"], capture_output=True, check=False).returncode:
+        raise FileNotFoundError("npx with buf")
+    done = subprocess.run([npx, "-y", BUF, *arguments], cwd=work, capture_output=True, text=True, check=False)
+    return done.stdout + (done.stderr if done.returncode else "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(description="Generates the code of protos/, or checks it.")
     parser.add_argument("--check", action="store_true", help="change nothing, exit 1 where something differs")
-    protos = ROOT / "protos"
-    if not parser.parse_args(argv).check:
+    parser.add_argument("--release", action="store_true", help="keep the public API as that of a release")
+    protos, arguments = ROOT / "protos", parser.parse_args(argv)
+    if arguments.release:
+        release(protos)
+        return 0
+    if not arguments.check:
         generate(protos, ROOT)
         return 0
     stale = differences(protos, ROOT)
     for path in stale:
         sys.stdout.write(f"{path}: not what protos/ yields; run make protos\n")
     try:
-        findings = lint(protos)
+        found = findings(protos)
     except FileNotFoundError as error:
         sys.stdout.write(f"protos/ not linted: there is no {error}\n")
-        findings = ""
-    sys.stdout.write(findings)
-    return 1 if stale or findings else 0
+        found = ""
+    sys.stdout.write(found)
+    return 1 if stale or found else 0
 
 
 def _generated(folder: Path, root: Path | None = None) -> set[Path]:

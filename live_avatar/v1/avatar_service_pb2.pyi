@@ -31,6 +31,7 @@ class _Delivery:
 class _DeliveryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delivery.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DELIVERY_UNSPECIFIED: _Delivery.ValueType  # 0
+    """As DELIVERY_OFFLINE."""
     DELIVERY_OFFLINE: _Delivery.ValueType  # 1
     """As fast as the client takes them."""
     DELIVERY_LIVE: _Delivery.ValueType  # 2
@@ -40,6 +41,7 @@ class Delivery(_Delivery, metaclass=_DeliveryEnumTypeWrapper):
     """When blocks are generated."""
 
 DELIVERY_UNSPECIFIED: Delivery.ValueType  # 0
+"""As DELIVERY_OFFLINE."""
 DELIVERY_OFFLINE: Delivery.ValueType  # 1
 """As fast as the client takes them."""
 DELIVERY_LIVE: Delivery.ValueType  # 2
@@ -53,6 +55,7 @@ class _Listening:
 class _ListeningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Listening.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LISTENING_UNSPECIFIED: _Listening.ValueType  # 0
+    """As LISTENING_STREAMING in live delivery, else as LISTENING_WHOLE_FILE."""
     LISTENING_WHOLE_FILE: _Listening.ValueType  # 1
     """After the last sample: features of the whole recording, as exact as the model allows."""
     LISTENING_STREAMING: _Listening.ValueType  # 2
@@ -62,6 +65,7 @@ class Listening(_Listening, metaclass=_ListeningEnumTypeWrapper):
     """How the speech encoder hears the audio."""
 
 LISTENING_UNSPECIFIED: Listening.ValueType  # 0
+"""As LISTENING_STREAMING in live delivery, else as LISTENING_WHOLE_FILE."""
 LISTENING_WHOLE_FILE: Listening.ValueType  # 1
 """After the last sample: features of the whole recording, as exact as the model allows."""
 LISTENING_STREAMING: Listening.ValueType  # 2
@@ -75,6 +79,7 @@ class _Fit:
 class _FitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fit.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FIT_UNSPECIFIED: _Fit.ValueType  # 0
+    """As FIT_COVER."""
     FIT_COVER: _Fit.ValueType  # 1
     """Fill the output, cut what is over."""
     FIT_REFERENCE: _Fit.ValueType  # 2
@@ -84,6 +89,7 @@ class Fit(_Fit, metaclass=_FitEnumTypeWrapper):
     """How the portrait is brought to the output's shape."""
 
 FIT_UNSPECIFIED: Fit.ValueType  # 0
+"""As FIT_COVER."""
 FIT_COVER: Fit.ValueType  # 1
 """Fill the output, cut what is over."""
 FIT_REFERENCE: Fit.ValueType  # 2
@@ -97,15 +103,21 @@ class _WatermarkPolicy:
 class _WatermarkPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatermarkPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WATERMARK_POLICY_UNSPECIFIED: _WatermarkPolicy.ValueType  # 0
+    """What the operator has set."""
     WATERMARK_POLICY_INVISIBLE: _WatermarkPolicy.ValueType  # 1
+    """Reserved: a mark that programs find."""
     WATERMARK_POLICY_INVISIBLE_AND_VISIBLE: _WatermarkPolicy.ValueType  # 2
+    """Reserved: that mark, and one that people see."""
 
 class WatermarkPolicy(_WatermarkPolicy, metaclass=_WatermarkPolicyEnumTypeWrapper):
     """How provenance is attached; operators may forbid anything weaker than their floor."""
 
 WATERMARK_POLICY_UNSPECIFIED: WatermarkPolicy.ValueType  # 0
+"""What the operator has set."""
 WATERMARK_POLICY_INVISIBLE: WatermarkPolicy.ValueType  # 1
+"""Reserved: a mark that programs find."""
 WATERMARK_POLICY_INVISIBLE_AND_VISIBLE: WatermarkPolicy.ValueType  # 2
+"""Reserved: that mark, and one that people see."""
 Global___WatermarkPolicy: _TypeAlias = WatermarkPolicy  # noqa: Y015
 
 @_typing.final
@@ -121,10 +133,13 @@ class Session(_message.Message):
     class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Session._State.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: Session._State.ValueType  # 0
+        """Never sent."""
         STATE_CREATING: Session._State.ValueType  # 1
+        """The call that creates it has not answered yet."""
         STATE_ACTIVE: Session._State.ValueType  # 2
+        """It has its place on a pipeline, streaming or not."""
         STATE_SUSPENDED: Session._State.ValueType  # 3
-        STATE_CLOSING: Session._State.ValueType  # 4
+        """Reserved for sessions that wait for their client to come back; not sent yet."""
         STATE_CLOSED: Session._State.ValueType  # 5
         """Over as asked: all video was taken, or CloseSession was called."""
         STATE_FAILED: Session._State.ValueType  # 6
@@ -134,10 +149,13 @@ class Session(_message.Message):
         """Lifecycle (AIP-216)."""
 
     STATE_UNSPECIFIED: Session.State.ValueType  # 0
+    """Never sent."""
     STATE_CREATING: Session.State.ValueType  # 1
+    """The call that creates it has not answered yet."""
     STATE_ACTIVE: Session.State.ValueType  # 2
+    """It has its place on a pipeline, streaming or not."""
     STATE_SUSPENDED: Session.State.ValueType  # 3
-    STATE_CLOSING: Session.State.ValueType  # 4
+    """Reserved for sessions that wait for their client to come back; not sent yet."""
     STATE_CLOSED: Session.State.ValueType  # 5
     """Over as asked: all video was taken, or CloseSession was called."""
     STATE_FAILED: Session.State.ValueType  # 6
@@ -154,25 +172,40 @@ class Session(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     END_REASON_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    """Names the session in every other call; 32 characters."""
     state: Global___Session.State.ValueType
+    """How far its life has come."""
     avatar_id: _builtins.str
+    """Reserved for stored avatars; always empty."""
     epoch: _builtins.int
-    """Increments when the session moves to other workers; stale writers are fenced."""
+    """Number of the session's holder, from 1. It rises when another holder takes the session over; what an older one
+    still sends is refused.
+    """
     end_reason: _builtins.str
     """Why a session failed: the reason of the error its stream ended with, or CLIENT_GONE (the client cancelled or
     vanished), IDLE, MAX_DURATION, DRAINING (its gateway ended), GATEWAY_LOST (its gateway vanished).  Empty while it
     lives and where it ended as asked.
     """
     @_builtins.property
-    def config(self) -> Global___SessionConfig: ...
+    def config(self) -> Global___SessionConfig:
+        """What it was created with, as the service has completed it; the prompt is the newest one that was applied."""
+
     @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was created, by the clock of the session store."""
+
     @_builtins.property
-    def expire_time(self) -> _timestamp_pb2.Timestamp: ...
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends at the latest."""
+
     @_builtins.property
-    def max_duration(self) -> _duration_pb2.Duration: ...
+    def max_duration(self) -> _duration_pb2.Duration:
+        """Longest life."""
+
     @_builtins.property
-    def idle_timeout(self) -> _duration_pb2.Duration: ...
+    def idle_timeout(self) -> _duration_pb2.Duration:
+        """How long nothing may happen."""
+
     def __init__(
         self,
         *,
@@ -205,24 +238,29 @@ class SessionConfig(_message.Message):
     AUDIO_FIELD_NUMBER: _builtins.int
     VIDEO_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
-    ADAPTERS_FIELD_NUMBER: _builtins.int
     WATERMARK_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     LISTENING_FIELD_NUMBER: _builtins.int
     FIT_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
+    """What the picture shows; may be empty."""
     seed: _builtins.int
+    """The same seed, portrait, prompt and audio give the same frames in offline delivery."""
     watermark: Global___WatermarkPolicy.ValueType
+    """Reserved for provenance; refused with UNIMPLEMENTED where set."""
     delivery: Global___Delivery.ValueType
+    """Unspecified: offline."""
     listening: Global___Listening.ValueType
+    """Unspecified: streaming in live delivery, else the whole file."""
     fit: Global___Fit.ValueType
+    """Unspecified: cover."""
     @_builtins.property
-    def audio(self) -> _media_pb2.AudioFormat: ...
+    def audio(self) -> _media_pb2.AudioFormat:
+        """Form of the audio that the client sends; required."""
+
     @_builtins.property
-    def video(self) -> _media_pb2.VideoFormat: ...
-    @_builtins.property
-    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adapter]:
-        """Reserved for adapters and provenance; refused with UNIMPLEMENTED where set."""
+    def video(self) -> _media_pb2.VideoFormat:
+        """Form of the video that the client receives."""
 
     def __init__(
         self,
@@ -231,7 +269,6 @@ class SessionConfig(_message.Message):
         audio: _media_pb2.AudioFormat | None = ...,
         video: _media_pb2.VideoFormat | None = ...,
         seed: _builtins.int = ...,
-        adapters: _abc.Iterable[Global___Adapter] | None = ...,
         watermark: Global___WatermarkPolicy.ValueType = ...,
         delivery: Global___Delivery.ValueType = ...,
         listening: Global___Listening.ValueType = ...,
@@ -239,38 +276,16 @@ class SessionConfig(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "video", b"video"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "audio", b"audio", "delivery", b"delivery", "fit", b"fit", "listening", b"listening", "prompt", b"prompt", "seed", b"seed", "video", b"video", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "delivery", b"delivery", "fit", b"fit", "listening", b"listening", "prompt", b"prompt", "seed", b"seed", "video", b"video", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionConfig: _TypeAlias = SessionConfig  # noqa: Y015
 
 @_typing.final
-class Adapter(_message.Message):
-    """A LoRA with its strength."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ADAPTER_ID_FIELD_NUMBER: _builtins.int
-    SCALE_FIELD_NUMBER: _builtins.int
-    adapter_id: _builtins.str
-    scale: _builtins.float
-    def __init__(
-        self,
-        *,
-        adapter_id: _builtins.str = ...,
-        scale: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "scale", b"scale"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
-
-@_typing.final
 class CreateSessionRequest(_message.Message):
+    """Asks for a session."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -279,13 +294,21 @@ class CreateSessionRequest(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """A name for this call: a repetition with the same one returns the same session. Empty: no repetition is known."""
     avatar_id: _builtins.str
+    """Reserved for stored avatars; refused with UNIMPLEMENTED where set."""
     reference_image: _builtins.bytes
-    """The portrait: a JPEG, PNG, WebP, HEIC or AVIF file of one still picture, in its own colours and orientation."""
+    """The portrait, required: a JPEG, PNG, WebP, HEIC or AVIF file of one still picture, in its own colours and orientation,
+    within Limits.max_image_bytes and max_image_pixels.
+    """
     @_builtins.property
-    def config(self) -> Global___SessionConfig: ...
+    def config(self) -> Global___SessionConfig:
+        """Everything else about the session."""
+
     @_builtins.property
-    def max_duration(self) -> _duration_pb2.Duration: ...
+    def max_duration(self) -> _duration_pb2.Duration:
+        """Longest life, up to Limits.max_session; unset: that."""
+
     def __init__(
         self,
         *,
@@ -305,15 +328,21 @@ Global___CreateSessionRequest: _TypeAlias = CreateSessionRequest  # noqa: Y015
 
 @_typing.final
 class CreateSessionResponse(_message.Message):
+    """A session that has its place on a pipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
     SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     STREAM_ENDPOINT_FIELD_NUMBER: _builtins.int
     session_token: _builtins.str
+    """Opens the session's stream; keep it secret."""
     stream_endpoint: _builtins.str
+    """Address of the gateway that holds the session, as host:port; empty: the one that answered."""
     @_builtins.property
-    def session(self) -> Global___Session: ...
+    def session(self) -> Global___Session:
+        """The session."""
+
     def __init__(
         self,
         *,
@@ -331,10 +360,13 @@ Global___CreateSessionResponse: _TypeAlias = CreateSessionResponse  # noqa: Y015
 
 @_typing.final
 class GetSessionRequest(_message.Message):
+    """Asks for one session."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    """Of the session."""
     def __init__(
         self,
         *,
@@ -350,11 +382,15 @@ Global___GetSessionRequest: _TypeAlias = GetSessionRequest  # noqa: Y015
 
 @_typing.final
 class GetSessionResponse(_message.Message):
+    """One session."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def session(self) -> Global___Session: ...
+    def session(self) -> Global___Session:
+        """The session as it is now."""
+
     def __init__(
         self,
         *,
@@ -370,12 +406,16 @@ Global___GetSessionResponse: _TypeAlias = GetSessionResponse  # noqa: Y015
 
 @_typing.final
 class ListSessionsRequest(_message.Message):
+    """Asks for a page of sessions."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
+    """Sessions on a page; 0: the service decides; more than the service has on a page: as many as it has."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty: the first page."""
     def __init__(
         self,
         *,
@@ -392,13 +432,18 @@ Global___ListSessionsRequest: _TypeAlias = ListSessionsRequest  # noqa: Y015
 
 @_typing.final
 class ListSessionsResponse(_message.Message):
+    """A page of sessions."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Asks for the next page; empty: there is none."""
     @_builtins.property
-    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]: ...
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
+        """Newest first."""
+
     def __init__(
         self,
         *,
@@ -415,29 +460,33 @@ Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateSessionRequest(_message.Message):
+    """Changes a session."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    request_id: _builtins.str
+    """Of the session."""
     @_builtins.property
-    def config(self) -> Global___SessionConfig: ...
+    def config(self) -> Global___SessionConfig:
+        """The new values of what update_mask names."""
+
     @_builtins.property
-    def update_mask(self) -> _field_mask_pb2.FieldMask: ...
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """"prompt" is served."""
+
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         config: Global___SessionConfig | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
-        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "request_id", b"request_id", "session_id", b"session_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "session_id", b"session_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,13 +494,18 @@ Global___UpdateSessionRequest: _TypeAlias = UpdateSessionRequest  # noqa: Y015
 
 @_typing.final
 class UpdateSessionResponse(_message.Message):
+    """A change that has been applied."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
     EFFECTIVE_BLOCK_INDEX_FIELD_NUMBER: _builtins.int
     effective_block_index: _builtins.int
+    """First block that it holds for. Of several changes before one block the last one wins; all of them name that block."""
     @_builtins.property
-    def session(self) -> Global___Session: ...
+    def session(self) -> Global___Session:
+        """The session with the change."""
+
     def __init__(
         self,
         *,
@@ -468,12 +522,16 @@ Global___UpdateSessionResponse: _TypeAlias = UpdateSessionResponse  # noqa: Y015
 
 @_typing.final
 class InterruptSessionRequest(_message.Message):
+    """Asks for a barge-in."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    """Of the session, which delivers live."""
     request_id: _builtins.str
+    """A name for this call: a repetition with the same one changes nothing and gets the same answer."""
     def __init__(
         self,
         *,
@@ -490,13 +548,18 @@ Global___InterruptSessionRequest: _TypeAlias = InterruptSessionRequest  # noqa: 
 
 @_typing.final
 class InterruptSessionResponse(_message.Message):
+    """What a barge-in met."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LAST_PLAYED_TIME_FIELD_NUMBER: _builtins.int
     FIRST_CLEAN_BLOCK_INDEX_FIELD_NUMBER: _builtins.int
     first_clean_block_index: _builtins.int
+    """First block without anything of what was interrupted."""
     @_builtins.property
-    def last_played_time(self) -> _duration_pb2.Duration: ...
+    def last_played_time(self) -> _duration_pb2.Duration:
+        """Media time up to which the viewer had come."""
+
     def __init__(
         self,
         *,
@@ -513,21 +576,21 @@ Global___InterruptSessionResponse: _TypeAlias = InterruptSessionResponse  # noqa
 
 @_typing.final
 class CloseSessionRequest(_message.Message):
+    """Asks for the end of a session."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    reason: _builtins.str
+    """Of the session."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
-        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,11 +598,15 @@ Global___CloseSessionRequest: _TypeAlias = CloseSessionRequest  # noqa: Y015
 
 @_typing.final
 class CloseSessionResponse(_message.Message):
+    """A session that has ended."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def session(self) -> Global___Session: ...
+    def session(self) -> Global___Session:
+        """The session as it ended."""
+
     def __init__(
         self,
         *,
@@ -555,6 +622,8 @@ Global___CloseSessionResponse: _TypeAlias = CloseSessionResponse  # noqa: Y015
 
 @_typing.final
 class StreamAvatarRequest(_message.Message):
+    """What a client sends on its stream."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -568,10 +637,13 @@ class StreamAvatarRequest(_message.Message):
         NEXT_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
         INITIAL_VIDEO_CREDITS_FIELD_NUMBER: _builtins.int
         session_token: _builtins.str
+        """As CreateSession gave it."""
         resume_handle: _builtins.str
-        """Empty on first open; else resumes after the last block the client holds."""
+        """Reserved for streams that go on after a break; refused with UNIMPLEMENTED where set."""
         next_client_sequence: _builtins.int
+        """client_sequence of the message after this one: 0, or one more than this message's."""
         initial_video_credits: _builtins.int
+        """As Credit, from the beginning."""
         def __init__(
             self,
             *,
@@ -603,6 +675,7 @@ class StreamAvatarRequest(_message.Message):
         SAMPLE_OFFSET_FIELD_NUMBER: _builtins.int
         UTTERANCE_ID_FIELD_NUMBER: _builtins.int
         data: _builtins.bytes
+        """Whole samples in the session's AudioFormat, up to Limits.max_audio_chunk."""
         sample_offset: _builtins.int
         """Position of the first sample on the utterance clock, in samples: 0 in the first chunk of an utterance. The first
         chunk of a new utterance_id right after an interrupt may have any; the next ones count on from it.
@@ -632,6 +705,7 @@ class StreamAvatarRequest(_message.Message):
 
         UTTERANCE_ID_FIELD_NUMBER: _builtins.int
         utterance_id: _builtins.str
+        """The utterance that ends; empty: the one that is being sent. Live delivery looks at the order alone."""
         def __init__(
             self,
             *,
@@ -678,9 +752,13 @@ class StreamAvatarRequest(_message.Message):
         CONFIG_FIELD_NUMBER: _builtins.int
         UPDATE_MASK_FIELD_NUMBER: _builtins.int
         @_builtins.property
-        def config(self) -> Global___SessionConfig: ...
+        def config(self) -> Global___SessionConfig:
+            """The new values of what update_mask names."""
+
         @_builtins.property
-        def update_mask(self) -> _field_mask_pb2.FieldMask: ...
+        def update_mask(self) -> _field_mask_pb2.FieldMask:
+            """"prompt" is served."""
+
         def __init__(
             self,
             *,
@@ -695,12 +773,13 @@ class StreamAvatarRequest(_message.Message):
 
     @_typing.final
     class Credit(_message.Message):
-        """Grants the server permission to send this many more video units."""
+        """Grants the server permission to send more video."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         VIDEO_UNITS_FIELD_NUMBER: _builtins.int
         video_units: _builtins.int
+        """Video units more; those granted and not used may be 1,000 in all."""
         def __init__(
             self,
             *,
@@ -719,19 +798,18 @@ class StreamAvatarRequest(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         PLAYED_THROUGH_TIME_FIELD_NUMBER: _builtins.int
-        BUFFERED_MILLISECONDS_FIELD_NUMBER: _builtins.int
-        buffered_milliseconds: _builtins.int
         @_builtins.property
-        def played_through_time(self) -> _duration_pb2.Duration: ...
+        def played_through_time(self) -> _duration_pb2.Duration:
+            """Media time up to which the viewer has come."""
+
         def __init__(
             self,
             *,
             played_through_time: _duration_pb2.Duration | None = ...,
-            buffered_milliseconds: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["played_through_time", b"played_through_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["buffered_milliseconds", b"buffered_milliseconds", "played_through_time", b"played_through_time"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["played_through_time", b"played_through_time"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -760,22 +838,39 @@ class StreamAvatarRequest(_message.Message):
     PLAYBACK_REPORT_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
     client_sequence: _builtins.int
+    """Number of this message on the stream: one more than that of the message before."""
     @_builtins.property
-    def open(self) -> Global___StreamAvatarRequest.Open: ...
+    def open(self) -> Global___StreamAvatarRequest.Open:
+        """First, and only first."""
+
     @_builtins.property
-    def audio_chunk(self) -> Global___StreamAvatarRequest.AudioChunk: ...
+    def audio_chunk(self) -> Global___StreamAvatarRequest.AudioChunk:
+        """Audio."""
+
     @_builtins.property
-    def end_of_utterance(self) -> Global___StreamAvatarRequest.EndOfUtterance: ...
+    def end_of_utterance(self) -> Global___StreamAvatarRequest.EndOfUtterance:
+        """A pause follows."""
+
     @_builtins.property
-    def interrupt(self) -> Global___StreamAvatarRequest.Interrupt: ...
+    def interrupt(self) -> Global___StreamAvatarRequest.Interrupt:
+        """A barge-in."""
+
     @_builtins.property
-    def update(self) -> Global___StreamAvatarRequest.Update: ...
+    def update(self) -> Global___StreamAvatarRequest.Update:
+        """Another prompt."""
+
     @_builtins.property
-    def credit(self) -> Global___StreamAvatarRequest.Credit: ...
+    def credit(self) -> Global___StreamAvatarRequest.Credit:
+        """Room for video."""
+
     @_builtins.property
-    def playback_report(self) -> Global___StreamAvatarRequest.PlaybackReport: ...
+    def playback_report(self) -> Global___StreamAvatarRequest.PlaybackReport:
+        """What the viewer has seen."""
+
     @_builtins.property
-    def finish(self) -> Global___StreamAvatarRequest.Finish: ...
+    def finish(self) -> Global___StreamAvatarRequest.Finish:
+        """Nothing follows but credits and reports."""
+
     def __init__(
         self,
         *,
@@ -801,6 +896,8 @@ Global___StreamAvatarRequest: _TypeAlias = StreamAvatarRequest  # noqa: Y015
 
 @_typing.final
 class StreamAvatarResponse(_message.Message):
+    """What a client receives on its stream."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -812,33 +909,36 @@ class StreamAvatarResponse(_message.Message):
         SESSION_FIELD_NUMBER: _builtins.int
         RESUME_HANDLE_FIELD_NUMBER: _builtins.int
         NEGOTIATED_VIDEO_FIELD_NUMBER: _builtins.int
-        CODEC_INIT_SEGMENT_FIELD_NUMBER: _builtins.int
         LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
         resume_handle: _builtins.str
-        codec_init_segment: _builtins.bytes
+        """Reserved for streams that go on after a break; always empty."""
         last_consumed_client_sequence: _builtins.int
+        """client_sequence of the last message that was taken."""
         @_builtins.property
-        def session(self) -> Global___Session: ...
+        def session(self) -> Global___Session:
+            """The session."""
+
         @_builtins.property
-        def negotiated_video(self) -> _media_pb2.VideoFormat: ...
+        def negotiated_video(self) -> _media_pb2.VideoFormat:
+            """Size, rate, encoding and upscaling of the video that follows."""
+
         def __init__(
             self,
             *,
             session: Global___Session | None = ...,
             resume_handle: _builtins.str = ...,
             negotiated_video: _media_pb2.VideoFormat | None = ...,
-            codec_init_segment: _builtins.bytes = ...,
             last_consumed_client_sequence: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["negotiated_video", b"negotiated_video", "session", b"session"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["codec_init_segment", b"codec_init_segment", "last_consumed_client_sequence", b"last_consumed_client_sequence", "negotiated_video", b"negotiated_video", "resume_handle", b"resume_handle", "session", b"session"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["last_consumed_client_sequence", b"last_consumed_client_sequence", "negotiated_video", b"negotiated_video", "resume_handle", b"resume_handle", "session", b"session"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class VideoUnit(_message.Message):
-        """One encoded frame, or one fragment for FMP4."""
+        """A piece of video: one fragment of FMP4, the access units of one block of H.264, or one raw frame."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -851,10 +951,15 @@ class StreamAvatarResponse(_message.Message):
         IDLE_FIELD_NUMBER: _builtins.int
         TIMINGS_FIELD_NUMBER: _builtins.int
         data: _builtins.bytes
+        """The piece. The units of a session, one after the other, are a file; the first unit of FMP4 holds the header."""
         block_index: _builtins.int
+        """The block that it belongs to, from 0."""
         first_frame_index: _builtins.int
+        """Number of its first frame in the session, from 0."""
         frame_count: _builtins.int
+        """Frames in it; 0: the rest of the audio alone."""
         keyframe: _builtins.bool
+        """Decoding can begin here."""
         idle: _builtins.bool
         """True when no client audio drove this block."""
         @_builtins.property
@@ -893,9 +998,13 @@ class StreamAvatarResponse(_message.Message):
         SPAN_FIELD_NUMBER: _builtins.int
         UTTERANCE_ID_FIELD_NUMBER: _builtins.int
         data: _builtins.bytes
+        """Samples in the session's AudioFormat."""
         utterance_id: _builtins.str
+        """The utterance that the first of them belongs to; empty: none, or one without a name."""
         @_builtins.property
-        def span(self) -> _media_pb2.MediaSpan: ...
+        def span(self) -> _media_pb2.MediaSpan:
+            """When they are heard."""
+
         def __init__(
             self,
             *,
@@ -922,6 +1031,7 @@ class StreamAvatarResponse(_message.Message):
         class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[StreamAvatarResponse.Event._Kind.ValueType], _builtins.type):
             DESCRIPTOR: _descriptor.EnumDescriptor
             KIND_UNSPECIFIED: StreamAvatarResponse.Event._Kind.ValueType  # 0
+            """Never sent."""
             KIND_UTTERANCE_STARTED: StreamAvatarResponse.Event._Kind.ValueType  # 1
             """Once, before its first video; not of an utterance that was interrupted before."""
             KIND_UTTERANCE_FINISHED: StreamAvatarResponse.Event._Kind.ValueType  # 2
@@ -929,7 +1039,9 @@ class StreamAvatarResponse(_message.Message):
             KIND_UTTERANCE_INTERRUPTED: StreamAvatarResponse.Event._Kind.ValueType  # 3
             """Once, for each utterance that a barge-in ended; without a name where it met none."""
             KIND_UPDATE_APPLIED: StreamAvatarResponse.Event._Kind.ValueType  # 4
+            """The block named here is the first one with another prompt."""
             KIND_DISCONTINUITY: StreamAvatarResponse.Event._Kind.ValueType  # 5
+            """Reserved for a stream that goes on after a break; not sent yet."""
             KIND_DEGRADED: StreamAvatarResponse.Event._Kind.ValueType  # 6
             """Something spoils the session and does not end it; warning says what, with the reason AUDIO_STARVED,
             PIPELINE_SLOW or CLIENT_SLOW.
@@ -943,6 +1055,7 @@ class StreamAvatarResponse(_message.Message):
             """Event kinds."""
 
         KIND_UNSPECIFIED: StreamAvatarResponse.Event.Kind.ValueType  # 0
+        """Never sent."""
         KIND_UTTERANCE_STARTED: StreamAvatarResponse.Event.Kind.ValueType  # 1
         """Once, before its first video; not of an utterance that was interrupted before."""
         KIND_UTTERANCE_FINISHED: StreamAvatarResponse.Event.Kind.ValueType  # 2
@@ -950,7 +1063,9 @@ class StreamAvatarResponse(_message.Message):
         KIND_UTTERANCE_INTERRUPTED: StreamAvatarResponse.Event.Kind.ValueType  # 3
         """Once, for each utterance that a barge-in ended; without a name where it met none."""
         KIND_UPDATE_APPLIED: StreamAvatarResponse.Event.Kind.ValueType  # 4
+        """The block named here is the first one with another prompt."""
         KIND_DISCONTINUITY: StreamAvatarResponse.Event.Kind.ValueType  # 5
+        """Reserved for a stream that goes on after a break; not sent yet."""
         KIND_DEGRADED: StreamAvatarResponse.Event.Kind.ValueType  # 6
         """Something spoils the session and does not end it; warning says what, with the reason AUDIO_STARVED,
         PIPELINE_SLOW or CLIENT_SLOW.
@@ -967,14 +1082,19 @@ class StreamAvatarResponse(_message.Message):
         WARNING_FIELD_NUMBER: _builtins.int
         LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
         kind: Global___StreamAvatarResponse.Event.Kind.ValueType
+        """What happened."""
         utterance_id: _builtins.str
+        """The utterance that it is about; empty: none, or one without a name."""
         block_index: _builtins.int
+        """The block it happened at."""
         last_consumed_client_sequence: _builtins.int
         """Of KIND_UTTERANCE_INTERRUPTED: the client_sequence of the last message that had been taken. An utterance whose
         first chunk was sent up to there is over; one that began after it goes on. 0: nothing was dropped.
         """
         @_builtins.property
-        def media_time(self) -> _duration_pb2.Duration: ...
+        def media_time(self) -> _duration_pb2.Duration:
+            """Where it happened on the session's media clock."""
+
         @_builtins.property
         def warning(self) -> _status_pb2.Status:
             """A warning that does not end the stream; terminal errors travel as the RPC status."""
@@ -997,15 +1117,18 @@ class StreamAvatarResponse(_message.Message):
 
     @_typing.final
     class GoAway(_message.Message):
-        """The server will end this stream; reconnect with the newest resume handle."""
+        """The server will end this stream, and with it the session."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         TIME_LEFT_FIELD_NUMBER: _builtins.int
         REASON_FIELD_NUMBER: _builtins.int
         reason: _builtins.str
+        """Why: DRAINING, IDLE or MAX_DURATION."""
         @_builtins.property
-        def time_left(self) -> _duration_pb2.Duration: ...
+        def time_left(self) -> _duration_pb2.Duration:
+            """Until then."""
+
         def __init__(
             self,
             *,
@@ -1020,7 +1143,7 @@ class StreamAvatarResponse(_message.Message):
 
     @_typing.final
     class ResumptionUpdate(_message.Message):
-        """A newer resumable point."""
+        """Reserved for streams that go on after a break: a newer point to go on from; not sent yet."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1028,8 +1151,11 @@ class StreamAvatarResponse(_message.Message):
         RESUMABLE_FIELD_NUMBER: _builtins.int
         LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
         resume_handle: _builtins.str
+        """What Open takes."""
         resumable: _builtins.bool
+        """False: the stream cannot go on from here."""
         last_consumed_client_sequence: _builtins.int
+        """client_sequence of the last message that needs no repetition."""
         def __init__(
             self,
             *,
@@ -1051,18 +1177,31 @@ class StreamAvatarResponse(_message.Message):
     GO_AWAY_FIELD_NUMBER: _builtins.int
     RESUMPTION_UPDATE_FIELD_NUMBER: _builtins.int
     server_sequence: _builtins.int
+    """Number of this message on the stream, from 0."""
     @_builtins.property
-    def opened(self) -> Global___StreamAvatarResponse.Opened: ...
+    def opened(self) -> Global___StreamAvatarResponse.Opened:
+        """First, and only first."""
+
     @_builtins.property
-    def video_unit(self) -> Global___StreamAvatarResponse.VideoUnit: ...
+    def video_unit(self) -> Global___StreamAvatarResponse.VideoUnit:
+        """Video; takes one credit."""
+
     @_builtins.property
-    def audio_unit(self) -> Global___StreamAvatarResponse.AudioUnit: ...
+    def audio_unit(self) -> Global___StreamAvatarResponse.AudioUnit:
+        """Audio beside video that holds none."""
+
     @_builtins.property
-    def event(self) -> Global___StreamAvatarResponse.Event: ...
+    def event(self) -> Global___StreamAvatarResponse.Event:
+        """Something happened."""
+
     @_builtins.property
-    def go_away(self) -> Global___StreamAvatarResponse.GoAway: ...
+    def go_away(self) -> Global___StreamAvatarResponse.GoAway:
+        """The end is near."""
+
     @_builtins.property
-    def resumption_update(self) -> Global___StreamAvatarResponse.ResumptionUpdate: ...
+    def resumption_update(self) -> Global___StreamAvatarResponse.ResumptionUpdate:
+        """Reserved."""
+
     def __init__(
         self,
         *,
@@ -1096,14 +1235,23 @@ class BlockTiming(_message.Message):
     ENCODE_TIME_FIELD_NUMBER: _builtins.int
     HOP_TIME_FIELD_NUMBER: _builtins.int
     service: _builtins.str
+    """Name of the service."""
     @_builtins.property
-    def queue_time(self) -> _duration_pb2.Duration: ...
+    def queue_time(self) -> _duration_pb2.Duration:
+        """From its arrival to the beginning of work on it."""
+
     @_builtins.property
-    def compute_time(self) -> _duration_pb2.Duration: ...
+    def compute_time(self) -> _duration_pb2.Duration:
+        """On the device."""
+
     @_builtins.property
-    def encode_time(self) -> _duration_pb2.Duration: ...
+    def encode_time(self) -> _duration_pb2.Duration:
+        """In the video encoder or the muxer."""
+
     @_builtins.property
-    def hop_time(self) -> _duration_pb2.Duration: ...
+    def hop_time(self) -> _duration_pb2.Duration:
+        """From the service before to this one."""
+
     def __init__(
         self,
         *,
@@ -1123,6 +1271,8 @@ Global___BlockTiming: _TypeAlias = BlockTiming  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
+    """Asks what a gateway serves."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -1138,6 +1288,8 @@ Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
 
 @_typing.final
 class GetServerInfoResponse(_message.Message):
+    """What a gateway serves."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
@@ -1149,16 +1301,24 @@ class GetServerInfoResponse(_message.Message):
     FRAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
     PIPELINES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
+    """Version of the gateway."""
     preset: _builtins.str
+    """Name of the system that the first ready pipeline runs; empty: none is ready."""
     sessions_open: _builtins.int
+    """Sessions that this gateway holds."""
     session_capacity: _builtins.int
+    """Sessions that its ready pipelines have room for."""
     samples_per_second: _builtins.int
+    """Rate at which the model takes audio; any other is resampled."""
     frames_per_second: _builtins.int
+    """Rate of the video; 0: no pipeline is ready."""
     @_builtins.property
-    def limits(self) -> Global___Limits: ...
+    def limits(self) -> Global___Limits:
+        """Bounds on what clients send."""
+
     @_builtins.property
     def pipelines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of each pipeline, in order."""
+        """Each pipeline with its services and state, for a person."""
 
     def __init__(
         self,
@@ -1197,19 +1357,33 @@ class Limits(_message.Message):
     MIN_SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
     MAX_SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
     max_image_bytes: _builtins.int
+    """Bytes of a portrait."""
     max_image_pixels: _builtins.int
+    """Pixels of a portrait, width times height."""
     max_prompt_characters: _builtins.int
+    """Characters of a prompt."""
     max_message_bytes: _builtins.int
+    """Bytes of one message to the gateway."""
     min_sample_rate_hz: _builtins.int
+    """Lowest rate of audio."""
     max_sample_rate_hz: _builtins.int
+    """Highest rate of audio."""
     @_builtins.property
-    def max_audio_chunk(self) -> _duration_pb2.Duration: ...
+    def max_audio_chunk(self) -> _duration_pb2.Duration:
+        """Length of one audio chunk."""
+
     @_builtins.property
-    def max_whole_file(self) -> _duration_pb2.Duration: ...
+    def max_whole_file(self) -> _duration_pb2.Duration:
+        """Length of a recording that is heard as a whole."""
+
     @_builtins.property
-    def max_session(self) -> _duration_pb2.Duration: ...
+    def max_session(self) -> _duration_pb2.Duration:
+        """Longest life of a session."""
+
     @_builtins.property
-    def idle_timeout(self) -> _duration_pb2.Duration: ...
+    def idle_timeout(self) -> _duration_pb2.Duration:
+        """How long nothing may happen in a session."""
+
     def __init__(
         self,
         *,
@@ -1231,96 +1405,3 @@ class Limits(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
-
-@_typing.final
-class WatchSessionRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
-    RESUME_HANDLE_FIELD_NUMBER: _builtins.int
-    session_token: _builtins.str
-    resume_handle: _builtins.str
-    def __init__(
-        self,
-        *,
-        session_token: _builtins.str = ...,
-        resume_handle: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_handle", b"resume_handle", "session_token", b"session_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___WatchSessionRequest: _TypeAlias = WatchSessionRequest  # noqa: Y015
-
-@_typing.final
-class WatchSessionResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def message(self) -> Global___StreamAvatarResponse: ...
-    def __init__(
-        self,
-        *,
-        message: Global___StreamAvatarResponse | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___WatchSessionResponse: _TypeAlias = WatchSessionResponse  # noqa: Y015
-
-@_typing.final
-class AppendAudioRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
-    CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
-    AUDIO_CHUNK_FIELD_NUMBER: _builtins.int
-    END_OF_UTTERANCE_FIELD_NUMBER: _builtins.int
-    session_token: _builtins.str
-    client_sequence: _builtins.int
-    end_of_utterance: _builtins.bool
-    @_builtins.property
-    def audio_chunk(self) -> Global___StreamAvatarRequest.AudioChunk: ...
-    def __init__(
-        self,
-        *,
-        session_token: _builtins.str = ...,
-        client_sequence: _builtins.int = ...,
-        audio_chunk: Global___StreamAvatarRequest.AudioChunk | None = ...,
-        end_of_utterance: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio_chunk", b"audio_chunk"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_chunk", b"audio_chunk", "client_sequence", b"client_sequence", "end_of_utterance", b"end_of_utterance", "session_token", b"session_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AppendAudioRequest: _TypeAlias = AppendAudioRequest  # noqa: Y015
-
-@_typing.final
-class AppendAudioResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
-    QUEUED_MILLISECONDS_FIELD_NUMBER: _builtins.int
-    last_consumed_client_sequence: _builtins.int
-    queued_milliseconds: _builtins.int
-    def __init__(
-        self,
-        *,
-        last_consumed_client_sequence: _builtins.int = ...,
-        queued_milliseconds: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_consumed_client_sequence", b"last_consumed_client_sequence", "queued_milliseconds", b"queued_milliseconds"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AppendAudioResponse: _TypeAlias = AppendAudioResponse  # noqa: Y015

@@ -70,16 +70,6 @@ class AvatarServiceStub:
                 request_serializer=live__avatar_dot_v1_dot_avatar__service__pb2.StreamAvatarRequest.SerializeToString,
                 response_deserializer=live__avatar_dot_v1_dot_avatar__service__pb2.StreamAvatarResponse.FromString,
                 _registered_method=True)
-        self.WatchSession = channel.unary_stream(
-                '/live_avatar.v1.AvatarService/WatchSession',
-                request_serializer=live__avatar_dot_v1_dot_avatar__service__pb2.WatchSessionRequest.SerializeToString,
-                response_deserializer=live__avatar_dot_v1_dot_avatar__service__pb2.WatchSessionResponse.FromString,
-                _registered_method=True)
-        self.AppendAudio = channel.unary_unary(
-                '/live_avatar.v1.AvatarService/AppendAudio',
-                request_serializer=live__avatar_dot_v1_dot_avatar__service__pb2.AppendAudioRequest.SerializeToString,
-                response_deserializer=live__avatar_dot_v1_dot_avatar__service__pb2.AppendAudioResponse.FromString,
-                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/live_avatar.v1.AvatarService/GetServerInfo',
                 request_serializer=live__avatar_dot_v1_dot_avatar__service__pb2.GetServerInfoRequest.SerializeToString,
@@ -113,7 +103,7 @@ class AvatarServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Changes prompt, avatar, adapters or output; takes effect at a block boundary.
+        """Changes the prompt of a session that streams; takes effect at a block boundary.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,20 +126,6 @@ class AvatarServiceServicer:
 
     def StreamAvatar(self, request_iterator, context):
         """The media stream: audio and control in, video and events out.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def WatchSession(self, request, context):
-        """Output-only variant for clients that cannot open bidirectional streams (browsers).
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def AppendAudio(self, request, context):
-        """Uploads audio for clients that use WatchSession.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,16 +175,6 @@ def add_AvatarServiceServicer_to_server(servicer, server):
                     servicer.StreamAvatar,
                     request_deserializer=live__avatar_dot_v1_dot_avatar__service__pb2.StreamAvatarRequest.FromString,
                     response_serializer=live__avatar_dot_v1_dot_avatar__service__pb2.StreamAvatarResponse.SerializeToString,
-            ),
-            'WatchSession': grpc.unary_stream_rpc_method_handler(
-                    servicer.WatchSession,
-                    request_deserializer=live__avatar_dot_v1_dot_avatar__service__pb2.WatchSessionRequest.FromString,
-                    response_serializer=live__avatar_dot_v1_dot_avatar__service__pb2.WatchSessionResponse.SerializeToString,
-            ),
-            'AppendAudio': grpc.unary_unary_rpc_method_handler(
-                    servicer.AppendAudio,
-                    request_deserializer=live__avatar_dot_v1_dot_avatar__service__pb2.AppendAudioRequest.FromString,
-                    response_serializer=live__avatar_dot_v1_dot_avatar__service__pb2.AppendAudioResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -406,60 +372,6 @@ class AvatarService:
             '/live_avatar.v1.AvatarService/StreamAvatar',
             live__avatar_dot_v1_dot_avatar__service__pb2.StreamAvatarRequest.SerializeToString,
             live__avatar_dot_v1_dot_avatar__service__pb2.StreamAvatarResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def WatchSession(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/live_avatar.v1.AvatarService/WatchSession',
-            live__avatar_dot_v1_dot_avatar__service__pb2.WatchSessionRequest.SerializeToString,
-            live__avatar_dot_v1_dot_avatar__service__pb2.WatchSessionResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def AppendAudio(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/live_avatar.v1.AvatarService/AppendAudio',
-            live__avatar_dot_v1_dot_avatar__service__pb2.AppendAudioRequest.SerializeToString,
-            live__avatar_dot_v1_dot_avatar__service__pb2.AppendAudioResponse.FromString,
             options,
             channel_credentials,
             insecure,

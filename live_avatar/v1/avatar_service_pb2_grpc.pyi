@@ -40,7 +40,7 @@ class AvatarServiceStub:
     ListSessions: _grpc.UnaryUnaryMultiCallable[_avatar_service_pb2.ListSessionsRequest, _avatar_service_pb2.ListSessionsResponse]
     """Lists sessions of the caller's tenant, newest first."""
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_avatar_service_pb2.UpdateSessionRequest, _avatar_service_pb2.UpdateSessionResponse]
-    """Changes prompt, avatar, adapters or output; takes effect at a block boundary."""
+    """Changes the prompt of a session that streams; takes effect at a block boundary."""
     InterruptSession: _grpc.UnaryUnaryMultiCallable[_avatar_service_pb2.InterruptSessionRequest, _avatar_service_pb2.InterruptSessionResponse]
     """Drops queued audio and unstarted blocks (barge-in). Idempotent on request_id. For what the stream carries after
     it, see StreamAvatarRequest.AudioChunk.
@@ -49,10 +49,6 @@ class AvatarServiceStub:
     """Ends a session and frees its device memory. Idempotent."""
     StreamAvatar: _grpc.StreamStreamMultiCallable[_avatar_service_pb2.StreamAvatarRequest, _avatar_service_pb2.StreamAvatarResponse]
     """The media stream: audio and control in, video and events out."""
-    WatchSession: _grpc.UnaryStreamMultiCallable[_avatar_service_pb2.WatchSessionRequest, _avatar_service_pb2.WatchSessionResponse]
-    """Output-only variant for clients that cannot open bidirectional streams (browsers)."""
-    AppendAudio: _grpc.UnaryUnaryMultiCallable[_avatar_service_pb2.AppendAudioRequest, _avatar_service_pb2.AppendAudioResponse]
-    """Uploads audio for clients that use WatchSession."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_avatar_service_pb2.GetServerInfoRequest, _avatar_service_pb2.GetServerInfoResponse]
     """Tells what this server serves, and the limits it enforces."""
 
@@ -68,7 +64,7 @@ class AvatarServiceAsyncStub(AvatarServiceStub):
     ListSessions: _aio.UnaryUnaryMultiCallable[_avatar_service_pb2.ListSessionsRequest, _avatar_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists sessions of the caller's tenant, newest first."""
     UpdateSession: _aio.UnaryUnaryMultiCallable[_avatar_service_pb2.UpdateSessionRequest, _avatar_service_pb2.UpdateSessionResponse]  # type: ignore[assignment]
-    """Changes prompt, avatar, adapters or output; takes effect at a block boundary."""
+    """Changes the prompt of a session that streams; takes effect at a block boundary."""
     InterruptSession: _aio.UnaryUnaryMultiCallable[_avatar_service_pb2.InterruptSessionRequest, _avatar_service_pb2.InterruptSessionResponse]  # type: ignore[assignment]
     """Drops queued audio and unstarted blocks (barge-in). Idempotent on request_id. For what the stream carries after
     it, see StreamAvatarRequest.AudioChunk.
@@ -77,10 +73,6 @@ class AvatarServiceAsyncStub(AvatarServiceStub):
     """Ends a session and frees its device memory. Idempotent."""
     StreamAvatar: _aio.StreamStreamMultiCallable[_avatar_service_pb2.StreamAvatarRequest, _avatar_service_pb2.StreamAvatarResponse]  # type: ignore[assignment]
     """The media stream: audio and control in, video and events out."""
-    WatchSession: _aio.UnaryStreamMultiCallable[_avatar_service_pb2.WatchSessionRequest, _avatar_service_pb2.WatchSessionResponse]  # type: ignore[assignment]
-    """Output-only variant for clients that cannot open bidirectional streams (browsers)."""
-    AppendAudio: _aio.UnaryUnaryMultiCallable[_avatar_service_pb2.AppendAudioRequest, _avatar_service_pb2.AppendAudioResponse]  # type: ignore[assignment]
-    """Uploads audio for clients that use WatchSession."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_avatar_service_pb2.GetServerInfoRequest, _avatar_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Tells what this server serves, and the limits it enforces."""
 
@@ -117,7 +109,7 @@ class AvatarServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _avatar_service_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_avatar_service_pb2.UpdateSessionResponse, _abc.Awaitable[_avatar_service_pb2.UpdateSessionResponse]]:
-        """Changes prompt, avatar, adapters or output; takes effect at a block boundary."""
+        """Changes the prompt of a session that streams; takes effect at a block boundary."""
 
     @_abc_1.abstractmethod
     def InterruptSession(
@@ -144,22 +136,6 @@ class AvatarServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_avatar_service_pb2.StreamAvatarResponse], _abc.AsyncIterator[_avatar_service_pb2.StreamAvatarResponse]]:
         """The media stream: audio and control in, video and events out."""
-
-    @_abc_1.abstractmethod
-    def WatchSession(
-        self,
-        request: _avatar_service_pb2.WatchSessionRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_avatar_service_pb2.WatchSessionResponse], _abc.AsyncIterator[_avatar_service_pb2.WatchSessionResponse]]:
-        """Output-only variant for clients that cannot open bidirectional streams (browsers)."""
-
-    @_abc_1.abstractmethod
-    def AppendAudio(
-        self,
-        request: _avatar_service_pb2.AppendAudioRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_avatar_service_pb2.AppendAudioResponse, _abc.Awaitable[_avatar_service_pb2.AppendAudioResponse]]:
-        """Uploads audio for clients that use WatchSession."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(

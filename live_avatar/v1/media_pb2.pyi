@@ -31,20 +31,27 @@ class AudioFormat(_message.Message):
     class _EncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[AudioFormat._Encoding.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         ENCODING_UNSPECIFIED: AudioFormat._Encoding.ValueType  # 0
+        """Refused."""
         ENCODING_PCM_S16LE: AudioFormat._Encoding.ValueType  # 1
+        """16-bit integers, little-endian."""
         ENCODING_PCM_F32LE: AudioFormat._Encoding.ValueType  # 2
+        """32-bit floats in [-1, 1], little-endian."""
 
     class Encoding(_Encoding, metaclass=_EncodingEnumTypeWrapper):
         """Sample encodings accepted on the wire."""
 
     ENCODING_UNSPECIFIED: AudioFormat.Encoding.ValueType  # 0
+    """Refused."""
     ENCODING_PCM_S16LE: AudioFormat.Encoding.ValueType  # 1
+    """16-bit integers, little-endian."""
     ENCODING_PCM_F32LE: AudioFormat.Encoding.ValueType  # 2
+    """32-bit floats in [-1, 1], little-endian."""
 
     ENCODING_FIELD_NUMBER: _builtins.int
     SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
     CHANNEL_COUNT_FIELD_NUMBER: _builtins.int
     encoding: Global___AudioFormat.Encoding.ValueType
+    """How a sample is written; required."""
     sample_rate_hz: _builtins.int
     """8000..48000; the service resamples to the model's rate."""
     channel_count: _builtins.int
@@ -73,9 +80,13 @@ class MediaSpan(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def start_time(self) -> _duration_pb2.Duration: ...
+    def start_time(self) -> _duration_pb2.Duration:
+        """Included."""
+
     @_builtins.property
-    def end_time(self) -> _duration_pb2.Duration: ...
+    def end_time(self) -> _duration_pb2.Duration:
+        """Not included."""
+
     def __init__(
         self,
         *,
@@ -103,6 +114,7 @@ class VideoFormat(_message.Message):
     class _EncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[VideoFormat._Encoding.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         ENCODING_UNSPECIFIED: VideoFormat._Encoding.ValueType  # 0
+        """As ENCODING_FMP4."""
         ENCODING_RAW_RGB24: VideoFormat._Encoding.ValueType  # 1
         """Raw pictures, one message per frame."""
         ENCODING_H264_ANNEXB: VideoFormat._Encoding.ValueType  # 2
@@ -114,6 +126,7 @@ class VideoFormat(_message.Message):
         """Wire formats."""
 
     ENCODING_UNSPECIFIED: VideoFormat.Encoding.ValueType  # 0
+    """As ENCODING_FMP4."""
     ENCODING_RAW_RGB24: VideoFormat.Encoding.ValueType  # 1
     """Raw pictures, one message per frame."""
     ENCODING_H264_ANNEXB: VideoFormat.Encoding.ValueType  # 2
@@ -128,11 +141,15 @@ class VideoFormat(_message.Message):
     MAX_BITRATE_KBPS_FIELD_NUMBER: _builtins.int
     ENLARGEMENT_FIELD_NUMBER: _builtins.int
     encoding: Global___VideoFormat.Encoding.ValueType
+    """How frames are sent."""
     width: _builtins.int
-    """Filled by the service: the size of the pictures that are sent."""
+    """Filled by the service: the width of the frames that are sent, in pixels."""
     height: _builtins.int
+    """Filled by the service: their height."""
     frames_per_second: _builtins.int
+    """Filled by the service."""
     max_bitrate_kbps: _builtins.int
+    """Highest bitrate of H.264, up to 50,000; 0: the service decides."""
     enlargement: _builtins.int
     """How many times larger than generated the pictures of H.264 and MP4 are, 1..8; less where a side would have more
     than 1024 pixels.  0: the service enlarges small pictures, since H.264 halves the resolution of colour.  Raw

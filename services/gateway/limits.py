@@ -131,8 +131,6 @@ def check_create(request: api.CreateSessionRequest, limits: Limits) -> None:
 
 def check_config(config: api.SessionConfig, limits: Limits) -> None:
     """Holds a session's parameters to the table; raises like ``check_create``."""
-    if config.adapters:
-        raise not_yet_served("config.adapters")
     if config.watermark != api.WATERMARK_POLICY_UNSPECIFIED:
         raise not_yet_served("config.watermark")
     if config.delivery not in api.Delivery.values():

@@ -5,7 +5,7 @@ Knows the public API and nothing of how sessions work.
 
 from collections.abc import AsyncIterator
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -17,7 +17,7 @@ from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer
 from services.gateway import messages
 from services.gateway.checks import check_message
-from services.gateway.limits import INVALID, not_yet_served
+from services.gateway.limits import INVALID
 from services.gateway.registry import Registry
 from services.gateway.stream import Stream, first_open
 from services.gateway.unopened import UnopenedStreams
@@ -128,16 +128,6 @@ class AvatarServicer(AvatarServiceServicer):
             last_played_time=messages.duration(done.played_ns, messages.NANOSECONDS),
             first_clean_block_index=done.first_clean,
         )
-
-    async def WatchSession(  # type: ignore[override]  # as StreamAvatar
-        self, request: api.WatchSessionRequest, context: Context
-    ) -> NoReturn:
-        """Is still to come."""
-        raise not_yet_served("WatchSession")
-
-    async def AppendAudio(self, request: api.AppendAudioRequest, context: Context) -> NoReturn:
-        """Is still to come."""
-        raise not_yet_served("AppendAudio")
 
 
 def _end_reason(error: Exception) -> str:

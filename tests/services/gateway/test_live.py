@@ -96,7 +96,7 @@ def test_a_prompt_changes_at_the_same_block_on_all_stages() -> None:
             told = await one.until_event(APPLIED)
             session_id = next(iter(running.pipeline.encoder.sessions))[0]
             request = api.UpdateSessionRequest(
-                session_id=session_id, config=api.SessionConfig(prompt="a hen"), update_mask=mask, request_id="x"
+                session_id=session_id, config=api.SessionConfig(prompt="a hen"), update_mask=mask
             )
             answer = await running.stub.UpdateSession(request, timeout=5)
             assert (await one.until_event(APPLIED, 2)).block_index == answer.effective_block_index
