@@ -21,7 +21,7 @@ ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test test-containers test-cluster test-go endurance proofs demo bench quality protos images lab lock
+.PHONY: help setup programs check test abuse test-containers test-cluster test-go endurance proofs demo bench quality protos images lab lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -78,6 +78,9 @@ test-cluster: setup ## the chart and discovery against a real API server, which 
 test-go: setup ## the example in Go, with Debian's packages of Go and gRPC; needs root
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends $(GO_PACKAGES)
 	$(BIN)/pytest tests/examples -k go $(ARGS)
+
+abuse: setup ## storms of single callers against all services, and what honest ones notice: out/abuse.json, in a minute and a half
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.abuse $(ARGS)
 
 endurance: setup ## one session of 10,000 s, which takes half an hour: nothing grows, the end is the oracle's
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/system/test_endurance.py --endurance-seconds 10000 -o log_cli=true --log-cli-level=INFO

@@ -1,0 +1,210 @@
+"""What one caller can do to all others, each as a process: ``python -m tests.abuse.storms NAME TARGET SECONDS``.
+
+Every storm keeps to the published limits or breaks them in ways that anybody can; none knows how the services work.
+"""
+
+import asyncio
+import io
+import itertools
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import grpc
+import numpy as np
+from google.protobuf.field_mask_pb2 import FieldMask
+from PIL import Image
+
+from live_avatar.v1 import avatar_service_pb2 as api
+from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
+from tests.services.gateway.clients import Request, Talk, create_request, tone
+
+LOWEST_PRIORITY = 19
+"""An attacker's machine is another one: it should not take the processors of the services."""
+CALL_S = 5.0
+MASK = FieldMask(paths=["prompt"])
+SILENT_STREAMS, STREAMS_PER_CHANNEL = 900, 90
+PORTRAIT_SIDE, PORTRAITS_AT_ONCE, CREATES_AT_ONCE = 1_400, 8, 8
+PROMPT = "a person in a red coat talks to the camera in front of a window, number {}, " + "and so on " * 30
+Counter = Callable[[], None]
+Storm = Callable[[str, Counter], Coroutine[Any, Any, None]]
+Say = Callable[[Talk, int], Awaitable[None]]
+
+
+def channel(target: str) -> grpc.aio.Channel:
+    """A connection of its own."""
+    return grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+async def live_flood(target: str, count: Counter, say: Say) -> None:
+    """A live session on whose stream something is said as fast as it can be, until the services end it."""
+    async with channel(target) as connection:
+        stub = AvatarServiceStub(connection)
+        made = await stub.CreateSession(create_request(delivery=api.DELIVERY_LIVE), timeout=CALL_S)
+        async with Talk(stub) as talk:
+            await talk.open(made.session_token)
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(_read(talk))
+                await _say_all(talk, say, count, reading)
+
+
+async def _say_all(talk: Talk, say: Say, count: Counter, reading: "asyncio.Task[None]") -> None:
+    with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+        for number in itertools.count():
+            if reading.done():
+                return
+            await say(talk, number)
+            count()
+
+
+async def _read(talk: Talk) -> None:
+    """Takes what comes and gives the credit back, until the stream ends."""
+    with suppress(grpc.aio.AioRpcError, EOFError):
+        while True:
+            response = await talk.hear(timeout_s=60)
+            await talk.grant(int(response.HasField("video_unit")), now=False)
+
+
+async def updates(target: str, count: Counter) -> None:
+    """Prompts, each another one."""
+
+    async def say(talk: Talk, number: int) -> None:
+        config = api.SessionConfig(prompt=PROMPT.format(number))
+        await talk.say(update=Request.Update(config=config, update_mask=MASK))
+
+    await live_flood(target, count, say)
+
+
+async def credits(target: str, count: Counter) -> None:
+    """Credits for nothing, and reports of nothing."""
+
+    async def say(talk: Talk, number: int) -> None:
+        await talk.say(credit=Request.Credit())
+        await talk.say(playback_report=Request.PlaybackReport())
+
+    await live_flood(target, count, say)
+
+
+async def interrupts(target: str, count: Counter) -> None:
+    """Barge-ins."""
+
+    async def say(talk: Talk, number: int) -> None:
+        await talk.say(interrupt=Request.Interrupt())
+
+    await live_flood(target, count, say)
+
+
+async def utterances(target: str, count: Counter) -> None:
+    """Utterances of one sample, each with a name of its own."""
+
+    async def say(talk: Talk, number: int) -> None:
+        await talk.speak(tone(1), utterance=f"utterance {number}")
+        await talk.end_utterance(f"utterance {number}")
+
+    await live_flood(target, count, say)
+
+
+async def unopened(target: str, count: Counter) -> None:
+    """Streams on which nothing is ever said; those that end are opened again."""
+
+    async def keep_open(stub: Any) -> None:
+        while True:
+            call = stub.StreamAvatar()
+            count()
+            await call.code()
+            await asyncio.sleep(0.5)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(SILENT_STREAMS // STREAMS_PER_CHANNEL):
+            stub = AvatarServiceStub(channel(target))
+            for _ in range(STREAMS_PER_CHANNEL):
+                tasks.create_task(keep_open(stub))
+
+
+async def portraits(target: str, count: Counter) -> None:
+    """Sessions with portraits that take long to read."""
+    request = create_request()
+    request.reference_image = slow_portrait()
+    await create_all(target, count, request, PORTRAITS_AT_ONCE)
+
+
+async def creates(target: str, count: Counter) -> None:
+    """Sessions whose stream nobody opens."""
+    await create_all(target, count, create_request(), CREATES_AT_ONCE)
+
+
+async def create_all(target: str, count: Counter, request: api.CreateSessionRequest, at_once: int) -> None:
+    """Creates sessions, ``at_once`` at the same time, and closes each again."""
+
+    async def create_on(stub: Any) -> None:
+        while True:
+            count()
+            try:
+                made = await stub.CreateSession(request, timeout=CALL_S)
+                await stub.CloseSession(api.CloseSessionRequest(session_id=made.session.session_id), timeout=CALL_S)
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.1)
+
+    async with channel(target) as connection, asyncio.TaskGroup() as tasks:
+        for _ in range(at_once):
+            tasks.create_task(create_on(AvatarServiceStub(connection)))
+
+
+def slow_portrait() -> bytes:
+    """A noisy PNG near the limit of bytes: nothing in it is cheap to read."""
+    pixels = np.random.default_rng(0).integers(0, 256, (PORTRAIT_SIDE, PORTRAIT_SIDE, 1), np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels[..., 0]).convert("RGB").save(data, "PNG", compress_level=1)
+    return data.getvalue()
+
+
+STORMS: dict[str, Storm] = {
+    storm.__name__: storm
+    for storm in (updates, unopened, credits, interrupts, utterances, portraits, creates)
+}  # fmt: skip
+
+
+async def run(storm: Storm, target: str, seconds: float) -> int:
+    """Runs a storm for so long, again and again where the services end it; returns how often it did what it does."""
+    done = Counted()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await _for_ever(storm, target, done)
+    return done.times
+
+
+async def _for_ever(storm: Storm, target: str, done: "Counted") -> NoReturn:
+    while True:
+        try:
+            await storm(target, done.count)
+        except (grpc.aio.AioRpcError, EOFError) as error:
+            sys.stderr.write(f"{storm.__name__}: {str(error)[:300]}\n")
+        await asyncio.sleep(0.1)
+
+
+class Counted:
+    """How often something was done."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def count(self) -> None:
+        """It was done once more."""
+        self.times += 1
+
+
+def main() -> None:
+    """Says "ready", waits for a line on stdin, storms, and prints how often it did what it does."""
+    name, target, seconds = sys.argv[1:]
+    os.nice(LOWEST_PRIORITY)
+    slow_portrait()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    sys.stdout.write(f"{asyncio.run(run(STORMS[name], target, float(seconds)))}\n")
+
+
+if __name__ == "__main__":
+    main()
