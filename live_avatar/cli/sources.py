@@ -47,8 +47,14 @@ _SERVICE_PACKAGES = (
 """What services import that the client does not."""
 
 
-def plan_of(layout: str, preset: str, weights: Path | None) -> "Plan":
+def plan_of(layout: str, preset: str, weights: Path | None, otherwise: str = "") -> "Plan":
     """The pipeline that a command's options describe; everything is checked that can be without starting it.
+
+    Args:
+        layout: stages and steps.
+        preset: name, or .json file.
+        weights: folder, the word random, or None for what the preset has by itself.
+        otherwise: what else can be done where the services are not installed.
 
     Raises:
         ValueError: the layout, the preset or the weights are none, or the services are not installed.
@@ -57,7 +63,7 @@ def plan_of(layout: str, preset: str, weights: Path | None) -> "Plan":
     folder = weights_of(preset, weights)
     if folder is not None:
         check_weights(preset_named(preset), folder)
-    check_installed()
+    check_installed(otherwise)
     from live_avatar.launcher.pipeline import Plan
 
     return Plan(layout=stages, preset=preset, weights=folder)
@@ -98,14 +104,12 @@ def check_weights(system: Preset, folder: Path) -> None:
             raise ValueError(f"--weights {folder / file_set} is of preset {manifest.preset}, not {system.weights_name}")
 
 
-def check_installed() -> None:
-    """Raises ValueError with the remedy where this installation has the client alone."""
+def check_installed(otherwise: str) -> None:
+    """Raises ValueError with the remedy where this installation has the client alone; ``otherwise`` is another one."""
     for package in _SERVICE_PACKAGES:
         if not _is_installed(package):
-            raise ValueError(
-                f"no pipeline can be started here, {package} is not installed: pip install 'live-avatar[serve]', "
-                "or give --gateway HOST:PORT of one that runs"
-            )
+            remedy = ", or ".join(filter(None, ("pip install 'live-avatar[serve]'", otherwise)))
+            raise ValueError(f"no pipeline can be started here, {package} is not installed: {remedy}")
 
 
 def _is_installed(package: str) -> bool:
@@ -169,7 +173,7 @@ def gateway_or_pipeline(gateway: str, layout: str, preset: str, weights: Path | 
         from live_avatar.client.target import parse_target
 
         return nullcontext(parse_target(gateway))
-    return gateway_of(plan_of(layout, preset, weights))
+    return gateway_of(plan_of(layout, preset, weights, "give --gateway HOST:PORT of one that runs"))
 
 
 @contextmanager
