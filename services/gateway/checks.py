@@ -15,8 +15,8 @@ from services.gateway.limits import Limits, refuse
 
 _MAX_ENTRIES = 64
 """Of any list."""
-_TEXTS = ("prompt", "reason")
-"""Fields for text of a person's; a prompt is held to its own limit where it is used."""
+_PROMPT = "prompt"
+"""Text of a person's, held to its own limit where it is used."""
 _NS_PER_S = 10**9
 
 
@@ -43,10 +43,9 @@ def check_message(message: Message, limits: Limits, path: str = "") -> None:
 
 
 def _check_texts(path: str, name: str, values: Iterable[str], limits: Limits) -> None:
-    if name == "prompt":
+    if name == _PROMPT:
         return
-    most = limits.max_prompt_characters if name in _TEXTS else limits.max_name_characters
-    longest = max(map(len, values))
+    most, longest = limits.max_name_characters, max(map(len, values))
     if longest > most:
         refuse("NAME_TOO_LONG", f"{longest} characters are more than {most}", path)
 
