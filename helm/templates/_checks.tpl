@@ -6,6 +6,7 @@
 {{- include "live-avatar.checkSharedDevices" . -}}
 {{- include "live-avatar.checkWeights" . -}}
 {{- include "live-avatar.checkStore" . -}}
+{{- include "live-avatar.checkSecrets" . -}}
 {{- include "live-avatar.checkScaling" . -}}
 {{- include "live-avatar.checkTrainer" . -}}
 {{- end }}
@@ -80,6 +81,20 @@
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (eq .Values.gateway.discovery "static") -}}
 {{- fail "gateway.discovery: with autoscaling pipelines come and go; take kubernetes or dns" -}}
+{{- end -}}
+{{- end }}
+
+{{/* Without a cluster to ask, each rendering would make other secrets. */}}
+{{- define "live-avatar.checkSecrets" -}}
+{{- $missing := list -}}
+{{- if not (or .Values.auth.tokenKey .Values.auth.existingSecret) -}}
+{{- $missing = append $missing "auth.tokenKey or auth.existingSecret" -}}
+{{- end -}}
+{{- if and (eq .Values.redis.mode "own") (not (or .Values.redis.own.password .Values.redis.own.existingSecret)) -}}
+{{- $missing = append $missing "redis.own.password or redis.own.existingSecret" -}}
+{{- end -}}
+{{- if and $missing (not (include "live-avatar.seesCluster" .)) -}}
+{{- fail (printf "%s: without a cluster to ask (helm template, Argo CD, --dry-run=client) each rendering would make other secrets; give them, for example the output of `openssl rand -hex 24` each" (join "; " $missing)) -}}
 {{- end -}}
 {{- end }}
 

@@ -18,6 +18,10 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm"
 RELEASE, NAMESPACE = "rel", "ns"
+SECRETS = {
+    "auth": {"tokenKey": "a token key of the tests and of nobody else"},
+    "redis": {"own": {"password": "also-of-the-tests"}},
+}
 KUBE_VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 
 Document = dict[str, Any]
@@ -48,12 +52,21 @@ def ci_values(name: str) -> dict[str, Any]:
     return values
 
 
-def render_texts(values: Values, *, upgrade: bool = False, release: str = RELEASE) -> dict[str, str]:
+def render_texts(
+    values: Values, *, upgrade: bool = False, release: str = RELEASE, secrets: Values = SECRETS
+) -> dict[str, str]:
     """Every rendered file by the path of its template, ``NOTES.txt`` with them where the engine gives it.
+
+    Args:
+        values: of the release.
+        upgrade: of a release that is there.
+        release: its name.
+        secrets: laid below ``values``; no cluster is there to make them.
 
     Raises:
         RefusedError: the schema or a check refuses the values.
     """
+    values = merged(secrets, values)
     if not HAS_SDK:
         return {"all.yaml": _program("template", values, release, *(["--is-upgrade"] if upgrade else []))}
     import helm_python

@@ -13,7 +13,18 @@ from services.denoise_stage.settings import DenoiseStageSettings
 from services.gateway.settings import GatewaySettings
 from services.vae_decoder.settings import VaeDecoderSettings
 from tests.helm.matrix import combinations, samples
-from tests.helm.rendering import Document, Values, arguments, merged, named, of_kind, pods, render
+from tests.helm.rendering import (
+    Document,
+    RefusedError,
+    Values,
+    arguments,
+    merged,
+    named,
+    of_kind,
+    pods,
+    render,
+    render_texts,
+)
 
 CLASSES: dict[str, type[Settings]] = {
     "audio-encoder": AudioEncoderSettings,
@@ -190,3 +201,33 @@ def test_jobs_of_training_take_options_that_exist() -> None:
     run = override(presets.PHASES[phase](), pairs_of(options))
     assert (module, run.steps, run.learning_rate, run.device) == ("trainer", 10, 2e-5, "cuda")
     assert arguments(training)["nproc-per-node"] == "8"
+
+
+def test_two_renderings_have_the_same_secrets() -> None:
+    given: Values = {"auth": {"tokenKey": "k" * 32}, "redis": {"own": {"password": "a-password"}}}
+    for upgrade in (False, True):
+        assert render_texts(given, secrets={}) == render_texts(given, secrets={}, upgrade=upgrade)
+    (key,) = (one for name, one in secrets_of(render(given)).items() if name.endswith("-gateway"))
+    assert key["token-key"] == "k" * 32
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "auth.tokenKey or auth.existingSecret; redis.own.password or redis.own.existingSecret"),
+        ({"auth": {"tokenKey": "short"}}, "tokenKey"),
+        ({"redis": {"own": {"password": "given"}}}, "auth.tokenKey or auth.existingSecret"),
+        ({"auth": {"existingSecret": "given"}}, "redis.own.password or redis.own.existingSecret"),
+    ],
+)
+def test_secrets_that_each_rendering_would_make_anew_are_refused(given: Values, missing: str) -> None:
+    with pytest.raises(RefusedError, match=missing):
+        render_texts(given, secrets={})
+
+
+def test_secrets_of_ones_own_are_used_and_none_is_made() -> None:
+    given: Values = {"auth": {"existingSecret": "tokens"}, "redis": {"own": {"existingSecret": "valkey"}}}
+    texts = render_texts(given, secrets={})
+    assert "kind: Secret" not in "".join(texts.values())
+    gateway = next(text for path, text in texts.items() if path.endswith("deployment.yaml"))
+    assert "name: valkey" in gateway and "name: tokens" in gateway
