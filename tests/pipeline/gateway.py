@@ -44,7 +44,7 @@ from live_avatar.streaming.block import Sink
 
 from .processes import address
 
-READY_S = 30.0
+READY_S = 90.0
 ANSWER_S = 60.0
 Name = tuple[str, int]
 T = TypeVar("T")

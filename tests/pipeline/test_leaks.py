@@ -20,7 +20,7 @@ pytestmark = pytest.mark.alone
 LOG = logging.getLogger(__name__)
 WARM_UP, SESSIONS = 100, 300
 DIGEST = system(SMALL.name).networks.digest
-SETTLED_S = 10.0
+SETTLED_S = 30.0
 GROWTH = 1.02
 ONE_BLOCK = Script(blocks=1)
 

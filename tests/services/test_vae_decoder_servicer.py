@@ -213,7 +213,7 @@ def test_a_stream_beats_and_a_silent_gateway_is_lost() -> None:
         assert kinds[:2] == ["subscribed", "heartbeat"]
         error = from_rpc_error(caught.value)
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "STAGE_LOST")
-        assert 2 < time.monotonic() - began < 3.5
+        assert 2 < time.monotonic() - began < 15
 
     against_a_decoder(scenario)
 

@@ -212,7 +212,7 @@ class RawStream:
         await self._call.write(request)
 
     async def read(self) -> Response:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             response = await self._call.read()
         assert isinstance(response, Response)
         return response
@@ -220,7 +220,7 @@ class RawStream:
     async def end(self) -> ServiceError:
         """The error the stream ends with."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(20):
                 while await self._call.read():
                     pass
         return from_rpc_error(caught.value)
@@ -238,7 +238,7 @@ async def beside(coroutine: object) -> AsyncIterator[None]:
             task.cancel()
 
 
-async def until(true: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def until(true: Callable[[], bool], timeout_s: float = 20.0) -> None:
     """Waits until something holds; fails where it does not in time."""
     async with asyncio.timeout(timeout_s):
         # The state lives in other tasks and threads, which know nothing of who waits.

@@ -14,7 +14,7 @@ from tests.pipeline.processes import HOST, free_port
 
 from .running import QUICK, revive
 
-START_S = 10.0
+START_S = 30.0
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,8 @@ TRIVIAL = replace(
 """For tests of many sessions or long ones: as little to compute as there can be."""
 STAGES = ("denoise-stage-0", "denoise-stage-2")
 PIPELINE = (ENCODER, *STAGES, DECODER)
-READY_S = 30.0
-SETTLED_S = 10.0
+READY_S = 90.0
+SETTLED_S = 30.0
 IDLE_S = 45.0
 """Longer than gRPC keeps an idle thread."""
 
@@ -73,7 +73,7 @@ def revive(system: LocalPipeline) -> None:
 async def held(system: LocalPipeline, name: str) -> tuple[int, int]:
     """Sessions and bytes that a service of the pipeline holds."""
     async with grpc.aio.insecure_channel(address(system, name)) as channel:
-        answer = await PipelineServiceStub(channel).GetServiceInfo(GetServiceInfoRequest(), timeout=2)
+        answer = await PipelineServiceStub(channel).GetServiceInfo(GetServiceInfoRequest(), timeout=20)
     own = answer.services[0]
     return own.sessions_open, own.session_bytes
 

@@ -21,13 +21,15 @@ from .running import PIPELINE, STAGES, freed, held, ready, revive
 pytestmark = pytest.mark.alone
 
 LOG = logging.getLogger(__name__)
-KILLED_KNOWN_S, FROZEN_KNOWN_S, FREED_S = 2.0, 3.0, 5.0
+KILLED_KNOWN_S, FROZEN_KNOWN_S, FREED_S = 15.0, 15.0, 30.0
+"""Far more than it takes (0.1, 2.7 and 3 s, as the log says), since other work on the machine delays it; far less
+than gRPC's own minute."""
 RATE_HZ = 16_000
 OPTIONS = SessionOptions(sample_rate_hz=RATE_HZ, listening="streaming", video="h264")
 STEADY_S = 2.0
 """A service that thaws is connected again before it learns that its neighbour gave it up; that takes a heartbeat."""
 UNITS_BEFORE = 2
-BEGIN_S = 20.0
+BEGIN_S = 60.0
 
 
 @dataclass

@@ -73,20 +73,20 @@ class Gateway:
     target: str
 
     async def create(self, **config: Any) -> api.CreateSessionResponse:
-        return await self.stub.CreateSession(create_request(**config), timeout=10)
+        return await self.stub.CreateSession(create_request(**config), timeout=30)
 
     async def info(self) -> api.GetServerInfoResponse:
-        return await self.stub.GetServerInfo(api.GetServerInfoRequest(), timeout=10)
+        return await self.stub.GetServerInfo(api.GetServerInfoRequest(), timeout=30)
 
     async def wait_ready(self) -> None:
         """Returns once the gateway takes sessions."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (await self.info()).session_capacity:  # noqa: ASYNC110 - another process would be asked so too
                 await asyncio.sleep(0.02)
 
     async def freed(self) -> None:
         """Returns once neither the gateway nor a service holds a session."""
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(20):
             while self.pipeline.sessions_held or (await self.info()).sessions_open:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
 
@@ -204,7 +204,7 @@ class Talk:
     async def half_close(self) -> None:
         await self._call.done_writing()
 
-    async def hear(self, timeout_s: float = 10) -> Response:
+    async def hear(self, timeout_s: float = 30) -> Response:
         """The next response; raises AioRpcError where the stream failed, EOFError where it ended."""
         try:
             async with asyncio.timeout(timeout_s):

@@ -99,7 +99,7 @@ class Viewer:
     def spoken(self) -> bytes:
         return b"".join(one.audio_unit.data for _, one in self.heard if one.HasField("audio_unit"))
 
-    async def until_event(self, kind: int, count: int = 1, timeout_s: float = 10) -> Event:
+    async def until_event(self, kind: int, count: int = 1, timeout_s: float = 30) -> Event:
         """The newest event of a kind, once there are so many."""
         async with asyncio.timeout(timeout_s):
             while len(found := [one for one in self.events() if one.kind == kind]) < count:
@@ -107,13 +107,13 @@ class Viewer:
                 await asyncio.sleep(0.005)
         return found[-1]
 
-    async def until_block(self, block: int, timeout_s: float = 10) -> None:
+    async def until_block(self, block: int, timeout_s: float = 30) -> None:
         async with asyncio.timeout(timeout_s):
             while not any(unit.block_index >= block for unit in self.units()):
                 assert not self.ended.is_set(), f"the stream ended: {self.failure}"
                 await asyncio.sleep(0.005)
 
-    async def finish(self, timeout_s: float = 20) -> None:
+    async def finish(self, timeout_s: float = 40) -> None:
         await self.say(finish=Request.Finish())
         async with asyncio.timeout(timeout_s):
             await self.ended.wait()

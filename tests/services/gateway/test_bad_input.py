@@ -218,7 +218,7 @@ def outcomes() -> dict[str, Outcome]:
 
 
 async def failing_create(running: Gateway, request: api.CreateSessionRequest) -> ServiceError:
-    return await failure(lambda: running.stub.CreateSession(request, timeout=5))
+    return await failure(lambda: running.stub.CreateSession(request, timeout=20))
 
 
 async def failing_talk(running: Gateway, message: Callable[[Talk], Awaitable[None]], config: dict[str, Any]) -> Outcome:
@@ -318,7 +318,7 @@ def test_calls_without_a_session_of_their_own_are_refused() -> None:
                 error = await fail(running)
                 assert (error.code, error.reason) == (code, reason), name
             for name, (method, request, code, reason) in UNARY.items():
-                error = await failure(partial(getattr(running.stub, method), request, timeout=5))
+                error = await failure(partial(getattr(running.stub, method), request, timeout=20))
                 assert (error.code, error.reason) == (code, reason), name
 
     asyncio.run(scenario())
@@ -399,7 +399,7 @@ def test_pictures_that_are_unusual_but_good_are_taken() -> None:
             exif[0x0112] = 6
             picture.save(turned, "JPEG", exif=exif)
             for image in (cmyk, turned):
-                await running.stub.CreateSession(created(reference_image=image.getvalue()), timeout=5)
+                await running.stub.CreateSession(created(reference_image=image.getvalue()), timeout=20)
             wanted = [len(image.getvalue()) for image in (cmyk, turned)]
             async with asyncio.timeout(5):
                 while len(running.pipeline.decoder.portraits) < len(wanted):  # noqa: ASYNC110 - filled by other tasks

@@ -47,7 +47,7 @@ class Conversation:
             await self.session.interrupt()
         else:
             request = api.InterruptSessionRequest(session_id=self.session.session_id, request_id="supervisor's")
-            await self.running.stub.InterruptSession(request, timeout=5)
+            await self.running.stub.InterruptSession(request, timeout=20)
             await self.until("UTTERANCE_INTERRUPTED")
 
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.alone
 
 DROPPED = TINY.stream.dropped_frames
 SWITCH = TINY.stream.sink_switch_block
-SETTLED_S = 10
+SETTLED_S = 30
 """Until what a closed call leaves to the event loop is done."""
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 STREAMING = api.LISTENING_STREAMING
@@ -65,11 +65,11 @@ def test_closing_is_idempotent_and_what_is_over_can_be_read() -> None:
             made = await running.create()
             name = made.session.session_id
             for _ in range(2):
-                closed = await running.stub.CloseSession(api.CloseSessionRequest(session_id=name), timeout=5)
+                closed = await running.stub.CloseSession(api.CloseSessionRequest(session_id=name), timeout=20)
                 assert closed.session.state == api.Session.STATE_CLOSED
-            read = await running.stub.GetSession(api.GetSessionRequest(session_id=name), timeout=5)
+            read = await running.stub.GetSession(api.GetSessionRequest(session_id=name), timeout=20)
             assert read.session.state == api.Session.STATE_CLOSED
-            page = await running.stub.ListSessions(api.ListSessionsRequest(), timeout=5)
+            page = await running.stub.ListSessions(api.ListSessionsRequest(), timeout=20)
             assert [one.session_id for one in page.sessions] == [name]
             async with Talk(running.stub) as talk:
                 await talk.say(open=api.StreamAvatarRequest.Open(session_token=made.session_token))
@@ -85,14 +85,14 @@ def test_idle_and_old_sessions_end_by_themselves() -> None:
             await running.create()
             streamed = await running.create()
             async with Talk(running.stub) as talk:
-                await talk.open(streamed.session_token)
+                await talk.say(open=api.StreamAvatarRequest.Open(session_token=streamed.session_token))
                 error = await talk.failure()
             assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_EXPIRED")
             await running.freed()
         async with whole_system() as running:
             request = create_request()
             request.max_duration.FromSeconds(1)
-            await running.stub.CreateSession(request, timeout=5)
+            await running.stub.CreateSession(request, timeout=20)
             await running.freed()
 
     asyncio.run(scenario())
@@ -107,7 +107,7 @@ def test_a_request_id_makes_one_session() -> None:
             assert len({(one.session.session_id, one.session_token) for one in made}) == 1
             assert running.pipeline.sessions_held == 3
             request.config.seed = 5
-            error = await failure(lambda: running.stub.CreateSession(request, timeout=5))
+            error = await failure(lambda: running.stub.CreateSession(request, timeout=20))
             assert (error.code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
 
     asyncio.run(scenario())
@@ -124,8 +124,8 @@ def test_a_full_pipeline_refuses_at_once_and_says_when_to_come_back() -> None:
                 seconds.append(time.monotonic() - began)
                 assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CAPACITY_EXHAUSTED")
                 assert error.retry_after_s
-            assert min(seconds) < 0.5
-            await running.stub.CloseSession(api.CloseSessionRequest(session_id=kept[0].session.session_id), timeout=5)
+            assert min(seconds) < 2
+            await running.stub.CloseSession(api.CloseSessionRequest(session_id=kept[0].session.session_id), timeout=20)
             await running.create()
 
     asyncio.run(scenario())
@@ -137,11 +137,11 @@ def test_a_service_that_has_no_room_refuses_the_session_everywhere() -> None:
             running.pipeline.stage.capacity = 0
             request = create_request()
             request.request_id = "again"
-            error = await failure(lambda: running.stub.CreateSession(request, timeout=5))
+            error = await failure(lambda: running.stub.CreateSession(request, timeout=20))
             assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "KV_MEMORY_EXHAUSTED")
             await running.freed()
             running.pipeline.stage.capacity = 1
-            await running.stub.CreateSession(request, timeout=5)
+            await running.stub.CreateSession(request, timeout=20)
 
     asyncio.run(scenario())
 
@@ -223,12 +223,12 @@ def test_gateways_that_share_a_store_share_the_pipelines_places(redis_server: st
             async with Talk(two.stub) as talk:
                 await talk.say(open=api.StreamAvatarRequest.Open(session_token=first.session_token))
                 assert (await talk.failure()).reason == "WRONG_GATEWAY"
-            page = await two.stub.ListSessions(api.ListSessionsRequest(), timeout=5)
+            page = await two.stub.ListSessions(api.ListSessionsRequest(), timeout=20)
             assert len(page.sessions) == 2
             async with Talk(one.stub) as talk:
                 await talk.open(first.session_token)
                 await asyncio.sleep(1)
-                await two.stub.CloseSession(api.CloseSessionRequest(session_id=first.session.session_id), timeout=5)
+                await two.stub.CloseSession(api.CloseSessionRequest(session_id=first.session.session_id), timeout=20)
                 error = await talk.failure()
             assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "SESSION_CLOSED")
             assert units(await film(two, BLOCK_SAMPLES * 2))
@@ -252,7 +252,7 @@ def test_a_pipeline_that_lacks_a_step_is_not_used() -> None:
 def test_a_block_that_never_comes_has_a_deadline() -> None:
     async def scenario() -> None:
         async with whole_system(settings={"limits": {"block_deadline_seconds": 1}}) as running:
-            running.pipeline.stage.before_block = lambda block: time.sleep(2.5) if block.index == 1 else None
+            running.pipeline.stage.before_block = lambda block: time.sleep(6) if block.index == 1 else None
             made = await running.create()
             async with Talk(running.stub) as talk:
                 await talk.open(made.session_token)
@@ -261,7 +261,7 @@ def test_a_block_that_never_comes_has_a_deadline() -> None:
                 began = time.monotonic()
                 error = await talk.failure()
             assert (error.code, error.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "BLOCK_DEADLINE")
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < 6
             await running.freed()
 
     asyncio.run(scenario())
@@ -283,7 +283,7 @@ def test_draining_refuses_new_sessions_and_waits_for_the_open_ones() -> None:
                 await talk.speak(tone(BLOCK_SAMPLES))
                 await talk.finish()
                 assert units(await talk.rest())
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(SETTLED_S):
                 await drain
 
     asyncio.run(scenario())
@@ -292,7 +292,8 @@ def test_draining_refuses_new_sessions_and_waits_for_the_open_ones() -> None:
 @pytest.mark.slow
 def test_a_thousand_sessions_leave_nothing_behind() -> None:
     async def scenario() -> None:
-        async with whole_system() as running:
+        # The one that is held through it all must not pass its idle time on a busy machine.
+        async with whole_system(settings={"limits": {"idle_timeout_seconds": 3_600}}) as running:
             await running.create()
             await come_and_go(running, 20)
             tasks = serving_tasks()
@@ -319,6 +320,6 @@ async def come_and_go(running: Gateway, sessions: int) -> None:
             if index % 2:
                 await talk.open(made.session_token)
             else:
-                await running.stub.CloseSession(api.CloseSessionRequest(session_id=made.session.session_id), timeout=5)
+                await running.stub.CloseSession(api.CloseSessionRequest(session_id=made.session.session_id), timeout=20)
         while running.pipeline.sessions_held > 3:  # noqa: ASYNC110 - the pipeline knows nothing of who waits
             await asyncio.sleep(0.002)

@@ -98,10 +98,10 @@ def test_a_prompt_changes_at_the_same_block_on_all_stages() -> None:
             request = api.UpdateSessionRequest(
                 session_id=session_id, config=api.SessionConfig(prompt="a hen"), update_mask=mask
             )
-            answer = await running.stub.UpdateSession(request, timeout=5)
+            answer = await running.stub.UpdateSession(request, timeout=20)
             assert (await one.until_event(APPLIED, 2)).block_index == answer.effective_block_index
             assert answer.session.config.prompt == "a hen"
-            stored = await running.stub.GetSession(api.GetSessionRequest(session_id=session_id), timeout=5)
+            stored = await running.stub.GetSession(api.GetSessionRequest(session_id=session_id), timeout=20)
             assert stored.session.config.prompt == "a hen"
             for work in running.pipeline.works:
                 changes = [(first, body.prompt) for first, body in work.bodies if body.prompt]
@@ -276,7 +276,7 @@ def test_an_interruption_by_call_is_done_once() -> None:
             await one.until_event(STARTED)
             session_id = next(iter(running.pipeline.encoder.sessions))[0]
             request = api.InterruptSessionRequest(session_id=session_id, request_id="once")
-            answers = [await running.stub.InterruptSession(request, timeout=5) for _ in range(3)]
+            answers = [await running.stub.InterruptSession(request, timeout=20) for _ in range(3)]
             assert answers[0] == answers[1] == answers[2]
             event = await one.until_event(INTERRUPTED)
             assert event.block_index == answers[0].first_clean_block_index
@@ -374,7 +374,7 @@ def test_a_session_in_which_nobody_speaks_is_warned_and_ended() -> None:
                 await one.speak(tone(1_000))
                 await one.end_utterance()
             assert not any(response.HasField("go_away") for _, response in one.heard)
-            await asyncio.wait_for(one.ended.wait(), 8)
+            await asyncio.wait_for(one.ended.wait(), 30)
             notices = [response.go_away for _, response in one.heard if response.HasField("go_away")]
             assert [notice.reason for notice in notices] == ["IDLE"]
             assert 0 < notices[0].time_left.ToNanoseconds() <= 10**9
@@ -396,7 +396,7 @@ def test_a_gateway_that_drains_says_so_and_lets_the_conversation_end() -> None:
             notices = [response.go_away for _, response in one.heard if response.HasField("go_away")]
             assert [notice.reason for notice in notices] == ["DRAINING"]
             await one.finish()
-            await asyncio.wait_for(drain, 3)
+            await asyncio.wait_for(drain, 20)
 
     asyncio.run(scenario())
 

@@ -112,7 +112,7 @@ def test_what_a_header_shows_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> 
         async with whole_system() as running:
             request = create_request()
             request.reference_image = b"not a picture"
-            error = await failure(lambda: running.stub.CreateSession(request, timeout=5))
+            error = await failure(lambda: running.stub.CreateSession(request, timeout=20))
             assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, "IMAGE_UNREADABLE")
 
     asyncio.run(scenario())

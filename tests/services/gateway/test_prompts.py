@@ -102,7 +102,7 @@ def test_any_control_may_come_before_the_portrait_is_encoded(delivery: api.Deliv
             await talk.say(update=stream_update("a fox"))
             await talk.speak(tone(RATE_HZ), utterance="first")
             if live:
-                await running.stub.InterruptSession(api.InterruptSessionRequest(session_id=session_id), timeout=5)
+                await running.stub.InterruptSession(api.InterruptSessionRequest(session_id=session_id), timeout=20)
                 await talk.say(interrupt=Request.Interrupt())
             await talk.end_utterance("first")
             await talk.say(playback_report=Request.PlaybackReport())

@@ -240,19 +240,21 @@ def test_an_end_that_the_store_misses_is_written_when_it_is_back(redis_server: s
 
 def test_a_session_that_failed_says_why() -> None:
     async def scenario() -> None:
-        short = {"limits": {"idle_timeout_seconds": 2}}
+        short = {"limits": {"idle_timeout_seconds": 3}}
         async with fake_pipeline(8) as pipeline, gateway(pipeline, settings=short) as one:
-            idle, old, closed, gone, wrong = [await one.create() for _ in range(5)]
-            limited = create_request()
-            limited.max_duration.FromSeconds(1)
-            old = await one.stub.CreateSession(limited, timeout=10)
-            await one.stub.CloseSession(api.CloseSessionRequest(session_id=closed.session.session_id), timeout=10)
+            gone = await one.create()
             async with Talk(one.stub) as talk:
                 await talk.open(gone.session_token)
+            wrong = await one.create()
             async with Talk(one.stub) as talk:
                 await talk.open(wrong.session_token)
                 await talk.say(9, finish=api.StreamAvatarRequest.Finish())
                 await talk.failure()
+            closed = await one.create()
+            await one.stub.CloseSession(api.CloseSessionRequest(session_id=closed.session.session_id), timeout=20)
+            idle, limited = await one.create(), create_request()
+            limited.max_duration.FromSeconds(1)
+            old = await one.stub.CreateSession(limited, timeout=30)
             wanted = {
                 "IDLE": idle, "MAX_DURATION": old, "CLIENT_GONE": gone, "MESSAGE_OUT_OF_ORDER": wrong, "": closed
             }  # fmt: skip

@@ -272,7 +272,7 @@ def test_the_pictures_shape_follows_the_portrait(size: tuple[int, int], asked: V
         async with whole_system() as running:
             request = create_request(audio=audio_format(8_000), video=asked)
             request.reference_image = portrait(size, "JPEG")
-            made = await running.stub.CreateSession(request, timeout=5)
+            made = await running.stub.CreateSession(request, timeout=20)
             video = made.session.config.video
             assert video.enlargement == enlarged
             assert video.width % enlarged == 0 and video.height % enlarged == 0
