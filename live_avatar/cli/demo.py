@@ -19,6 +19,7 @@ def demo(
 ) -> None:
     """Sends the package's own portrait and speech through a pipeline on this machine."""
     from live_avatar.cli.making import make_video
+    from live_avatar.cli.warnings import Warnings
     from live_avatar.client.movie import Movie, check_film
     from live_avatar.client.speech import SpeechFile
 
@@ -27,7 +28,7 @@ def demo(
     place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
     portrait = sources.read_portrait(sources.PORTRAIT, decode=False)
     with SpeechFile(sources.SPEECH) as speech, Movie(out, inputs) as movie, place as address:
-        made = make_video(address, portrait, speech, movie)
+        made = make_video(address, portrait, speech, movie, Warnings())
     lines = [f"{out}: {made.frames} frames, {made.video_s:.2f} s, H.264 and AAC", *table(made)]
     sources.conclude(movie, *lines)
 

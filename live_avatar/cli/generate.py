@@ -30,13 +30,17 @@ def generate(
 ) -> None:
     """Makes a video of a portrait that speaks a recording."""
     from live_avatar.cli.making import make_video
+    from live_avatar.cli.novelty import warn_if_unlike
+    from live_avatar.cli.warnings import Warnings
     from live_avatar.client.movie import Movie, check_film
     from live_avatar.client.speech import SpeechFile
 
     check_film(out, (audio, image))
     sources.check_prompt(prompt)
     place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
-    portrait = sources.read_portrait(image, decode=not gateway)
+    portrait, warnings = sources.read_portrait(image, decode=not gateway), Warnings()
+    if not gateway:
+        warn_if_unlike(portrait, preset, sources.weights_of(preset, weights), warnings)
     with SpeechFile(audio) as speech, Movie(out, (audio, image)) as movie, place as address:
-        made = make_video(address, portrait, speech, movie, prompt=prompt, seed=seed, enlargement=enlargement)
+        made = make_video(address, portrait, speech, movie, warnings, prompt=prompt, seed=seed, enlargement=enlargement)
     sources.conclude(movie, f"{out}: {made.frames} frames, {made.video_s:.2f} s")

@@ -26,7 +26,9 @@ def talk(
     weights: options.WeightsOption = None,
 ) -> None:
     """Speaks live to the avatar; shows lead, reaction time and late frames, and what made the video stand still."""
+    from live_avatar.cli.novelty import warn_if_unlike
     from live_avatar.cli.talking import conclusions, from_file, from_microphone, has_microphone, hold_talk
+    from live_avatar.cli.warnings import Warnings
     from live_avatar.client.movie import Movie, check_film
 
     inputs = (image,) if audio is None else (audio, image)
@@ -36,13 +38,15 @@ def talk(
         raise ValueError(NO_MICROPHONE)
     sources.check_prompt(prompt)
     place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
-    portrait = sources.read_portrait(image, decode=not gateway)
+    portrait, warnings = sources.read_portrait(image, decode=not gateway), Warnings()
+    if not gateway:
+        warn_if_unlike(portrait, preset, sources.weights_of(preset, weights), warnings)
     with (
         from_file(audio) if audio is not None else from_microphone() as speech,
         nullcontext() if out is None else Movie(out, inputs) as movie,
         place as address,
     ):
-        seen = hold_talk(address, portrait, speech, movie, prompt=prompt, seed=seed)
+        seen = hold_talk(address, portrait, speech, movie, warnings, prompt=prompt, seed=seed)
     reactions = ", ".join(f"{seconds:.2f} s" for seconds in seen.reactions_s) or "none"
     said = f"{seen.video_s:.2f} s of video, {seen.late_frames} late frames, reaction {reactions}"
     sources.conclude(movie, said, *conclusions(seen), *(() if out is None else (f"{out}: H.264 and AAC",)))

@@ -16,6 +16,7 @@ from rich.live import Live
 
 from live_avatar.cli.gateway_errors import clear_errors
 from live_avatar.cli.signals import run
+from live_avatar.cli.warnings import Warnings
 from live_avatar.client import AvatarClient, Impression, SessionOptions
 from live_avatar.client import talk as speak_live
 from live_avatar.client.movie import Movie
@@ -120,8 +121,10 @@ def from_microphone() -> Source:
     return FromMicrophone()
 
 
-def hold_talk(gateway: str, image: bytes, speech: Source, out: Movie | None, *, prompt: str, seed: int) -> Impression:
-    """Talks until the speech ends; a line on stderr tells how it goes.
+def hold_talk(
+    gateway: str, image: bytes, speech: Source, out: Movie | None, warnings: Warnings, *, prompt: str, seed: int
+) -> Impression:
+    """Talks until the speech ends; a line on stderr tells how it goes, and warnings stand above it.
 
     The first Ctrl-C ends what a microphone hears, and what was said until then is still spoken.
 
@@ -131,17 +134,24 @@ def hold_talk(gateway: str, image: bytes, speech: Source, out: Movie | None, *, 
     """
     options = SessionOptions(sample_rate_hz=speech.rate_hz, prompt=prompt, seed=seed, delivery="live")
     stop = speech.stop if isinstance(speech, FromMicrophone) else None
-    return run(_hold(gateway, image, options, speech, out), on_ctrl_c=stop)
+    return run(_hold(gateway, image, options, speech, out, warnings), on_ctrl_c=stop)
 
 
-async def _hold(gateway: str, image: bytes, options: SessionOptions, speech: Source, out: Movie | None) -> Impression:
+async def _hold(
+    gateway: str, image: bytes, options: SessionOptions, speech: Source, out: Movie | None, warnings: Warnings
+) -> Impression:
     with (
         clear_errors(gateway),
         Live("waiting for the first frame", console=Console(stderr=True), refresh_per_second=5) as line,
     ):
+
+        def show(seen: Impression) -> None:
+            for warning in seen.warnings:
+                warnings.show(warning.reason, warning.message)
+            line.update(describe(seen))
+
         async with AvatarClient(gateway) as client:
-            pieces = speech.pieces()
-            return await speak_live(client, image, options, pieces, out, lambda seen: line.update(describe(seen)))
+            return await speak_live(client, image, options, speech.pieces(), out, show)
 
 
 def describe(seen: Impression) -> str:

@@ -11,17 +11,29 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from live_avatar.client.client import AvatarClient
 from live_avatar.client.errors import AvatarError
 from live_avatar.client.movie import Movie
 from live_avatar.client.options import SessionOptions
-from live_avatar.client.results import BlockTiming, Limits, VideoUnit
+from live_avatar.client.results import WARNING, BlockTiming, Event, Limits, Result, VideoUnit
 from live_avatar.client.speech import SpeechFile
 from live_avatar.client.stream import AvatarStream
 
 Progress = Callable[[float, float], None]
 """Told the seconds of video that have come, and those that are due (0: unknown)."""
+
+Warn = Callable[[AvatarError], None]
+"""Told of what is wrong but ends nothing, such as a portrait that the weights do not know."""
+
+
+class FilmOptions(TypedDict, total=False):
+    """As in ``SessionOptions``."""
+
+    prompt: str
+    seed: int
+    enlargement: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +65,14 @@ async def generate_file(
     speech: Path | SpeechFile,
     out: Path | Movie,
     *,
-    prompt: str = "",
-    seed: int = 0,
-    enlargement: int = 0,
     progress: Progress | None = None,
+    warn: Warn | None = None,
+    **options: Unpack[FilmOptions],
 ) -> Measurement:
     """Writes the video of ``image`` saying ``speech`` to ``out``, an MP4 file.
 
-    A recording within the server's limit is heard as a whole, a longer one as it comes.  The options are those of
-    ``SessionOptions``.  Speech and film may be open already, so that what is wrong with them shows early; whoever
-    opened them closes them.
+    A recording within the server's limit is heard as a whole, a longer one as it comes.  Speech and film may be
+    open already, so that what is wrong with them shows early; whoever opened them closes them.
 
     Raises:
         ValueError: the portrait or the recording is not what it must be.
@@ -76,14 +86,13 @@ async def generate_file(
         limits = (await client.server_info()).limits
         if limits.max_image_bytes and len(image) > limits.max_image_bytes:
             raise ValueError(f"the image has {len(image)} bytes, the gateway takes {limits.max_image_bytes}")
-        options = SessionOptions(
+        wanted = SessionOptions(
             sample_rate_hz=recording.rate_hz,
-            prompt=prompt,
-            seed=seed,
-            enlargement=enlargement,
             listening="whole_file" if _fits(recording, limits) else "streaming",
+            **options,
         )
-        measured = await _speak(client, image, options, recording, movie, progress)
+        watch = _Watch(progress, warn, recording.duration_s)
+        measured = await _speak(client, image, wanted, recording, movie, watch)
         if not measured.units:
             raise ValueError("the recording is too short for a single frame")
         await movie.finish()
@@ -120,31 +129,47 @@ class _Measured:
         )
 
 
+@dataclass(frozen=True)
+class _Watch:
+    """Who is told how it goes."""
+
+    progress: Progress | None
+    warn: Warn | None
+    due_s: float
+
+    def see(self, result: Result) -> None:
+        """Tells of what came."""
+        if isinstance(result, VideoUnit) and self.progress is not None:
+            self.progress(result.end_ns / 1e9, self.due_s)
+        if isinstance(result, Event) and result.kind == WARNING and result.warning and self.warn is not None:
+            self.warn(result.warning)
+
+
 async def _speak(
     client: AvatarClient,
     image: bytes,
     options: SessionOptions,
     recording: SpeechFile,
     movie: Movie,
-    progress: Progress | None,
+    watch: _Watch,
 ) -> _Measured:
     """A session from its creation to its end."""
     session = await client.create_session(image, options)
     try:
         async with session.stream() as stream:
-            return await _run(stream, recording, movie, progress)
+            return await _run(stream, recording, movie, watch)
     finally:
         with suppress(AvatarError):  # a gateway that is gone frees it by itself
             await session.close()
 
 
-async def _run(stream: AvatarStream, recording: SpeechFile, movie: Movie, progress: Progress | None) -> _Measured:
+async def _run(stream: AvatarStream, recording: SpeechFile, movie: Movie, watch: _Watch) -> _Measured:
     """Sends the recording and collects the video at the same time."""
     measured = _Measured()
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_send(stream, recording, measured))
-            await _collect(stream, movie, measured, lambda done_s: progress and progress(done_s, recording.duration_s))
+            await _collect(stream, movie, measured, watch)
     except* (AvatarError, ValueError, OSError) as group:
         error = group.exceptions[0]
     else:
@@ -152,14 +177,12 @@ async def _run(stream: AvatarStream, recording: SpeechFile, movie: Movie, progre
     raise error
 
 
-async def _collect(
-    stream: AvatarStream, movie: Movie, measured: _Measured, progress: Callable[[float], object]
-) -> None:
+async def _collect(stream: AvatarStream, movie: Movie, measured: _Measured, watch: _Watch) -> None:
     async for result in stream:
         if isinstance(result, VideoUnit):
             await movie.append(result.data)
             measured.add(result)
-            progress(result.end_ns / 1e9)
+        watch.see(result)
 
 
 async def _send(stream: AvatarStream, recording: SpeechFile, measured: _Measured) -> None:

@@ -102,3 +102,22 @@ def test_a_recording_without_a_frame_is_an_error(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", tone(RATE_HZ, 0.01), RATE_HZ)
     with pytest.raises(ValueError, match="too short for a single frame"):
         make(gateway, tmp_path / "a.wav", tmp_path / "out.mp4")
+
+
+def test_a_warning_is_passed_on_and_ends_nothing(speech: Path, tmp_path: Path) -> None:
+    def deliver(gateway: FakeGateway, requests: Requests) -> Iterator[Response]:
+        told = rich_status(grpc.StatusCode.FAILED_PRECONDITION, "PORTRAIT_UNLIKE_TRAINING")
+        yield Response(event=Response.Event(kind=Response.Event.KIND_WARNING, warning=told))
+        yield from gateway.talk(requests)
+
+    gateway, warnings = fake_gateway(), list[AvatarError]()
+    gateway.deliver = deliver
+
+    async def main(address: str) -> Measurement:
+        async with AvatarClient(address) as client:
+            return await generate_file(client, b"an image", speech, tmp_path / "out.mp4", warn=warnings.append, seed=5)
+
+    with serving(gateway) as address:
+        assert asyncio.run(main(address)).frames == 5 * 12 - 3
+    assert [(one.reason, one.message) for one in warnings] == [("PORTRAIT_UNLIKE_TRAINING", "a sentence")]
+    assert gateway.created[0].config.seed == 5
