@@ -107,6 +107,11 @@ REASONS: Mapping[str, Reason] = {
         "live video comes later than it is to be shown; a warning of an event",
         "nothing, or a smaller load: `service` names the slowest service",
     ),
+    "PORTRAIT_UNLIKE_TRAINING": Reason(
+        _PRECONDITION,
+        "the weights were trained on other portraits, so the video shows a smear; a warning of an event",
+        "a portrait of the kind that the message names, or weights trained on pictures like this one",
+    ),
     "PROMPT_TOO_LONG": Reason(_INVALID, "the prompt has too many characters", _FIX),
     "REQUEST_ID_REUSED": Reason(("ALREADY_EXISTS",), "the request id was used for another request", "use a fresh id"),
     "SESSION_CLOSED": Reason(("ABORTED",), "somebody closed the session", "nothing"),

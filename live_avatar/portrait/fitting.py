@@ -4,17 +4,36 @@ from typing import Literal
 
 from PIL import Image
 
+from live_avatar.portrait.face import Box
+
+FACE_SHARE = 0.6
+"""Of the shorter side of a small picture: what a face takes at least, where the portrait has the pixels for it."""
+SMALL_SIDE = 128
+"""Shorter side up to which a picture is small: a face that takes little of it has too few pixels to speak."""
+
+Part = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
+
 FitRule = Literal["reference", "cover"]
 """``reference``: shorter side to shorter side, black where the picture does not reach (spec 8.2).
 
-``cover``: as small as leaves no black.
+``cover``: as small as leaves no black; cut about the face where one is known.
 """
 
 
 def fit_portrait(
-    image: Image.Image, height: int, width: int, rule: FitRule, shape: tuple[int, int] | None = None
+    image: Image.Image,
+    height: int,
+    width: int,
+    rule: FitRule,
+    shape: tuple[int, int] | None = None,
+    face: Box | None = None,
 ) -> Image.Image:
-    """The portrait as an RGB picture of ``height`` x ``width``: resized bilinearly with antialiasing, cut centrally.
+    """The portrait as an RGB picture of ``height`` x ``width``: resized bilinearly with antialiasing, and cut.
+
+    What is cut off is the border: equally on both sides, or with ``cover`` so that the ``face`` is in the middle.  A
+    small picture shows head and shoulders of a portrait that shows more.  A portrait whose face is large enough and
+    whose shape is that of the picture is not cut.
 
     ``shape`` is the width and height of the portrait before it was decoded smaller; None: those of ``image``.
 
@@ -23,9 +42,30 @@ def fit_portrait(
     """
     if min(height, width) < 1:
         raise ValueError(f"height={height}, width={width} must be positive")
+    part = None if face is None or rule == "reference" else part_about(face, image.size, height, width)
+    if part is not None:
+        return image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, box=part)
     size = _reference_size if rule == "reference" else _cover_size
     resized = image.convert("RGB").resize(size(shape or image.size, height, width), Image.Resampling.BILINEAR)
     return _centre(resized, height, width)
+
+
+def part_about(face: Box, size: tuple[int, int], height: int, width: int) -> Part | None:
+    """The part of a portrait of ``size`` (width, height) that has the shape of the picture and the face in the middle.
+
+    Where the portrait ends, the face is off the middle.  None: all of the portrait.
+    """
+    scale = min(size[0] / width, size[1] / height)  # pixels of the portrait for one of the picture
+    if min(height, width) <= SMALL_SIDE:
+        closest = max(face.width, face.height) / (FACE_SHARE * min(height, width))
+        scale = min(scale, max(closest, 1.0))
+    sides = width * scale, height * scale
+    room = size[0] - sides[0], size[1] - sides[1]
+    if max(room) < 1:
+        return None
+    centre = face.left + face.width / 2, face.top + face.height / 2
+    left, top = (max(0.0, min(centre[axis] - sides[axis] / 2, room[axis])) for axis in (0, 1))
+    return left, top, min(left + sides[0], size[0]), min(top + sides[1], size[1])
 
 
 def _reference_size(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:

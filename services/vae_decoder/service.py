@@ -16,6 +16,7 @@ from live_avatar.model.vae import VAE
 from live_avatar.pipeline.v1 import vae_decoder_service_pb2
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import add_VaeDecoderServiceServicer_to_server
+from live_avatar.portrait.face import cascade_file
 from live_avatar.portrait.limits import DEFAULT_LIMITS
 from live_avatar.serving.decode_pool import PoolRules
 from live_avatar.serving.hop_service import as_service, hop_timing, running_hop
@@ -66,9 +67,16 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
                 training_portraits=loaded.training_portraits,
                 timing=hop_timing(settings),
             )
-            facts = {"networks": networks.description, "device": info.device, "capacity": work.capacity}
+            facts = {"networks": networks.description, "device": info.device, "capacity": work.capacity, "cut": _cut()}
             register = partial(add_VaeDecoderServiceServicer_to_server, servicer)
             yield as_service(hop, facts, register, grpc_names=(_DECODER_SERVICE,))
+
+
+def _cut() -> str:
+    """How portraits are cut, for one line of a log."""
+    if cascade_file() is None:
+        return "about the middle of the portrait, no face is looked for: pip install 'live-avatar[face]'"
+    return "about the face"
 
 
 @dataclass(frozen=True)
