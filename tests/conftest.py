@@ -1,9 +1,12 @@
 """Options of the whole suite."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from live_avatar.proxies import proxies
 
 GOLDENS = Path(__file__).parent / "golden" / "data"
 
@@ -11,6 +14,11 @@ GOLDENS = Path(__file__).parent / "golden" / "data"
 # `--hypothesis-profile=default` searches at random again.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+# Everything that the tests talk to is on this machine; what they use of other libraries would go through a proxy.
+for proxy in tuple(proxies()):
+    del os.environ[proxy.variable]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

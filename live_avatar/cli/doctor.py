@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from live_avatar.cli.machine import Gpu, Machine, TorchBuild, look
+from live_avatar.proxies import proxies
 
 BF16_CAPABILITY = (8, 0)
 FP8_CAPABILITY = (8, 9)
@@ -58,6 +59,7 @@ def examine(machine: Machine) -> Iterator[Finding]:
     yield _cpu(machine)
     yield _allocator(machine)
     yield from _slowing(machine)
+    yield from _proxies(machine)
 
 
 def _gpus(machine: Machine) -> Iterator[Finding]:
@@ -140,6 +142,13 @@ def _allocator(machine: Machine) -> Finding:
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "LD_PRELOAD", "MALLOC_ARENA_MAX")
     present = [f"{name}={machine.environment[name]}" for name in names if name in machine.environment]
     return Finding("allocator", True, ", ".join(present) or "default settings")
+
+
+def _proxies(machine: Machine) -> Iterator[Finding]:
+    """Calls to this machine go by themselves; of any other gateway the operator must say so."""
+    for proxy in proxies(machine.environment):
+        text = f"{proxy} is set: calls to gateways on other machines may go through it"
+        yield Finding("proxy", False, text, "no_proxy=HOST,... for each gateway that is reached without it")
 
 
 def _slowing(machine: Machine) -> Iterator[Finding]:

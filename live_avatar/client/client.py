@@ -19,6 +19,7 @@ from live_avatar.client.results import Interruption, ServerInfo, server_info
 from live_avatar.client.stream import AvatarStream
 from live_avatar.client.target import parse_target
 from live_avatar.limits import MAX_IMAGE_BYTES
+from live_avatar.proxies import direct_if_local, proxy_before
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 
@@ -34,7 +35,8 @@ _INTERRUPTIONS_KEPT = 64
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),  # the server's limit holds
-    ("grpc.keepalive_time_ms", 10_000),
+    # A gateway that is frozen is noticed after 8 s at most: its kernel goes on to take what is sent.
+    ("grpc.keepalive_time_ms", 3_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
@@ -54,10 +56,11 @@ class AvatarClient:
 
     def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
         self.target = parse_target(target, encrypted=credentials is not None)
+        options = (*_CHANNEL_OPTIONS, *direct_if_local(self.target))
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(self.target, options=options)
         else:
-            self._channel = grpc.aio.secure_channel(self.target, credentials, options=_CHANNEL_OPTIONS)
+            self._channel = grpc.aio.secure_channel(self.target, credentials, options=options)
         self._stub = AvatarServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -72,7 +75,7 @@ class AvatarClient:
 
     async def server_info(self) -> ServerInfo:
         """What the gateway serves, and its limits."""
-        with typed_errors():
+        with typed_errors(self.target):
             return server_info(await self._stub.GetServerInfo(api.GetServerInfoRequest(), timeout=CALL_TIMEOUT_S))
 
     async def create_session(self, image: bytes, options: SessionOptions, *, request_id: str = "") -> "Session":
@@ -91,7 +94,7 @@ class AvatarClient:
         request = api.CreateSessionRequest(
             request_id=request_id or str(uuid.uuid4()), reference_image=image, config=options.to_message()
         )
-        with typed_errors():
+        with typed_errors(self.target):
             response = await self._stub.CreateSession(request, timeout=CREATE_TIMEOUT_S)
         return Session(self._stub, response, options)
 
@@ -179,9 +182,9 @@ class Session:
 
 
 @contextmanager
-def typed_errors() -> Iterator[None]:
-    """Failed calls within raise AvatarError."""
+def typed_errors(target: str = "") -> Iterator[None]:
+    """Failed calls within raise AvatarError; where ``target`` is given it names the proxy that stood before that."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from None
+        raise from_rpc_error(error, proxy_before(target) if target else None) from None

@@ -10,6 +10,8 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from live_avatar.proxies import Proxy
+
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _TOO_LARGE = "message larger than max"
 
@@ -53,12 +55,20 @@ def from_status(status: status_pb2.Status) -> AvatarError:
     return AvatarError(code, info.reason, status.message, info.metadata, delay_s)
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError) -> AvatarError:
-    """The error behind a failed call, with the server's reason where it gave one."""
+def from_rpc_error(error: grpc.aio.AioRpcError, proxy: Proxy | None = None) -> AvatarError:
+    """The error behind a failed call, with the server's reason where it gave one.
+
+    Args:
+        error: as gRPC raised it.
+        proxy: what stood between, for a call that reached nobody.
+    """
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads code, details and metadata alone
     if status is not None:
         return from_status(status)
     code, message = error.code(), error.details() or error.code().name
+    if proxy is not None and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        remedy = "name the gateway's host in no_proxy to go without it"
+        message = f"a proxy from the environment was in the way, {proxy} ({remedy}): {message}"
     # The transport refuses what is far too large itself, and says so in these words alone.
     too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in message
     return AvatarError(code, "MESSAGE_TOO_LARGE" if too_large else code.name, message)

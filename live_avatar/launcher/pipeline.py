@@ -18,6 +18,7 @@ from live_avatar.config import PRESETS, TINY
 from live_avatar.launcher.child import QUIET, Child, LaunchError, Program
 from live_avatar.launcher.layout import Layout
 from live_avatar.launcher.ports import check_free, free_ports
+from live_avatar.proxies import DIRECT
 from live_avatar.v1.avatar_service_pb2 import GetServerInfoRequest
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 
@@ -198,7 +199,7 @@ class LocalPipeline:
     def _wait_ready(self) -> None:
         """Returns when the gateway takes sessions."""
         deadline = time.monotonic() + READY_TIMEOUT_S
-        with grpc.insecure_channel(self.gateway) as channel:
+        with grpc.insecure_channel(self.gateway, options=DIRECT) as channel:
             gateway = AvatarServiceStub(channel)
             while reason := _why_not_ready(gateway):
                 for child in self.ended():

@@ -7,7 +7,7 @@ an OTLP collector where one is named; metrics also to a Prometheus endpoint.  Th
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Thread
-from typing import Self
+from typing import Any, Self
 from wsgiref.simple_server import WSGIServer
 
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
@@ -26,6 +26,7 @@ from opentelemetry.util.types import AnyValue
 from prometheus_client import CollectorRegistry, start_http_server
 
 from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, SessionKey
+from live_avatar.proxies import DIRECT, is_local
 from live_avatar.serving import metrics
 from live_avatar.serving.logs import session_name
 from live_avatar.serving.metrics import Metric
@@ -218,8 +219,10 @@ def _times(timing: BlockTiming) -> dict[str, float]:
 
 def _otlp(endpoint: str) -> tuple[SpanProcessor, MetricReader]:
     insecure = not endpoint.startswith("https://")
-    spans = OTLPSpanExporter(endpoint, insecure=insecure, timeout=_EXPORT_TIMEOUT_S)
-    series = OTLPMetricExporter(endpoint, insecure=insecure, timeout=_EXPORT_TIMEOUT_S)
+    # Plain text stays inside: such a collector is one of our own services.  The exporters' stubs know texts alone.
+    options: Any = DIRECT if insecure or is_local(endpoint) else None
+    spans = OTLPSpanExporter(endpoint, insecure=insecure, timeout=_EXPORT_TIMEOUT_S, channel_options=options)
+    series = OTLPMetricExporter(endpoint, insecure=insecure, timeout=_EXPORT_TIMEOUT_S, channel_options=options)
     return BatchSpanProcessor(spans), PeriodicExportingMetricReader(
         series, export_interval_millis=_METRIC_PERIOD_MS, export_timeout_millis=_EXPORT_TIMEOUT_S * 1_000
     )

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
+from live_avatar.proxies import DIRECT
+
 PROTOCOL_VERSION = 1
 
 # A frozen peer is found by pings only where both options stand; the heartbeats find it sooner, so the pings may be
 # patient: on a machine with more to do than cores, an answer can take more than a second.  The local pool keeps one
 # link's back-off from slowing the next attempt.
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    *DIRECT,
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),

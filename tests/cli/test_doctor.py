@@ -118,3 +118,11 @@ def test_this_machine_is_described_in_lines_and_in_json() -> None:
     findings = json.loads(answer.stdout)
     assert len(findings) == len(lines.stdout.splitlines())
     assert all(finding["ok"] or finding["remedy"] for finding in findings)
+
+
+def test_proxies_of_the_environment_are_named_with_the_remedy() -> None:
+    environment = {"https_proxy": "http://user:secret@proxy.example:3128", "HTTP_PROXY": "proxy.example:80"}
+    found = warnings(replace(SOUND, environment=environment))
+    assert [finding.topic for finding in found] == ["proxy", "proxy"]
+    assert "https_proxy=proxy.example:3128" in found[0].text and "HTTP_PROXY=proxy.example:80" in found[1].text
+    assert all("no_proxy=" in finding.remedy and "secret" not in finding.text for finding in found)

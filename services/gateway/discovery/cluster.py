@@ -49,4 +49,6 @@ def open_client(kubeconfig: Path | None) -> ApiClient:
         where = f"kubeconfig {kubeconfig}" if kubeconfig else "the service account of this pod"
         raise ValueError(f"no API server by {where}: {error}") from error
     configuration.retries = False  # ours are slower and know when to stop
+    if kubeconfig is None:
+        configuration.proxy = None  # a proxy of the environment leads out of the cluster
     return ApiClient(configuration)

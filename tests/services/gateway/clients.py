@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 from PIL import Image
 
+from live_avatar.proxies import DIRECT
 from live_avatar.serving.errors import ServiceError, from_rpc_error
 from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.server import Service
@@ -105,7 +106,7 @@ async def gateway(
         target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         stack.push_async_callback(server.stop, None)
-        options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+        options = (*DIRECT, ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(target, options=options))
         running = Gateway(AvatarServiceStub(channel), pipeline, service, target)
         if wait:
