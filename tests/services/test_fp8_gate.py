@@ -1,10 +1,12 @@
 """The gate before 8-bit layers: its report, and who gets past it."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from services.denoise_stage import gate
 from services.denoise_stage.gate import check_report
 
 
@@ -37,3 +39,13 @@ def test_neither_does_none_at_all(tmp_path: Path) -> None:
         check_report(None, "abc")
     with pytest.raises(ValueError, match="cannot be read"):
         check_report(tmp_path / "missing.json", "abc")
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gate", "--out", str(tmp_path)])
+    monkeypatch.setattr(gate, "measure", lambda *_: pytest.fail("it measures"))
+    with pytest.raises(SystemExit, match="2"):
+        gate.main()
+    assert f"{tmp_path} is a folder; name a file in it" in capsys.readouterr().err

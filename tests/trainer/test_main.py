@@ -9,7 +9,7 @@ from tests.trainer.micro import flow_config
 from tests.trainer.runs import arguments
 from trainer.__main__ import COMMANDS, USAGE, main
 from trainer.autoencoder_config import AutoencoderConfig
-from trainer.overrides import override, pairs_of
+from trainer.overrides import override, pairs_of, run_reporting
 from trainer.presets import PHASES, FlowMatchingConfig, tiny
 
 
@@ -87,3 +87,9 @@ def test_a_run_by_command_trains(tmp_path: Path) -> None:
 def test_an_adapter_without_weights_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments("tiny", flow_config(tmp_path, train_adapter=True))) == USAGE
     assert "give --weights DIR" in capsys.readouterr().out
+
+
+def test_a_program_of_its_own_says_in_one_line_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_reporting("python -m trainer.autoencoder", lambda: pairs_of(["--bogus"])) == USAGE
+    assert capsys.readouterr().err == "python -m trainer.autoencoder: --bogus has no value\n"
+    assert run_reporting("python -m trainer.autoencoder", lambda: pairs_of(["--steps", "1"])) == 0
