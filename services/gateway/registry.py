@@ -239,7 +239,7 @@ class Registry:
     def _record(self, tenant: str, request: api.CreateSessionRequest) -> SessionRecord:
         limits = self.terms.limits
         session_id = secrets.token_hex(16)
-        wanted_ms = request.max_duration.ToMilliseconds()
+        wanted_ms = -(-request.max_duration.ToNanoseconds() // 1_000_000)  # no time at all means the longest
         return SessionRecord(
             session_id=session_id,
             tenant=tenant,

@@ -29,6 +29,8 @@ CLIENT_GONE = "CLIENT_GONE"
 CLIENT_GONE = "CLIENT_GONE"
 """Why a session is over whose client cancelled its stream or vanished."""
 DEFAULT_PAGE, LARGEST_PAGE = 50, 1_000
+MAX_LISTS = 8
+"""Lists that are made at the same time; each asks the store a thousand times at most."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -39,6 +41,7 @@ class AvatarServicer(AvatarServiceServicer):
     def __init__(self, registry: Registry, telemetry: Telemetry) -> None:
         self._registry = registry
         self._telemetry = telemetry
+        self._lists = 0
         limits = registry.terms.limits
         self._unopened = UnopenedStreams(limits.max_unopened_streams, limits.open_timeout_s)
 
@@ -66,7 +69,14 @@ class AvatarServicer(AvatarServiceServicer):
             message = f"page_size {request.page_size} is negative"
             raise ServiceError(INVALID, "PAGE_SIZE_OUT_OF_RANGE", message, field="page_size")
         size = min(request.page_size or DEFAULT_PAGE, LARGEST_PAGE)
-        records, more = await self._registry.store.list_page(TENANT, size, request.page_token)
+        if self._lists >= MAX_LISTS:
+            message = f"{MAX_LISTS} lists are being made"
+            raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", message, retry_after_s=1.0)
+        self._lists += 1
+        try:
+            records, more = await self._registry.store.list_page(TENANT, size, request.page_token)
+        finally:
+            self._lists -= 1
         return api.ListSessionsResponse(
             sessions=[messages.session(record) for record in records],
             next_page_token=records[-1].session_id if more else "",

@@ -16,6 +16,8 @@ MAX_WAITING = 64
 """Messages of one session that its gateway has not taken; a session with more has failed."""
 MAX_SUBSCRIPTIONS = 4096
 """Of one gateway."""
+MAX_UNREAD = 8192
+"""Messages that wait on one stream when another session is asked for."""
 
 
 @dataclass(eq=False)
@@ -60,8 +62,12 @@ class Audience:
         """Sends the video of a session to ``stream`` from now on, whoever received it before.
 
         Raises:
-            ServiceError: the stream has too many sessions.
+            ServiceError: the stream has too many sessions, or leaves too many answers unread.
         """
+        if stream.outbox.qsize() >= MAX_UNREAD:
+            raise ServiceError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER", f"the gateway left {MAX_UNREAD} messages unread"
+            )
         if len(stream.keys) >= MAX_SUBSCRIPTIONS:
             raise ServiceError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -280,6 +280,21 @@ def test_a_gateway_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         run(test)
 
 
+def test_a_gateway_that_asks_and_does_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "MAX_UNREAD", 3)
+
+    async def test(at: Place) -> None:
+        for _ in range(3):
+            at.audience.subscribe(key(), at.stream)
+        with pytest.raises(ServiceError, match="SLOW_CONSUMER"):
+            at.audience.subscribe(key(), at.stream)
+        assert len(await at.received()) == 3
+        at.audience.subscribe(key(), at.stream)
+
+    with place() as run:
+        run(test)
+
+
 def test_the_latest_subscriber_receives() -> None:
     async def test(at: Place) -> None:
         at.start()

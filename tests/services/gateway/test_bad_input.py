@@ -145,10 +145,6 @@ def played(seconds: int = 0, nanos: int = 0) -> Callable[[Talk], Awaitable[None]
     return said(playback_report=Request.PlaybackReport(played_through_time=Duration(seconds=seconds, nanos=nanos)))
 
 
-def update_of(*paths: str) -> Callable[[Talk], Awaitable[None]]:
-    return said(update=Request.Update(update_mask=FieldMask(paths=paths)))
-
-
 def floats(*values: float) -> bytes:
     return np.array(values, "<f4").tobytes()
 
@@ -175,13 +171,9 @@ TALK = {
     "played beyond all time": (played(seconds=2**62), {}, INVALID, "DURATION_OUT_OF_RANGE"),
     "played in too many nanos": (played(nanos=10**9), {}, INVALID, "DURATION_OUT_OF_RANGE"),
     "played in nanos of the wrong sign": (played(seconds=1, nanos=-1), {}, INVALID, "DURATION_OUT_OF_RANGE"),
-    "offset beyond all time": (chunk(bytes(64), 2**63), {}, INVALID, ORDER),
-    "the largest offset": (chunk(bytes(64), 2**64 - 1), {}, INVALID, ORDER),
     "the largest sequence": (said(sequence=2**64 - 1, credit=Request.Credit()), {}, INVALID, ORDER),
     "end of a long name": (ending(LONG), {}, INVALID, "NAME_TOO_LONG"),
     "interrupt of a long name": (said(interrupt=Request.Interrupt(utterance_id=LONG)), {}, INVALID, "NAME_TOO_LONG"),
-    "update of a long name": (update_of(LONG), {}, INVALID, "NAME_TOO_LONG"),
-    "update of many": (update_of(*["prompt"] * 65), {}, INVALID, "LIST_TOO_LONG"),
     "speech after the end": (several(chunk(bytes(64)), ending(""), chunk(bytes(64))), {}, INVALID, ORDER),
     "interrupt": (said(interrupt=Request.Interrupt()), {}, Code.FAILED_PRECONDITION, "NOT_LIVE"),
     "update of nothing": (said(update=Request.Update()), {}, INVALID, "UPDATE_EMPTY"),
@@ -303,11 +295,6 @@ UNARY = {
     "page token": ("ListSessions", api.ListSessionsRequest(page_token="x"), INVALID, "PAGE_TOKEN_INVALID"),
     "update": ("UpdateSession", api.UpdateSessionRequest(), INVALID, "UPDATE_EMPTY"),
     "interrupt": ("InterruptSession", api.InterruptSessionRequest(), Code.NOT_FOUND, "SESSION_NOT_FOUND"),
-    "get a long id": ("GetSession", api.GetSessionRequest(session_id=LONG), INVALID, "NAME_TOO_LONG"),
-    "close a long id": ("CloseSession", api.CloseSessionRequest(session_id=LONG), INVALID, "NAME_TOO_LONG"),
-    "long page token": ("ListSessions", api.ListSessionsRequest(page_token=LONG), INVALID, "NAME_TOO_LONG"),
-    "long interrupt": ("InterruptSession", api.InterruptSessionRequest(request_id=LONG), INVALID, "NAME_TOO_LONG"),
-    "long update": ("UpdateSession", api.UpdateSessionRequest(session_id=LONG), INVALID, "NAME_TOO_LONG"),
 }  # fmt: skip
 
 
