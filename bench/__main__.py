@@ -1,7 +1,7 @@
 """Measures the pipeline on this machine: ``python -m bench``, or some sections of it: ``python -m bench steps tiny``.
 
 Prints one table and writes ``bench.json`` (flat keys) and ``timeline.png`` to the output folder.  Sections that are
-not run keep the numbers they had in the file.  ``docs/bench.md`` says what the keys mean.
+not run keep the numbers they had in the file.  ``docs/performance/bench.md`` says what the keys mean.
 """
 
 import argparse

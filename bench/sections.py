@@ -1,6 +1,6 @@
 """The measurements, each of which starts its own pipeline and ends it.
 
-A section returns flat keys with numbers.  What each means, and which value is wanted, is written in ``docs/bench.md``.
+A section returns flat keys with numbers.  ``docs/performance/bench.md`` explains each key and its target.
 """
 
 import asyncio

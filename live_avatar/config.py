@@ -295,7 +295,7 @@ _TINY_STD = (
     2.0747, 3.6907, 1.7939, 1.7856, 1.9811, 3.1878, 1.6315, 1.7891,
     1.8741, 1.5394, 1.2232, 4.3402, 2.6724, 2.4594, 1.485, 4.095,
 )  # fmt: skip
-"""Of the latents of the trained autoencoder (docs/training.md)."""
+"""Of the latents of the trained autoencoder (docs/guides/train.md)."""
 
 TINY = Preset(
     name="TINY",

@@ -29,7 +29,8 @@ PACKAGE = "live_avatar.v1"
 _HEAD = f"""# API reference
 
 `{PACKAGE}`: what a client speaks with a gateway over gRPC. Written by `make protos` from `protos/` and
-`live_avatar/reasons.py`; change those, not this page. How a live conversation goes is in [Live delivery](../live.md).
+`live_avatar/reasons.py`; change those, not this page. How a live conversation goes is in
+[Live conversations](../guides/live-conversations.md).
 
 """
 _MESSAGE, _ENUM, _SERVICE, _FIELD, _NESTED, _NESTED_ENUM, _VALUE, _METHOD = 4, 5, 6, 2, 3, 4, 2, 2

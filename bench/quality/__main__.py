@@ -1,8 +1,8 @@
 """How good the pictures are: ``python -m bench.quality``; of videos from elsewhere: ``--videos FOLDER``.
 
 Without ``--videos`` it films people of the held-out puppet set with every row of the table, measures, and writes
-``quality.md``, ``quality.json`` and ``quality.png``.  A run that was ended goes on where it was.  ``docs/quality.md``
-says what the numbers mean.
+``quality.md``, ``quality.json`` and ``quality.png``.  A run that was stopped continues.
+``docs/performance/quality.md`` says what the numbers mean.
 """
 
 import argparse

@@ -35,7 +35,7 @@ class Judge:
     """What mouths do that say something else, [T] each."""
 
     def numbers(self, actor: Actor, shot: Shot) -> dict[str, float]:
-        """What is measured of ``shot``, by key (``docs/quality.md``)."""
+        """What is measured of ``shot``, by key (``docs/performance/quality.md``)."""
         read, truth = self.mouths.read(shot.frames), actor.clip.openness[shot.hidden :]
         best = sync(read, truth)
         face = self.faces.read(shot.frames)

@@ -41,7 +41,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Which of the faster ways the services take (docs/fast.md); the default is none."""
+    """Which of the faster ways the services take (docs/performance/fast.md); the default is none."""
 
     compiled: bool = False
     """Stages and decoder generate code for the largest picture before they are ready."""

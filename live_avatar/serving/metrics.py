@@ -1,4 +1,4 @@
-"""Every metric of the system, as data; ``docs/metrics.md`` is the same list for people, and a test compares them.
+"""Every metric of the system, as data; ``docs/reference/metrics.md`` is written from this table.
 
 This file does not know how a metric is recorded or exported.
 """

@@ -18,7 +18,7 @@ SAMPLES = samples()
 TARGET_LABELS = {"namespace", "pod", "job"}
 """What Prometheus adds."""
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
-OPERATIONS = ROOT / "docs" / "operations.md"
+OPERATIONS = ROOT / "docs" / "guides" / "deploy.md"
 
 Series = dict[str, set[str]]
 

@@ -1,4 +1,4 @@
-"""What ``docs/operations.md`` says can be computed or looked up, and is true."""
+"""What ``docs/guides/deploy.md`` says can be computed or looked up, and is true."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from live_avatar.config import S2V_14B
 from tests.helm.rendering import CHART, ROOT, named, render
 from tools.chart_readme import descriptions
 
-PAGE = (ROOT / "docs" / "operations.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "deploy.md").read_text()
 
 
 def test_the_sizing_table_is_what_the_command_prints(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from live_avatar.serving.observer import BlockReport, Observer
 from live_avatar.serving.settings import TelemetrySettings
 from live_avatar.serving.telemetry import Telemetry, traceparent
 
-DOC = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOC = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 KEY = SessionKey(session_id="secret-session-id", epoch=2)
 PARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 CHAIN = ("audio-encoder", "denoise-stage-0", "denoise-stage-1", "vae-decoder")

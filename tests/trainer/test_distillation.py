@@ -1,7 +1,8 @@
 """Self-forcing where the answer is known: the teacher is the exact score of a small mixture in the plane.
 
 Everything but the teacher is what trains the product: the causal DiT with its adapters, roll-outs by the denoisers
-that serve, the fake score, Algorithm 2, the average of the weights.  ``docs/distillation.md`` explains the settings.
+that serve, the fake score, Algorithm 2, the average of the weights.  The settings:
+``docs/performance/distillation.md``.
 """
 
 import logging
