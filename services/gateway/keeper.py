@@ -156,6 +156,8 @@ class Keeper:
             if error.reason != SESSION_NOT_FOUND:
                 self._log.warning("a session's end was not stored", reason=error.reason)
                 return False
+        except ValueError as error:
+            self._log.warning("what is stored is no session", reason=str(error))
         self._ends.pop(end.session_id, None)
         return True
 

@@ -298,7 +298,8 @@ class Registry:
             raise stage_lost("no pipeline is ready")
         live = api.SessionConfig.FromString(record.config).delivery == api.DELIVERY_LIVE
         most = {pipeline.name: pipeline.live_capacity if live else pipeline.capacity for pipeline in ready}
-        room = {name: most[name] - await self.store.count_slots(name) for name in most}
+        taken = await self.store.count_all_slots(most)
+        room = {name: most[name] - taken[name] for name in most}
         for pipeline in sorted(ready, key=lambda one: -room[one.name]):
             placed = await self.store.reserve_slot(record, pipeline.name, most[pipeline.name])
             if placed is not None:

@@ -111,7 +111,7 @@ class Renewals:
         outcomes: dict[str, Renewal] = {}
         async with reported(), self._redis.pipeline(transaction=True) as pipe:
             for record, lease, fields in zip(records, answers[1::3], answers[2::3], strict=True):
-                stored, is_ours = _as_record(fields), lease == self._value(record)
+                stored, is_ours = as_record(fields), lease == self._value(record)
                 may_go_on = stored is not None and stored.state not in OVER and stored.epoch == record.epoch
                 if is_ours and may_go_on:
                     _claim_until(pipe, record, int(seconds) * 1000 + self._lease_ms)
@@ -126,7 +126,7 @@ class Renewals:
         return lease_value(self._owner, record.epoch)
 
 
-def _as_record(fields: Mapping[Any, Any]) -> SessionRecord | None:
+def as_record(fields: Mapping[Any, Any]) -> SessionRecord | None:
     """What is stored; None where that is nothing, or no session."""
     try:
         return SessionRecord.from_fields(fields)

@@ -30,7 +30,7 @@ from services.gateway.records import (
     tenant_key,
 )
 from services.gateway.redis_access import as_text, begin, now_ms, reported, transact
-from services.gateway.renewals import Renewal, Renewals, read_record
+from services.gateway.renewals import Renewal, Renewals, as_record, read_record
 
 _REAPED_AT_ONCE = 100
 GATEWAY_LOST = "GATEWAY_LOST"
@@ -162,10 +162,17 @@ class SessionStore:
                 ids = await self._redis.zrevrange(index, start, start + size)
                 if not ids:
                     break
-                records = [await read_record(self._redis, as_text(raw)) for raw in ids]
-                found += [record for record in records if record is not None]
+                found += await self._read_all([as_text(raw) for raw in ids])
                 start += len(ids)
             return found[:size], len(found) > size
+
+    async def _read_all(self, session_ids: Sequence[str]) -> Sequence[SessionRecord]:
+        """Those of the sessions that are stored, in one question; what is no session of ours is left out."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for session_id in session_ids:
+                pipe.hgetall(session_key(session_id))
+            records = map(as_record, await pipe.execute())
+            return [record for record in records if record is not None]
 
     async def activate(self, record: SessionRecord) -> None:
         """Stores what became of a session of ours; raises ServiceError NOT_FOUND where it is gone, over or taken."""
@@ -287,8 +294,16 @@ class SessionStore:
 
     async def count_slots(self, pipeline: str) -> int:
         """Places taken on a pipeline, by all gateways."""
+        return (await self.count_all_slots([pipeline]))[pipeline]
+
+    async def count_all_slots(self, pipelines: Collection[str]) -> Mapping[str, int]:
+        """Places taken on each pipeline, by all gateways."""
         async with reported():
-            return int(await self._redis.zcount(slots_key(pipeline), await now_ms(self._redis), "+inf"))
+            now = await now_ms(self._redis)
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for name in pipelines:
+                    pipe.zcount(slots_key(name), now, "+inf")
+                return dict(zip(pipelines, map(int, await pipe.execute()), strict=True))
 
     async def reap(self, held: Collection[str] = ()) -> Sequence[SessionRecord]:
         """Ends the sessions whose gateway has vanished, but never one of ``held``; returns them."""

@@ -145,6 +145,8 @@ def test_pages_are_newest_first_and_complete(url: str) -> None:
             await asyncio.sleep(0.002)
         await store.create(record("foreign", tenant="u"))
         await client.delete(session_key("s4"))
+        await client.zadd("live_avatar:tenant:t", {"broken": 1})
+        await client.hset(session_key("broken"), "state", "1")
         seen, before, more = [], "", True
         while more:
             page, more = await store.list_page("t", 2, before)

@@ -64,6 +64,7 @@ CALLS: dict[str, Callable[[SessionStore, dict[str, SessionRecord]], Awaitable[ob
     "reserve where it is full": lambda store, made: store.reserve_slot(
         replace(made["held"], session_id="left"), "p", 1
     ),
+    "count on all pipelines": lambda store, made: store.count_all_slots(["p", "q"]),
     "count": lambda store, made: store.count_slots("p"),
     "reap": lambda store, made: store.reap(),
     "reap what is held": lambda store, made: store.reap({"left"}),
