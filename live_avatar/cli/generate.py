@@ -43,4 +43,6 @@ def generate(
         warn_if_unlike(portrait, preset, sources.weights_of(preset, weights), warnings)
     with SpeechFile(audio) as speech, Movie(out, (audio, image)) as movie, place as address:
         made = make_video(address, portrait, speech, movie, warnings, prompt=prompt, seed=seed, enlargement=enlargement)
+    for warning in made.warnings:
+        warnings.show(warning, warning)
     sources.conclude(movie, f"{out}: {made.frames} frames, {made.video_s:.2f} s")

@@ -47,6 +47,8 @@ def talk(
         place as address,
     ):
         seen = hold_talk(address, portrait, speech, movie, warnings, prompt=prompt, seed=seed)
+    for warning in speech.warnings:
+        warnings.show(warning, warning)
     reactions = ", ".join(f"{seconds:.2f} s" for seconds in seen.reactions_s) or "none"
     said = f"{seen.video_s:.2f} s of video, {seen.late_frames} late frames, reaction {reactions}"
     sources.conclude(movie, said, *conclusions(seen), *(() if out is None else (f"{out}: H.264 and AAC",)))

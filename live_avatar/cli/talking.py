@@ -40,6 +40,11 @@ class Source(Protocol):
 
     rate_hz: int
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was wrong with the speech that was read."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
@@ -62,12 +67,16 @@ class FromFile:
     def __exit__(self, *exc: object) -> None:
         self._file.__exit__(*exc)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See ``Source``."""
+        return self._file.warnings
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """See ``Source``."""
         began_s, sent = time.monotonic(), 0
         size = int(PIECE_S * self.rate_hz) * _SAMPLE_BYTES
-        chunks = self._file.chunks()
-        while chunk := await asyncio.to_thread(next, chunks, b""):
+        async for chunk in self._file.read():
             for first in range(0, len(chunk), size):
                 piece = chunk[first : first + size]
                 yield piece
@@ -80,6 +89,7 @@ class FromMicrophone:
     """Whatever the default microphone hears, until ``stop``."""
 
     rate_hz = _MICROPHONE_HZ
+    warnings = ()
 
     def __init__(self) -> None:
         sounddevice: Any = import_module("sounddevice")

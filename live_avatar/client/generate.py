@@ -57,6 +57,8 @@ class Measurement:
     frames_per_second: float
     """Rate at which video came after its first piece; 0 where there was but one."""
     services: Mapping[str, ServiceTimes]
+    warnings: tuple[str, ...] = ()
+    """What was wrong with the recording, and how it was used all the same."""
 
 
 async def generate_file(
@@ -71,8 +73,9 @@ async def generate_file(
 ) -> Measurement:
     """Writes the video of ``image`` saying ``speech`` to ``out``, an MP4 file.
 
-    A recording within the server's limit is heard as a whole, a longer one as it comes.  Speech and film may be
-    open already, so that what is wrong with them shows early; whoever opened them closes them.
+    A recording within the server's limit is heard as a whole, a longer one as it comes.  What is damaged in it is
+    silent, see ``Measurement.warnings``.  Speech and film may be open already, so that what is wrong with them shows
+    early; whoever opened them closes them.
 
     Raises:
         ValueError: the portrait or the recording is not what it must be.
@@ -88,7 +91,7 @@ async def generate_file(
             raise ValueError(f"the image has {len(image)} bytes, the gateway takes {limits.max_image_bytes}")
         wanted = SessionOptions(
             sample_rate_hz=recording.rate_hz,
-            listening="whole_file" if _fits(recording, limits) else "streaming",
+            listening="whole_file" if await _fits(recording, limits) else "streaming",
             **options,
         )
         watch = _Watch(progress, warn, recording.duration_s)
@@ -96,7 +99,7 @@ async def generate_file(
         if not measured.units:
             raise ValueError("the recording is too short for a single frame")
         await movie.finish()
-        return measured.result()
+        return replace(measured.result(), warnings=recording.warnings)
 
 
 @dataclass
@@ -186,16 +189,19 @@ async def _collect(stream: AvatarStream, movie: Movie, measured: _Measured, watc
 
 
 async def _send(stream: AvatarStream, recording: SpeechFile, measured: _Measured) -> None:
-    chunks = recording.chunks()
     measured.started_at = time.monotonic()
-    while chunk := await asyncio.to_thread(next, chunks, b""):
+    async for chunk in recording.read():
         await stream.send_audio(chunk)
     await stream.end()
 
 
-def _fits(recording: SpeechFile, limits: Limits) -> bool:
-    """Whether the recording may be heard as a whole; one of unknown length may not."""
-    return 0 < recording.duration_s <= limits.max_whole_file_s
+async def _fits(recording: SpeechFile, limits: Limits) -> bool:
+    """Whether the recording may be heard as a whole, by its samples and not by what it says of itself."""
+    try:
+        return await asyncio.to_thread(recording.fits, limits.max_whole_file_s)
+    except asyncio.CancelledError:
+        recording.stop()
+        raise
 
 
 def _medians(timings: Sequence[BlockTiming]) -> ServiceTimes:

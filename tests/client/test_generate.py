@@ -13,7 +13,7 @@ from live_avatar.client import AvatarClient, AvatarError, Measurement, generate_
 from live_avatar.v1 import avatar_service_pb2 as api
 
 from .fake_gateway import FakeGateway, Requests, Response, fake_gateway, rich_status, serving
-from .test_speech import tone, write_wav
+from .sound_files import coded, damage, tone, write_wav
 
 RATE_HZ = 16_000
 
@@ -121,3 +121,18 @@ def test_a_warning_is_passed_on_and_ends_nothing(speech: Path, tmp_path: Path) -
         assert asyncio.run(main(address)).frames == 5 * 12 - 3
     assert [(one.reason, one.message) for one in warnings] == [("PORTRAIT_UNLIKE_TRAINING", "a sentence")]
     assert gateway.created[0].config.seed == 5
+
+
+def test_a_recording_that_is_longer_than_it_says_is_streamed_and_a_damaged_one_told(tmp_path: Path) -> None:
+    """The gateway's limit is 10 s: AAC of 10 s is a little longer."""
+    gateway = fake_gateway()
+    (tmp_path / "a.m4a").write_bytes(coded("ipod", "aac", tone(24_000, 10), 24_000))
+    measured, _ = make(gateway, tmp_path / "a.m4a", tmp_path / "out.mp4")
+    assert gateway.created[0].config.listening == api.LISTENING_STREAMING
+    assert measured.warnings == ()
+    gateway = fake_gateway()
+    mp3 = coded("mp3", "libmp3lame", tone(16_000, 3), 16_000)
+    (tmp_path / "b.mp3").write_bytes(damage(mp3, [slice(30, 34)]))
+    measured, _ = make(gateway, tmp_path / "b.mp3", tmp_path / "out.mp4")
+    assert gateway.created[0].config.listening == api.LISTENING_WHOLE_FILE
+    assert ["damaged" in warning for warning in measured.warnings] == [True]

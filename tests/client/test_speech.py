@@ -1,38 +1,15 @@
 """Speech files of several kinds."""
 
-import wave
 from pathlib import Path
 
-import av
 import numpy as np
 import numpy.typing as npt
 import pytest
-from av.audio.stream import AudioStream
 
-from live_avatar.client.speech import MAX_RATE_HZ, SpeechFile
+from live_avatar.client.speech import SpeechFile
+from live_avatar.limits import MAX_RATE_HZ
 
-
-def tone(rate_hz: int, seconds: float = 1.0) -> npt.NDArray[np.int16]:
-    time = np.arange(round(seconds * rate_hz)) / rate_hz
-    return np.round(8_000 * np.sin(2 * np.pi * 300 * time)).astype(np.int16)
-
-
-def write_wav(path: Path, samples: npt.NDArray[np.int16], rate_hz: int, channels: int = 1) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setparams((channels, 2, rate_hz, 0, "NONE", ""))
-        file.writeframes(np.repeat(samples, channels).astype("<i2").tobytes())
-
-
-def write_coded(path: Path, codec: str, samples: npt.NDArray[np.int16], rate_hz: int) -> None:
-    with av.open(path, "w") as file:
-        stream = file.add_stream(codec, rate=rate_hz, layout="mono")
-        assert isinstance(stream, AudioStream)
-        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-        frame.sample_rate = rate_hz
-        resampler = av.AudioResampler(format=stream.format.name, layout="mono", rate=rate_hz, frame_size=1152)
-        for part in (*resampler.resample(frame), *resampler.resample(None)):
-            file.mux(stream.encode(part))
-        file.mux(stream.encode(None))
+from .sound_files import coded, tone, write_wav
 
 
 def read(path: Path) -> tuple[npt.NDArray[np.int16], int, float]:
@@ -68,7 +45,7 @@ def test_a_rate_that_no_gateway_takes_is_changed(tmp_path: Path, rate_hz: int) -
 
 @pytest.mark.parametrize(("name", "codec"), [("a.flac", "flac"), ("a.mp3", "libmp3lame")])
 def test_coded_speech(tmp_path: Path, name: str, codec: str) -> None:
-    write_coded(tmp_path / name, codec, tone(16_000), 16_000)
+    (tmp_path / name).write_bytes(coded(name[2:], codec, tone(16_000), 16_000))
     samples, rate, _ = read(tmp_path / name)
     assert rate == 16_000
     assert abs(len(samples) - 16_000) < 2_400
