@@ -33,6 +33,11 @@ class InFlight:
     frames: list[bytes] = field(default_factory=list)
     first_frame: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of the pictures that have come."""
+        return sum(map(len, self.frames))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arrived:

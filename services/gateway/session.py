@@ -298,6 +298,8 @@ class Session:
             message = f"pictures came of block {video.block_index}, which is not on its way"
             self.fail(ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", message))
             return
+        if not self._has_room(flying, sum(map(len, video.frames))):
+            return
         if not flying.frames:
             flying.first_frame = video.first_frame
         flying.frames += video.frames
@@ -312,7 +314,6 @@ class Session:
                 waited_s=flying.waited_s,
                 idle=flying.idle,
             )
-            self._check_unread()
             self.changes.notify()
 
     def receive_sink(self, data: bytes) -> None:
@@ -334,11 +335,16 @@ class Session:
         if self.heard_at is None and self.spoken:
             self.heard_at = time.monotonic()
 
-    def _check_unread(self) -> None:
-        """Ends a live session whose client leaves too much video; a single block may have any size."""
-        unread = sum(arrived.size for arrived in self.arrived.values())
-        if self.live is not None and len(self.arrived) > 1 and unread > self.limits.max_unread_bytes:
-            self.fail(slow_consumer(f"{unread} bytes of video wait"))
+    def _has_room(self, flying: InFlight, size: int) -> bool:
+        """Ends a live session whose client leaves too much video, before more is taken; one block may have any size."""
+        if self.live is None:
+            return True
+        blocks = [arrived.size for arrived in self.arrived.values()]
+        blocks += [one.size + (size if one is flying else 0) for one in self.in_flight.values()]
+        if sum(blocks) <= max(self.limits.max_unread_bytes, *blocks):
+            return True
+        self.fail(slow_consumer(f"{sum(blocks) - size} bytes of video wait"))
+        return False
 
     def _check_room(self, samples: int) -> None:
         rate_hz = self.speech.rate_hz
