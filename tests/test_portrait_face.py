@@ -18,7 +18,7 @@ from live_avatar.cli.sources import PORTRAIT
 from live_avatar.portrait import face as faces
 from live_avatar.portrait import jobs
 from live_avatar.portrait.face import SEARCHED_SIDE, Box, cascade_file, face_finder
-from live_avatar.portrait.fitting import FACE_SHARE, SMALL_SIDE, FitRule, fit_portrait, part_about
+from live_avatar.portrait.fitting import ENOUGH_SHARE, FACE_SHARE, SMALL_SIDE, FitRule, fit_portrait, part_about
 from live_avatar.portrait.limits import DEFAULT_LIMITS
 from services.vae_decoder import service
 from trainer.puppet.clips import person_of
@@ -103,7 +103,7 @@ def test_a_head_beside_the_middle_fills_a_small_picture(at: tuple[int, int]) -> 
     image = scene((900, 400), at, 280)
     shown = Image.fromarray(drawn(image, 64, 64))
     box = find(shown)
-    assert 0.5 * 64 < box.width < 0.95 * 64
+    assert 0.6 * 64 < box.width < 0.95 * 64
     assert 20 < box.left + box.width / 2 < 44
     assert face_finder()(fit_portrait(image, 64, 64, "cover")) is None
 
@@ -153,7 +153,9 @@ def test_only_small_pictures_are_drawn_nearer() -> None:
     part = part_about(face, size, 64, 64)
     assert part is not None
     assert part[2] - part[0] == pytest.approx(100 / FACE_SHARE)
-    assert part_about(Box(200, 200, 1000 * FACE_SHARE, 600), size, 64, 64) is None, "the face is large enough"
+    enough = 1000 * ENOUGH_SHARE
+    assert part_about(Box(200, 200, enough, enough), size, 64, 64) is None, "the face is near enough"
+    assert part_about(Box(200, 200, enough - 1, enough - 1), size, 64, 64) is not None
 
 
 def test_nothing_is_enlarged_to_show_a_face_nearer() -> None:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 SEARCHED_SIDE = 480
 """Longer side of the picture that is searched; finer ones show no more faces."""
 _CASCADE = "haarcascade_frontalface_alt.xml"
 _SMALLEST_SHARE = 0.1
 """Of the shorter side: what is smaller is a bystander, or no face."""
-_SCALE_STEP, _NEIGHBOURS = 1.1, 4
+_SCALE_STEP, _NEIGHBOURS = 1.05, 3
 """How finely sizes are tried, and how many finds in one place make a face."""
 
 
@@ -65,7 +65,7 @@ def _find_none(image: Image.Image) -> Box | None:
 def _find(classifier: Any, failure: type[Exception], image: Image.Image) -> Box | None:
     scale = SEARCHED_SIDE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    grey = ImageOps.equalize(image.convert("L").resize((width, height), Image.Resampling.BILINEAR))
+    grey = image.convert("L").resize((width, height), Image.Resampling.BILINEAR)
     smallest = round(min(width, height) * _SMALLEST_SHARE)
     try:
         boxes = classifier.detectMultiScale(

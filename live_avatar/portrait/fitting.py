@@ -6,8 +6,10 @@ from PIL import Image
 
 from live_avatar.portrait.face import Box
 
-FACE_SHARE = 0.6
-"""Of the shorter side of a small picture: what a face takes at least, where the portrait has the pixels for it."""
+ENOUGH_SHARE = 0.6
+"""Of the shorter side of a small picture: a face that takes as much of it is near enough."""
+FACE_SHARE = 0.75
+"""What one that takes less is brought to, where the portrait has the pixels for it: as in the training of TINY."""
 SMALL_SIDE = 128
 """Shorter side up to which a picture is small: a face that takes little of it has too few pixels to speak."""
 
@@ -32,7 +34,7 @@ def fit_portrait(
     """The portrait as an RGB picture of ``height`` x ``width``: resized bilinearly with antialiasing, and cut.
 
     What is cut off is the border: equally on both sides, or with ``cover`` so that the ``face`` is in the middle.  A
-    small picture shows head and shoulders of a portrait that shows more.  A portrait whose face is large enough and
+    small picture shows the head of a portrait that shows more.  A portrait whose face is large enough and
     whose shape is that of the picture is not cut.
 
     ``shape`` is the width and height of the portrait before it was decoded smaller; None: those of ``image``.
@@ -57,8 +59,9 @@ def part_about(face: Box, size: tuple[int, int], height: int, width: int) -> Par
     """
     scale = min(size[0] / width, size[1] / height)  # pixels of the portrait for one of the picture
     if min(height, width) <= SMALL_SIDE:
-        closest = max(face.width, face.height) / (FACE_SHARE * min(height, width))
-        scale = min(scale, max(closest, 1.0))
+        extent, shorter = max(face.width, face.height), min(height, width)
+        if extent < ENOUGH_SHARE * shorter * scale:
+            scale = min(scale, max(extent / (FACE_SHARE * shorter), 1.0))
     sides = width * scale, height * scale
     room = size[0] - sides[0], size[1] - sides[1]
     if max(room) < 1:
