@@ -121,3 +121,15 @@ def test_ctrl_c_ends_a_talk_at_the_microphone_and_its_film_is_finished(tmp_path:
     assert process.returncode == 0, errors
     assert output.splitlines()[-1] == "out.mp4: H.264 and AAC"
     assert os.listdir(here) == ["out.mp4"]
+
+
+@pytest.mark.parametrize("command", ["generate", "talk"])
+def test_a_recording_that_never_comes_is_not_waited_for(tmp_path: Path, command: str) -> None:
+    pipe = tmp_path / "speech"
+    os.mkfifo(pipe)
+    process = start(tmp_path, command, "--audio", pipe.name, "--out", "out.mp4", "--gateway", "localhost:1")
+    with pipe.open("wb"):  # which waits until the command has opened it
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert os.listdir(tmp_path) == ["speech"]
