@@ -4,7 +4,9 @@ import io
 import struct
 import subprocess
 import sys
+import time
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from live_avatar.portrait.header import read_header
 from live_avatar.portrait.limits import DEFAULT_LIMITS, PortraitError, PortraitLimits
 from live_avatar.portrait.reading import load_portrait
 
@@ -65,7 +68,7 @@ def webp_claiming(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_three_formats_are_read(kind: str) -> None:
+def test_formats_without_options_are_read(kind: str) -> None:
     image = load_portrait(encoded(sample(), kind, quality=95))
     assert (image.mode, image.size) == ("RGB", (40, 24))
     assert near(image.getpixel((8, 12)), (250, 10, 10))
@@ -141,6 +144,34 @@ def test_too_many_bytes_and_too_many_pixels_are_refused() -> None:
     assert refusal(data, PortraitLimits(max_side=39)).reason == "IMAGE_TOO_LARGE"
     exact = PortraitLimits(max_bytes=len(data), max_pixels=40 * 24, max_side=40, min_side=24)
     assert load_portrait(data, exact).size == (40, 24)
+
+
+def test_more_passes_than_pictures_have_are_refused_by_the_header() -> None:
+    scans = b"\xff\xda" * 33  # markers alone: nothing here could be decoded
+    error = refusal(jpeg_claiming(5_000, 5_000) + scans)
+    assert error.reason == "IMAGE_TOO_SLOW"
+    assert "passes" in str(error)
+    assert read_header(encoded(sample(), "JPEG", progressive=True) + scans).passes > 33
+    assert load_portrait(encoded(sample(), "JPEG", progressive=True)).size == (40, 24)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8" + b"\xff" * 4_000_000,
+        b"\xff\xd8" + b"\xff\xe0\0\2" * 1_000_000,
+        png_claiming(64, 64)[:33] + png_chunk(b"tEXt", b"") * 330_000,
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0\0\0\x08free" * 500_000,
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+        + b"".join(struct.pack(">I", 4_000_000 - 12 * level) + b"meta\0\0\0\0" for level in range(100_000)),
+    ],
+    ids=["fill bytes", "segments", "chunks", "boxes", "boxes in boxes"],
+)
+def test_a_header_without_end_costs_little(data: bytes) -> None:
+    began = time.process_time()
+    with suppress(PortraitError):
+        read_header(data)
+    assert time.process_time() - began < 0.2
 
 
 @pytest.mark.parametrize("size", [(15, 20), (20, 15), (16 * 8 + 1, 16), (0, 0)])

@@ -103,15 +103,17 @@ def _reduction(size: tuple[int, int], needed: int | None) -> int:
 def _reduced(image: Image.Image, size: tuple[int, int], factor: int) -> Image.Image:
     """The picture at 1 / ``factor`` of ``size``; of one that the decoder has reduced, what is left of that."""
     left = factor * image.width // size[0]
-    if left <= 1:
-        return image
+    return image if left <= 1 else _averaging(image).reduce(left)
+
+
+def _averaging(image: Image.Image) -> Image.Image:
+    """The picture in a mode whose pixels can be averaged; itself where they can: a copy would cost as much again."""
+    if image.mode.startswith("I"):
+        return _to_8_bits(image)
+    mode = {"P": "RGB", "PA": "RGBA", "1": "L"}.get(image.mode, image.mode)
     if image.has_transparency_data:
-        image = image.convert("LA" if image.mode in {"L", "LA"} else "RGBA")
-    elif image.mode in {"P", "PA"}:
-        image = image.convert("RGB")
-    elif image.mode.startswith("I"):
-        image = _to_8_bits(image)
-    return image.convert("L" if image.mode == "1" else image.mode).reduce(left)
+        mode = {"L": "LA", "LA": "LA"}.get(mode, "RGBA")
+    return image if mode == image.mode else image.convert(mode)
 
 
 def _to_rgb(image: Image.Image, header: Header) -> Image.Image:
@@ -122,7 +124,7 @@ def _to_rgb(image: Image.Image, header: Header) -> Image.Image:
     if not image.has_transparency_data:
         rgb = to_srgb(image, header, info)
     else:
-        image = image.convert("LA" if image.mode in {"L", "LA"} else "RGBA")
+        image = _averaging(image)
         opaque = to_srgb(image.convert(image.mode.removesuffix("A")), header, info)
         opaque.putalpha(image.getchannel("A"))
         canvas = Image.new("RGBA", image.size, (*BACKGROUND, 255))

@@ -31,11 +31,14 @@ class PoolRules:
     processes: int = 3
     memory_bytes: int = 512 * 2**20
     """Of one process, beyond what it has when it is warm."""
-    seconds: float = 4.0
-    """From the moment a process has a job; less than the deadline of calls that set none."""
-    max_waiting: int = 32
-    max_waiting_each: int = 16
-    """Of one known caller."""
+    cpu_seconds: int = 3
+    """Computing time of one job: the same on a busy machine."""
+    seconds: float = 10.0
+    """From the moment a process has a job until it must have answered, however busy the machine."""
+    max_light: int = 128
+    """Light jobs that wait; whoever has most of them makes room for others."""
+    max_heavy: int = 32
+    """The same of other jobs."""
 
 
 @dataclass(eq=False)
@@ -54,9 +57,7 @@ class DecodePool:
     def __init__(self, entries: Sequence[str], rules: PoolRules | None = None) -> None:
         self.rules = rules or PoolRules()
         self._entries = entries
-        self._queue: DecodeQueue[_Job] = DecodeQueue(
-            self.rules.processes, self.rules.max_waiting, self.rules.max_waiting_each
-        )
+        self._queue: DecodeQueue[_Job] = DecodeQueue(self.rules.processes, self.rules.max_light, self.rules.max_heavy)
         self._waiting: set[_Job] = set()
         self._processes: set[DecodeProcess] = set()
         self._idle: list[DecodeProcess] = []
@@ -73,7 +74,7 @@ class DecodePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
-        self._fail_waiting(ServiceError(grpc.StatusCode.UNAVAILABLE, DRAINING, "the service ends"))
+        self._fail_waiting(_ending())
         for process in tuple(self._processes):
             self._retire(process)
         for task in tuple(self._tasks):
@@ -109,9 +110,13 @@ class DecodePool:
                 async with asyncio.timeout(self.rules.seconds):
                     header, body = await process.ask(entry, data, parameters)
             except TimeoutError:
-                message = f"the image takes more than {self.rules.seconds:g} s to decode"
-                raise PortraitError("IMAGE_TOO_SLOW", message) from None
+                raise _too_slow(self.rules.seconds) from None
             except BrokenProcessError:
+                if self._closed:
+                    raise _ending() from None
+                await process.end()
+                if process.ran_out_of_time:
+                    raise _too_slow(self.rules.cpu_seconds) from None
                 self._log.warning("a decoding process broke", entry=entry, bytes=len(data))
                 raise PortraitError("IMAGE_UNREADABLE", "the image breaks its decoder") from None
             if header.get("refused") == TOO_LARGE:
@@ -135,11 +140,14 @@ class DecodePool:
     @asynccontextmanager
     async def _turn(self, job: _Job) -> AsyncIterator[DecodeProcess]:
         """A process for one job; it is killed on exit unless it has answered in full."""
+        if self._closed:
+            raise _ending()
         try:
-            self._queue.join(job)
+            displaced = self._queue.join(job)
         except QueueFullError as error:
-            code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, f"portraits: {error}"
-            raise ServiceError(code, "CAPACITY_EXHAUSTED", message, retry_after_s=_RETRY_AFTER_S) from None
+            raise _too_many(str(error)) from None
+        if displaced is not None and not displaced.turn.done():
+            displaced.turn.set_exception(_too_many("others wait whose callers have fewer"))
         self._waiting.add(job)
         self._serve()
         try:
@@ -157,7 +165,10 @@ class DecodePool:
             self._retire(process)
         while self._idle and (job := self._queue.next()) is not None:
             self._waiting.discard(job)
-            job.turn.set_result(self._idle.pop())
+            if job.turn.done():  # its caller has left, and leaves the queue soon
+                self._queue.leave(job)
+            else:
+                job.turn.set_result(self._idle.pop())
         wanted = max(1, self._queue.waiting) - len(self._idle) - self._starting
         room = self.rules.processes - len(self._processes) - self._starting
         for _ in range(0 if self._closed else min(wanted, room)):
@@ -167,7 +178,7 @@ class DecodePool:
     async def _start(self) -> None:
         try:
             async with asyncio.timeout(_START_S):
-                process = await DecodeProcess.start(self._entries, self.rules.memory_bytes)
+                process = await DecodeProcess.start(self._entries, self.rules.memory_bytes, self.rules.cpu_seconds)
         except (BrokenProcessError, OSError, TimeoutError) as error:
             self._log.error("no decoding process starts", exception=repr(error))
             self._fail_waiting(ServiceError(grpc.StatusCode.INTERNAL, INTERNAL, "portraits cannot be decoded"))
@@ -204,3 +215,16 @@ class DecodePool:
         """Holds a task until it ends; a task that nobody holds may vanish."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _too_slow(seconds: float) -> PortraitError:
+    return PortraitError("IMAGE_TOO_SLOW", f"the image takes more than {seconds:g} s to decode")
+
+
+def _ending() -> ServiceError:
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, DRAINING, "the service ends")
+
+
+def _too_many(message: str) -> ServiceError:
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    return ServiceError(code, "CAPACITY_EXHAUSTED", message, retry_after_s=_RETRY_AFTER_S)

@@ -5,12 +5,13 @@ picture does not wait for large ones.  Knows numbers alone.
 """
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 
 class QueueFullError(Exception):
-    """Too many wait already; the message says whose."""
+    """Too many wait already."""
 
 
 @dataclass(eq=False)
@@ -31,14 +32,13 @@ class DecodeQueue(Generic[SomeTicket]):
 
     Args:
         places: tickets served at the same time.
-        max_waiting: of all callers.
-        max_waiting_each: of one known caller.
+        max_light: light tickets that may wait.
+        max_heavy: others that may wait.
     """
 
-    def __init__(self, places: int, max_waiting: int, max_waiting_each: int) -> None:
+    def __init__(self, places: int, max_light: int, max_heavy: int) -> None:
         self._places = places
-        self._max_waiting = max_waiting
-        self._max_waiting_each = max_waiting_each
+        self._most = {True: max_light, False: max_heavy}
         self._waiting: OrderedDict[str, deque[SomeTicket]] = OrderedDict()
         self._served: set[SomeTicket] = set()
 
@@ -47,21 +47,29 @@ class DecodeQueue(Generic[SomeTicket]):
         """Tickets that wait."""
         return sum(map(len, self._waiting.values()))
 
-    def join(self, ticket: SomeTicket) -> None:
-        """Raises QueueFullError where too many wait."""
-        if self.waiting >= self._max_waiting:
-            raise QueueFullError(f"{self._max_waiting} wait already")
-        own = self._waiting.get(ticket.caller, ())
-        if ticket.caller and len(own) >= self._max_waiting_each:
-            raise QueueFullError(f"{self._max_waiting_each} of this caller wait already")
+    def join(self, ticket: SomeTicket) -> SomeTicket | None:
+        """Lets a ticket wait; where too many do, in the place of the last one of whoever has most, which is returned.
+
+        Raises:
+            QueueFullError: too many wait, and nobody has more than this caller would.
+        """
+        rivals = [one for one in self._everybody() if one.light == ticket.light]
+        displaced = None
+        if len(rivals) >= self._most[ticket.light]:
+            counts = Counter(one.caller for one in rivals)
+            greediest, most = counts.most_common(1)[0]
+            if most <= counts[ticket.caller] + 1:
+                raise QueueFullError(f"{len(rivals)} portraits wait already")
+            displaced = [one for one in rivals if one.caller == greediest][-1]
+            self._take(displaced)
         self._waiting.setdefault(ticket.caller, deque()).append(ticket)
+        return displaced
 
     def next(self) -> SomeTicket | None:
         """The ticket to serve now; None where none may be.  The others of its caller wait behind everybody then."""
         if len(self._served) >= self._places:
             return None
-        everybody = (ticket for tickets in self._waiting.values() for ticket in tickets)
-        ticket = next(filter(self._may_be_served, everybody), None)
+        ticket = next(filter(self._may_be_served, self._everybody()), None)
         if ticket is not None:
             self._take(ticket)
             self._served.add(ticket)
@@ -74,6 +82,9 @@ class DecodeQueue(Generic[SomeTicket]):
         self._served.discard(ticket)
         if ticket in self._waiting.get(ticket.caller, ()):
             self._take(ticket)
+
+    def _everybody(self) -> Iterator[SomeTicket]:
+        return (ticket for tickets in self._waiting.values() for ticket in tickets)
 
     def _take(self, ticket: SomeTicket) -> None:
         self._waiting[ticket.caller].remove(ticket)

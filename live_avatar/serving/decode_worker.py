@@ -1,19 +1,22 @@
 """A process that decodes what strangers sent, one piece after another, under limits of its own.
 
-``python -m live_avatar.serving.decode_worker PARENT ENTRIES MEMORY_BYTES`` reads jobs from stdin and answers on
-stdout, each as a frame: lengths of a JSON header and of a body, then both.  ``ENTRIES`` name the functions that do the
-work as ``module:function,...``; one is called with the body and the header's parameters, and returns facts and bytes.
+``python -m live_avatar.serving.decode_worker PARENT ENTRIES MEMORY_BYTES CPU_SECONDS`` reads jobs from stdin and
+answers on stdout, each as a frame: lengths of a JSON header and of a body, then both.  ``ENTRIES`` name the functions
+that do the work as ``module:function,...``; one is called with the body and the header's parameters, and returns facts
+and bytes.
 Never imports torch; dies with its parent.
 """
 
 import ctypes
 import importlib
 import json
+import math
 import os
 import resource
 import signal
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -32,7 +35,7 @@ _NICENESS = 5
 """Who talks already goes before who only begins."""
 
 
-def main(parent: int, entries: str, memory_bytes: int) -> int:
+def main(parent: int, entries: str, memory_bytes: int, cpu_seconds: int) -> int:
     """Works until stdin ends; returns the exit code."""
     if not _die_with(parent):
         return 1
@@ -41,6 +44,7 @@ def main(parent: int, entries: str, memory_bytes: int) -> int:
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     _write(stdout, {}, b"")  # warm
     while (job := _read(stdin)) is not None:
+        _limit_time(cpu_seconds)
         _write(stdout, *_answer(functions, *job))
     return 0
 
@@ -77,6 +81,12 @@ def _limit(memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def _limit_time(cpu_seconds: int) -> None:
+    """Lets this process compute for that much longer; then SIGXCPU ends it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + cpu_seconds, hard))
+
+
 def _find(name: str) -> Entry:
     module, _, function = name.partition(":")
     found: Entry = getattr(importlib.import_module(module), function)
@@ -100,4 +110,4 @@ def _write(stream: BinaryIO, header: Mapping[str, Any], body: bytes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

@@ -17,6 +17,8 @@ from live_avatar.serving.errors import ServiceError
 
 MEASURE = "live_avatar.portrait.jobs:measure"
 DRAW = "live_avatar.portrait.jobs:draw"
+_LIGHT_BYTES = 2**20
+"""Many of those may wait, each in memory."""
 
 
 class Portraits:
@@ -81,10 +83,10 @@ class Portraits:
         return pixels
 
     async def _work(self, entry: str, image: bytes, caller: str, **parameters: int | str) -> Answer:
-        header = self.check(image)
+        light = self.check(image).light and len(image) <= _LIGHT_BYTES
         everything = {"limits": asdict(self._limits), **parameters}
         try:
-            return await self.pool.work(entry, image, everything, caller=caller, light=header.light)
+            return await self.pool.work(entry, image, everything, caller=caller, light=light)
         except PortraitError as error:
             raise self._refusal(error) from None
 

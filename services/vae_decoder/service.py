@@ -32,7 +32,7 @@ from services.vae_decoder.settings import VaeDecoderSettings
 from services.vae_decoder.video import Audience
 from services.vae_decoder.work import VaeDecoderWork
 
-_PORTRAITS = PoolRules(processes=2)
+PORTRAITS = PoolRules(processes=2)
 """A gateway has seen them already."""
 _DECODER_SERVICE = vae_decoder_service_pb2.DESCRIPTOR.services_by_name["VaeDecoderService"].full_name
 
@@ -54,7 +54,7 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
         work = VaeDecoderWork(networks.preset, decoder, room=room, encoder=encoder, audience=audience)
         info = _info(settings, networks, work.capacity)
         async with (
-            Portraits(DEFAULT_LIMITS, "image", _PORTRAITS) as portraits,
+            Portraits(DEFAULT_LIMITS, "image", PORTRAITS) as portraits,
             running_hop(info, work, device, settings=settings, target=None, observer=telemetry) as hop,
         ):
             servicer = VaeDecoderServicer(

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from live_avatar.serving.decode_pool import PoolRules
+from services.vae_decoder.service import PORTRAITS as DECODER_RULES
 from tests.helm.matrix import combinations, samples
 from tests.helm.rendering import Document, containers, merged, named, of_kind, pods, render
 
 SAMPLES = samples()
 ALL = {**SAMPLES, **{"-".join(names): values for names, values in combinations()}}
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+WARM_PROCESS, SERVICE_ITSELF = 40 << 20, 320 << 20
+"""Bytes of a decoding process before its first portrait, and of a gateway without any."""
 NAMES = Path(__file__).parent / "released_names.json"
 SUFFIXES = {
     "": 1,
@@ -80,6 +84,17 @@ def test_requests_are_within_limits_and_everyone_has_limits() -> None:
             assert {"cpu", "memory"} <= set(limits), where
             for name, asked in requests.items():
                 assert amount(asked) <= amount(limits[name]), f"{where}: {name}"
+
+
+def test_a_gateway_and_a_decoder_have_memory_for_all_portraits_at_once() -> None:
+    cases = {"gateway": PoolRules(), "vae-decoder": DECODER_RULES}
+    for where, _, pod in pods_of_all():
+        for container in containers(pod):
+            rules = cases.pop(container["name"], None)
+            if rules is not None:
+                wanted = rules.processes * (rules.memory_bytes + WARM_PROCESS) + SERVICE_ITSELF
+                assert wanted <= amount(container["resources"]["limits"]["memory"]), where
+    assert not cases, "these are the names of the containers"
 
 
 def test_every_container_is_closed() -> None:

@@ -234,7 +234,7 @@ def test_a_portrait_that_takes_too_long_is_refused_and_the_next_one_served(monke
         Portraits,
         entries=("tests.serving.slow_decoding:measure", "tests.serving.slow_decoding:draw"),
     )
-    monkeypatch.setattr(service, "_PORTRAITS", PoolRules(processes=1, seconds=0.5))
+    monkeypatch.setattr(service, "PORTRAITS", PoolRules(processes=1, seconds=0.5))
     monkeypatch.setattr(service, "Portraits", stand_in)
 
     def request(width: int) -> EncodePortraitRequest:

@@ -5,8 +5,8 @@ import pytest
 from live_avatar.serving.decode_queue import DecodeQueue, QueueFullError, Ticket
 
 
-def queue(places: int = 3, max_waiting: int = 100, each: int = 50) -> DecodeQueue[Ticket]:
-    return DecodeQueue(places, max_waiting, each)
+def queue(places: int = 3, max_light: int = 100, max_heavy: int = 100) -> DecodeQueue[Ticket]:
+    return DecodeQueue(places, max_light, max_heavy)
 
 
 def joined(turns: DecodeQueue[Ticket], caller: str, count: int = 1, *, light: bool = True) -> list[Ticket]:
@@ -79,11 +79,22 @@ def test_who_leaves_is_forgotten() -> None:
     assert (turns.waiting, served(turns)) == (0, [])
 
 
-def test_both_bounds_hold() -> None:
-    turns = queue(max_waiting=5, each=3)
-    joined(turns, "a", 3)
-    with pytest.raises(QueueFullError, match="3 of this caller"):
+def test_no_more_wait_than_may() -> None:
+    turns = queue(max_light=2, max_heavy=1)
+    joined(turns, "a", 2)
+    with pytest.raises(QueueFullError, match="2 portraits wait"):
         joined(turns, "a")
-    joined(turns, "b", 2)
-    with pytest.raises(QueueFullError, match="5 wait"):
-        joined(turns, "c")
+    joined(turns, "a", light=False)
+    with pytest.raises(QueueFullError, match="1 portraits wait"):
+        joined(turns, "b", light=False)
+
+
+def test_whoever_has_most_makes_room_for_others() -> None:
+    turns = queue(places=1, max_light=4)
+    greedy = joined(turns, "a", 4)
+    first, second = Ticket("b", True), Ticket("c", True)
+    assert turns.join(first) is greedy[3]
+    assert turns.join(second) is greedy[2]
+    with pytest.raises(QueueFullError):
+        turns.join(Ticket("a", True))
+    assert turns.waiting == 4

@@ -30,7 +30,7 @@ ROOM = "every place on every pipeline is taken"
 
 def decoding_with(monkeypatch: pytest.MonkeyPatch, seconds: float = LIMIT_S, memory_bytes: int = 256 << 20) -> None:
     """Gateways made from now on decode with the stand-in."""
-    rules = PoolRules(seconds=seconds, memory_bytes=memory_bytes)
+    rules = PoolRules(seconds=seconds, cpu_seconds=round(LONG_S), memory_bytes=memory_bytes)
     monkeypatch.setattr(registry, "Portraits", partial(Portraits, rules=rules, entries=ENTRIES))
 
 
