@@ -51,7 +51,7 @@ func makeFilm(gateway, portrait, speech, out string) error {
 	}
 	defer film.Close()
 	// A gateway that is frozen is noticed by pings alone.
-	pings := grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second})
+	pings := grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 2 * time.Second})
 	connection, err := grpc.Dial(gateway, grpc.WithInsecure(), pings)
 	if err != nil {
 		return err
