@@ -112,6 +112,7 @@ def judged(phases: Sequence[Phase], creates: Sequence[tuple[float, float]], stal
         "honest_creates_failed": sum(one["creates_failed"] for one in storms.values()),
         "honest": all(one["honest"] for one in storms.values()),
         "neighbour_late_blocks": sum(one["late_blocks"] for one in storms.values()),
+        "storms_without_effect": [name for name, one in storms.items() if not one["did"]],
         "neighbour_late_blocks_quiet": sum(any(one.holds(at) for one in calm) for at in stalls),
         "storms": storms,
     }

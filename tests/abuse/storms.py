@@ -39,15 +39,26 @@ def channel(target: str) -> grpc.aio.Channel:
 
 
 async def live_flood(target: str, count: Counter, say: Say) -> None:
-    """A live session on whose stream something is said as fast as it can be, until the services end it."""
+    """A session, live where there is room, on whose stream something is said until the services end it."""
     async with channel(target) as connection:
         stub = AvatarServiceStub(connection)
-        made = await stub.CreateSession(create_request(delivery=api.DELIVERY_LIVE), timeout=CALL_S)
+        made = await _created(stub)
         async with Talk(stub) as talk:
             await talk.open(made.session_token)
             async with asyncio.TaskGroup() as tasks:
                 reading = tasks.create_task(_read(talk))
                 await _say_all(talk, say, count, reading)
+
+
+async def _created(stub: Any) -> api.CreateSessionResponse:
+    try:
+        request = create_request(delivery=api.DELIVERY_LIVE)
+        made: api.CreateSessionResponse = await stub.CreateSession(request, timeout=CALL_S)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise
+        made = await stub.CreateSession(create_request(listening=api.LISTENING_STREAMING), timeout=CALL_S)
+    return made
 
 
 async def _say_all(talk: Talk, say: Say, count: Counter, reading: "asyncio.Task[None]") -> None:
@@ -177,10 +188,9 @@ async def run(storm: Storm, target: str, seconds: float) -> int:
 
 async def _for_ever(storm: Storm, target: str, done: "Counted") -> NoReturn:
     while True:
-        try:
+        # That the services end it is what they are for; it comes again.
+        with suppress(grpc.aio.AioRpcError, EOFError):
             await storm(target, done.count)
-        except (grpc.aio.AioRpcError, EOFError) as error:
-            sys.stderr.write(f"{storm.__name__}: {str(error)[:300]}\n")
         await asyncio.sleep(0.1)
 
 
