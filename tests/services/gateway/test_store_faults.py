@@ -15,7 +15,7 @@ from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway.records import PROBE_KEY
 from services.gateway.redis_access import as_text, connect
 from tests.services.gateway.clients import BLOCK_SAMPLES, Gateway, Talk, create_request, failure, gateway, tone, units
-from tests.services.gateway.fake_pipeline import FakePipeline, PassingWork, fake_pipeline
+from tests.services.gateway.fake_pipeline import PassingWork, fake_pipeline
 from tests.services.gateway.redis_proxy import redis_proxy
 from tests.services.gateway.test_store import open_store
 
@@ -123,16 +123,22 @@ def test_a_creation_that_is_cancelled_anywhere_leaves_nothing(redis_server: str)
                 with suppress(asyncio.CancelledError):
                     await call
                     break
-                await nothing_left(client, pipeline)
+                if not await nothing_left(client, one):
+                    break
             assert turn > 10, "the creation ended before it was cancelled"
 
     asyncio.run(scenario())
 
 
-async def nothing_left(client: Redis, pipeline: FakePipeline) -> None:
-    async with asyncio.timeout(10):
-        while pipeline.sessions_held or await left(client):  # noqa: ASYNC110 - as above
+async def nothing_left(client: Redis, running: Gateway) -> bool:
+    """Returns True once nothing is left, False where the session was made after all before its caller left."""
+    async with asyncio.timeout(30):
+        while running.pipeline.sessions_held or await left(client):
+            page = await running.stub.ListSessions(api.ListSessionsRequest(), timeout=20)
+            if any(one.state == api.Session.STATE_ACTIVE for one in page.sessions):
+                return False
             await asyncio.sleep(0.02)
+    return True
 
 
 def test_a_session_goes_on_when_the_store_was_away_for_longer_than_its_lease(redis_server: str) -> None:
