@@ -5,10 +5,13 @@
                                        compare the public API with that of the last release
     python tools/protos.py --release   keep the public API as that of a release
 
-The stubs refuse a gRPC older than the one that made them, so the generators are pinned in pyproject.toml.
+The code refuses a protobuf and a gRPC older than those that made it, so an old protoc makes it: clients have to share
+an environment with packages that need an old protobuf.  That protoc needs a protobuf of its own time, so it lives in
+an environment of its own, made once below this Python's.
 """
 
 import argparse
+import contextlib
 import filecmp
 import os
 import shutil
@@ -22,6 +25,8 @@ from pathlib import Path
 from google.rpc import code_pb2
 
 ROOT = Path(__file__).resolve().parents[1]
+PROTOC = ("grpcio-tools==1.63.2", "setuptools==80.9.0")
+"""What makes the code; this grpcio-tools imports pkg_resources, which later setuptools do not have."""
 PLUGINS = {"python": "", "grpc_python": "", "mypy": "quiet:", "mypy_grpc": "quiet:"}
 """protoc plugins with their options."""
 PATTERNS = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
@@ -64,7 +69,7 @@ def generate(protos: Path, into: Path) -> None:
     # The plugins of mypy-protobuf lie beside this Python.
     search = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     outputs = [f"--{plugin}_out={options}{into}" for plugin, options in PLUGINS.items()]
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{protos}", f"-I{_googleapis()}", *outputs]
+    command = [str(_generator()), "-m", "grpc_tools.protoc", f"-I{protos}", f"-I{_googleapis()}", *outputs]
     subprocess.run([*command, *sources(protos)], check=True, env={"PATH": search})
 
 
@@ -145,6 +150,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _generated(folder: Path, root: Path | None = None) -> set[Path]:
     return {path.relative_to(root or folder) for pattern in PATTERNS for path in folder.rglob(pattern)}
+
+
+def _generator() -> Path:
+    """The Python that has the protoc; made on first use, which needs a package index, and there from then on.
+
+    Raises:
+        subprocess.CalledProcessError: it cannot be made; uv has said why.
+    """
+    home = Path(sys.prefix) / "tools" / "-".join(PROTOC).replace("==", "-")
+    python = home / "bin" / "python"
+    if not home.is_dir():
+        # Made beside its place, so that nobody finds half of it.
+        with tempfile.TemporaryDirectory(dir=Path(sys.prefix)) as folder:
+            fresh = Path(folder) / "made"
+            uv = [sys.executable, "-m", "uv", "--quiet"]
+            subprocess.run([*uv, "venv", "--relocatable", "--python", sys.executable, str(fresh)], check=True)
+            subprocess.run([*uv, "pip", "install", "--python", str(fresh / "bin" / "python"), *PROTOC], check=True)
+            home.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):  # somebody else was faster
+                fresh.rename(home)
+    return python
 
 
 def _googleapis() -> Path:

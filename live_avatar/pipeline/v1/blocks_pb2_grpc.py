@@ -5,8 +5,10 @@ import warnings
 
 from live_avatar.pipeline.v1 import blocks_pb2 as live__avatar_dot_pipeline_dot_v1_dot_blocks__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.63.2'
 GRPC_VERSION = grpc.__version__
+EXPECTED_ERROR_RELEASE = '1.65.0'
+SCHEDULED_RELEASE_DATE = 'June 25, 2024'
 _version_not_supported = False
 
 try:
@@ -16,16 +18,19 @@ except ImportError:
     _version_not_supported = True
 
 if _version_not_supported:
-    raise RuntimeError(
+    warnings.warn(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in live_avatar/pipeline/v1/blocks_pb2_grpc.py depends on'
+        + f' but the generated code in live_avatar/pipeline/v1/blocks_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
+        + f' This warning will become an error in {EXPECTED_ERROR_RELEASE},'
+        + f' scheduled for release on {SCHEDULED_RELEASE_DATE}.',
+        RuntimeWarning
     )
 
 
-class PipelineServiceStub:
+class PipelineServiceStub(object):
     """What every hop of the pipeline speaks: gateway -> audio encoder -> stages -> VAE decoder.
 
     One long-lived stream joins two neighbours and carries all sessions.  Blocks and control travel forward in one
@@ -50,7 +55,7 @@ class PipelineServiceStub:
                 _registered_method=True)
 
 
-class PipelineServiceServicer:
+class PipelineServiceServicer(object):
     """What every hop of the pipeline speaks: gateway -> audio encoder -> stages -> VAE decoder.
 
     One long-lived stream joins two neighbours and carries all sessions.  Blocks and control travel forward in one
@@ -88,11 +93,10 @@ def add_PipelineServiceServicer_to_server(servicer, server):
     generic_handler = grpc.method_handlers_generic_handler(
             'live_avatar.pipeline.v1.PipelineService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('live_avatar.pipeline.v1.PipelineService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class PipelineService:
+class PipelineService(object):
     """What every hop of the pipeline speaks: gateway -> audio encoder -> stages -> VAE decoder.
 
     One long-lived stream joins two neighbours and carries all sessions.  Blocks and control travel forward in one

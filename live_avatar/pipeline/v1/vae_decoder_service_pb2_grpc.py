@@ -5,8 +5,10 @@ import warnings
 
 from live_avatar.pipeline.v1 import vae_decoder_service_pb2 as live__avatar_dot_pipeline_dot_v1_dot_vae__decoder__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.63.2'
 GRPC_VERSION = grpc.__version__
+EXPECTED_ERROR_RELEASE = '1.65.0'
+SCHEDULED_RELEASE_DATE = 'June 25, 2024'
 _version_not_supported = False
 
 try:
@@ -16,16 +18,19 @@ except ImportError:
     _version_not_supported = True
 
 if _version_not_supported:
-    raise RuntimeError(
+    warnings.warn(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in live_avatar/pipeline/v1/vae_decoder_service_pb2_grpc.py depends on'
+        + f' but the generated code in live_avatar/pipeline/v1/vae_decoder_service_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
+        + f' This warning will become an error in {EXPECTED_ERROR_RELEASE},'
+        + f' scheduled for release on {SCHEDULED_RELEASE_DATE}.',
+        RuntimeWarning
     )
 
 
-class VaeDecoderServiceStub:
+class VaeDecoderServiceStub(object):
     """The two things only the VAE decoder does; blocks reach it by PipelineService like every other service.
     """
 
@@ -47,7 +52,7 @@ class VaeDecoderServiceStub:
                 _registered_method=True)
 
 
-class VaeDecoderServiceServicer:
+class VaeDecoderServiceServicer(object):
     """The two things only the VAE decoder does; blocks reach it by PipelineService like every other service.
     """
 
@@ -82,11 +87,10 @@ def add_VaeDecoderServiceServicer_to_server(servicer, server):
     generic_handler = grpc.method_handlers_generic_handler(
             'live_avatar.pipeline.v1.VaeDecoderService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('live_avatar.pipeline.v1.VaeDecoderService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class VaeDecoderService:
+class VaeDecoderService(object):
     """The two things only the VAE decoder does; blocks reach it by PipelineService like every other service.
     """
 
