@@ -15,13 +15,16 @@ PROGRAMS := git:git g++:g++ redis-server:redis-server espeak-ng:espeak-ng
 GO_PACKAGES := golang-go golang-google-grpc-dev golang-google-protobuf-dev golang-github-golang-protobuf-1-5-dev \
 	protobuf-compiler protoc-gen-go-1-5 protoc-gen-go-grpc
 
+MKDOCS := mkdocs==1.6.1
+MKDOCS_THEME := mkdocs-material>=9.6,<10
+
 # Two workers with one thread each beat one worker with two threads, and do not fight over two cores.
 WORKERS := $(shell nproc 2>/dev/null || echo 2)
 ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test abuse test-containers test-cluster test-go endurance proofs demo bench quality protos images lab lock
+.PHONY: help setup programs check test abuse test-containers test-cluster test-go endurance proofs demo bench quality protos reference docs images lab lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -52,7 +55,7 @@ $(STAMP):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@rm -f .venv/.setup-* && touch $@
 
-check: setup ## style, types and import rules: one yes or no
+check: setup ## style, types, import rules, generated code and documents: one yes or no
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -60,10 +63,20 @@ check: setup ## style, types and import rules: one yes or no
 	$(BIN)/python tools/protos.py --check
 	$(BIN)/python tools/chart_readme.py --check
 	$(BIN)/python tools/api_reference.py --check
+	$(BIN)/python -m tools.reference --check
+	$(BIN)/python -m tools.drawing --check
+	$(BIN)/python -m tools.words
 
 protos: setup ## the generated code of protos/, and the reference of the API
 	$(BIN)/python tools/protos.py
 	$(BIN)/python tools/api_reference.py
+
+reference: setup ## the generated pages of docs/ but that of the API, and the drawing
+	$(BIN)/python -m tools.reference
+	$(BIN)/python -m tools.drawing
+
+docs: setup ## the site of docs/ in out/site, with MkDocs in an environment of its own; links that do not resolve are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/uv tool run --quiet --from "$(MKDOCS)" --with "$(MKDOCS_THEME)" mkdocs build --strict $(ARGS)
 
 test: setup ## the tests; ARGS="tests/model -k lora" chooses some
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10 -m "not gpu and not alone and not containers and not cluster and not proof" $(ARGS) || [ $$? = $(NONE) ]

@@ -1,5 +1,7 @@
 """Writes docs/reference/api.md from the protos and the table of error reasons, or checks that it is current.
 
+Reasons that docs/guides/troubleshooting.md does not explain by hand are listed there between two marks.
+
 python tools/api_reference.py           write
 python tools/api_reference.py --check   exit 1 where the page differs
 """
@@ -24,6 +26,8 @@ from live_avatar.reasons import REASONS, Audience
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "api.md"
+GUIDE = ROOT / "docs" / "guides" / "troubleshooting.md"
+BEGIN, END = "<!-- other reasons: begin -->\n", "<!-- other reasons: end -->\n"
 FILES = ("live_avatar/v1/avatar_service.proto", "live_avatar/v1/media.proto")
 PACKAGE = "live_avatar.v1"
 _HEAD = f"""# API reference
@@ -111,6 +115,25 @@ def _reasons() -> Iterator[str]:
         yield "\n"
 
 
+def guide(page: str) -> str:
+    """The guide ``page`` with a table of those reasons that a client meets and the rest of it does not name.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{GUIDE.name} lacks the lines {BEGIN.strip()} and {END.strip()}")
+    rows = [
+        f"| `{name}` | {reason.meaning} | {reason.remedy} |\n"
+        for name, reason in sorted(REASONS.items())
+        if reason.audience is not Audience.OPERATOR and f"`{name}`" not in before + after
+    ]
+    table = ["\n## Other reasons\n\n| reason | cause | cure |\n|---|---|---|\n", *rows, "\n"] if rows else []
+    return "".join((before, begin, *table, end, after))
+
+
 def _message(message: DescriptorProto, name: str, comments: Comments, path: tuple[int, ...]) -> Iterator[str]:
     yield f"### {name}\n\n"
     if text := comments.get(path):
@@ -155,15 +178,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(description="Writes the API reference, or checks it.")
     parser.add_argument("--check", action="store_true", help="change nothing, exit 1 where the page differs")
-    text = page()
+    pages = {PAGE: page(), GUIDE: guide(GUIDE.read_text())}
     if not parser.parse_args(argv).check:
-        PAGE.parent.mkdir(parents=True, exist_ok=True)
-        PAGE.write_text(text)
+        for path, text in pages.items():
+            path.write_text(text)
         return 0
-    if not PAGE.exists() or PAGE.read_text() != text:
-        sys.stdout.write(f"{PAGE.relative_to(ROOT)}: not what the protos and reasons yield; run make protos\n")
-        return 1
-    return 0
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        sys.stdout.write(f"{path.relative_to(ROOT)}: not what the protos and reasons yield; run make protos\n")
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

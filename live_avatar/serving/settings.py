@@ -132,7 +132,7 @@ def load(settings_class: type[_S], argv: Sequence[str] | None = None, *, program
     Raises:
         SystemExit: code 2 with one readable message on stderr, or code 0 after help or printing.
     """
-    fields = dict(_leaves(settings_class))
+    fields = dict(leaves(settings_class))
     flags = vars(_parser(settings_class, program, fields).parse_args(argv))
     try:
         settings = _merge(settings_class, fields, flags)
@@ -222,11 +222,11 @@ def _put(nested: dict[str, Any], path: str, value: Any) -> None:
     nested[name] = value
 
 
-def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every field that holds a value, by its dotted name."""
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _leaves(info.annotation, f"{prefix}{name}.")
+            yield from leaves(info.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name, info
 
