@@ -48,7 +48,7 @@ REASONS: Mapping[str, Reason] = {
         _DEGRADED, "speech of a live session does not come in time; a warning of an event", "send speech sooner"
     ),
     "AUDIO_TOO_LONG": Reason(
-        _EXHAUSTED, "a recording that is to be heard as a whole is longer than the limit", "use `LISTENING_STREAMING`"
+        _EXHAUSTED, "a recording that is to be encoded as a whole is longer than the limit", "use `LISTENING_STREAMING`"
     ),
     "AUDIO_TOO_SHORT": Reason(_INVALID, "the recording is shorter than one frame", "send more audio"),
     "BLOCK_DEADLINE": Reason(
@@ -110,11 +110,11 @@ REASONS: Mapping[str, Reason] = {
     "PORTRAIT_UNLIKE_TRAINING": Reason(
         _PRECONDITION,
         "the weights were trained on other portraits, so the video shows a smear; a warning of an event",
-        "a portrait of the kind that the message names, or weights trained on pictures like this one",
+        "a portrait as the message describes it, or weights trained on images like this one",
     ),
     "PROMPT_TOO_LONG": Reason(_INVALID, "the prompt has too many characters", _FIX),
     "REQUEST_ID_REUSED": Reason(("ALREADY_EXISTS",), "the request id was used for another request", "use a fresh id"),
-    "SESSION_CLOSED": Reason(("ABORTED",), "somebody closed the session", "nothing"),
+    "SESSION_CLOSED": Reason(("ABORTED",), "a caller closed the session", "nothing"),
     "SESSION_EXPIRED": Reason(
         _PRECONDITION, "the session has ended; the metadata `cause` may say `IDLE` or `MAX_DURATION`", _AGAIN
     ),
@@ -130,7 +130,7 @@ REASONS: Mapping[str, Reason] = {
     "STORE_REFUSED": Reason(
         _UNAVAILABLE,
         "the store of sessions refuses the server's credentials",
-        "tell the operator; see the server's log",
+        "notify the operator; see the server's log",
     ),
     "STREAM_NOT_OPEN": Reason(_PRECONDITION, "the session's stream is not open yet", "open the stream first"),
     "TOKEN_INVALID": Reason(

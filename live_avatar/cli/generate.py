@@ -14,7 +14,7 @@ def generate(
     audio: Annotated[
         Path,
         typer.Option(
-            help=f"Speech: {options.AUDIO_HELP} Up to {limits.MAX_WHOLE_FILE_S} s are heard as a whole, "
+            help=f"Speech: {options.AUDIO_HELP} Up to {limits.MAX_WHOLE_FILE_S} s are encoded as a whole, "
             "a longer one as it comes. Default: the package's own.",
             show_default=False,
         ),

@@ -24,7 +24,7 @@ class CompileSettings(PipelineSettings):
     )
     warm_sizes: CommaSeparated[str] = Field(
         default=(),
-        description="pictures that compiled code is made for, as 704x384; others run eager; unset: the largest",
+        description="frame sizes that code is compiled for, as 704x384; others run eager; unset: the largest",
     )
     compile_cache: Path | None = Field(
         default=None, description="folder that keeps compiled code over restarts; unset: one in the temporary folder"

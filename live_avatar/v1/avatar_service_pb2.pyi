@@ -62,7 +62,7 @@ class _ListeningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Listening.V
     """As it comes: features with a bounded look-ahead."""
 
 class Listening(_Listening, metaclass=_ListeningEnumTypeWrapper):
-    """How the speech encoder hears the audio."""
+    """How the speech encoder receives the audio."""
 
 LISTENING_UNSPECIFIED: Listening.ValueType  # 0
 """As LISTENING_STREAMING in live delivery, else as LISTENING_WHOLE_FILE."""
@@ -662,7 +662,7 @@ class StreamAvatarRequest(_message.Message):
     class AudioChunk(_message.Message):
         """A piece of PCM.
 
-        After an interrupt, by either door and whoever asked for it, the utterance that was being sent is over. A chunk
+        After an interrupt, by either call and by any caller, the utterance that was being sent is over. A chunk
         with sample_offset 0, or with an utterance_id that is neither empty nor that of the interrupted utterance, begins a
         new one, which is spoken. Any other chunk belongs to the interrupted utterance and is dropped, until an
         EndOfUtterance. A client that goes on for 2 s is reminded by another KIND_UTTERANCE_INTERRUPTED with the warning
@@ -793,7 +793,7 @@ class StreamAvatarRequest(_message.Message):
 
     @_typing.final
     class PlaybackReport(_message.Message):
-        """Tells the server what has been shown, for pacing and playback events."""
+        """Reports what has been shown, for pacing and playback events."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1003,7 +1003,7 @@ class StreamAvatarResponse(_message.Message):
         """The utterance that the first of them belongs to; empty: none, or one without a name."""
         @_builtins.property
         def span(self) -> _media_pb2.MediaSpan:
-            """When they are heard."""
+            """When they are played."""
 
         def __init__(
             self,
@@ -1374,7 +1374,7 @@ class Limits(_message.Message):
 
     @_builtins.property
     def max_whole_file(self) -> _duration_pb2.Duration:
-        """Length of a recording that is heard as a whole."""
+        """Longest recording that is encoded as a whole."""
 
     @_builtins.property
     def max_session(self) -> _duration_pb2.Duration:

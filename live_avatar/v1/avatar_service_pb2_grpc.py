@@ -137,7 +137,7 @@ class AvatarServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """Tells what this server serves, and the limits it enforces.
+        """Returns what this server serves, and the limits it enforces.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

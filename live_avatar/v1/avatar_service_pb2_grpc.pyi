@@ -50,7 +50,7 @@ class AvatarServiceStub:
     StreamAvatar: _grpc.StreamStreamMultiCallable[_avatar_service_pb2.StreamAvatarRequest, _avatar_service_pb2.StreamAvatarResponse]
     """The media stream: audio and control in, video and events out."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_avatar_service_pb2.GetServerInfoRequest, _avatar_service_pb2.GetServerInfoResponse]
-    """Tells what this server serves, and the limits it enforces."""
+    """Returns what this server serves, and the limits it enforces."""
 
 @_typing.type_check_only
 class AvatarServiceAsyncStub(AvatarServiceStub):
@@ -74,7 +74,7 @@ class AvatarServiceAsyncStub(AvatarServiceStub):
     StreamAvatar: _aio.StreamStreamMultiCallable[_avatar_service_pb2.StreamAvatarRequest, _avatar_service_pb2.StreamAvatarResponse]  # type: ignore[assignment]
     """The media stream: audio and control in, video and events out."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_avatar_service_pb2.GetServerInfoRequest, _avatar_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Tells what this server serves, and the limits it enforces."""
+    """Returns what this server serves, and the limits it enforces."""
 
 class AvatarServiceServicer(metaclass=_abc_1.ABCMeta):
     """Public API of the gateway."""
@@ -143,6 +143,6 @@ class AvatarServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _avatar_service_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_avatar_service_pb2.GetServerInfoResponse, _abc.Awaitable[_avatar_service_pb2.GetServerInfoResponse]]:
-        """Tells what this server serves, and the limits it enforces."""
+        """Returns what this server serves, and the limits it enforces."""
 
 def add_AvatarServiceServicer_to_server(servicer: AvatarServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

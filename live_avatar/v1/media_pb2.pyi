@@ -116,7 +116,7 @@ class VideoFormat(_message.Message):
         ENCODING_UNSPECIFIED: VideoFormat._Encoding.ValueType  # 0
         """As ENCODING_FMP4."""
         ENCODING_RAW_RGB24: VideoFormat._Encoding.ValueType  # 1
-        """Raw pictures, one message per frame."""
+        """Raw frames, one message each."""
         ENCODING_H264_ANNEXB: VideoFormat._Encoding.ValueType  # 2
         """H.264 access units, audio beside them."""
         ENCODING_FMP4: VideoFormat._Encoding.ValueType  # 3
@@ -128,7 +128,7 @@ class VideoFormat(_message.Message):
     ENCODING_UNSPECIFIED: VideoFormat.Encoding.ValueType  # 0
     """As ENCODING_FMP4."""
     ENCODING_RAW_RGB24: VideoFormat.Encoding.ValueType  # 1
-    """Raw pictures, one message per frame."""
+    """Raw frames, one message each."""
     ENCODING_H264_ANNEXB: VideoFormat.Encoding.ValueType  # 2
     """H.264 access units, audio beside them."""
     ENCODING_FMP4: VideoFormat.Encoding.ValueType  # 3
@@ -151,9 +151,9 @@ class VideoFormat(_message.Message):
     max_bitrate_kbps: _builtins.int
     """Highest bitrate of H.264, up to 50,000; 0: the service decides."""
     enlargement: _builtins.int
-    """How many times larger than generated the pictures of H.264 and MP4 are, 1..8; less where a side would have more
-    than 1024 pixels.  0: the service enlarges small pictures, since H.264 halves the resolution of colour.  Raw
-    pictures are sent as generated.  The service tells what it chose.
+    """How many times larger than generated the frames of H.264 and MP4 are, 1..8; less where a side would have more
+    than 1024 pixels.  0: the service enlarges small frames, since H.264 halves the resolution of colour.  Raw
+    frames are sent as generated.  The service returns what it chose.
     """
     def __init__(
         self,

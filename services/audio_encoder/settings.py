@@ -17,5 +17,5 @@ class AudioEncoderSettings(PipelineSettings):
         default=120.0,
         gt=0,
         le=3600,
-        description="longest recording that is heard as a whole; time grows with its square",
+        description="longest recording that is encoded as a whole; time grows with its square",
     )

@@ -45,7 +45,7 @@ class LimitSettings(Group):
         default=_TABLE.slow_consumer_s, ge=1, description="how long finished video waits for a client to take it"
     )
     live_idle_seconds: int = Field(
-        default=_TABLE.live_idle_s, ge=1, description="a live session ends when nobody spoke for so long"
+        default=_TABLE.live_idle_s, ge=1, description="a live session ends after so long without speech"
     )
     live_slow_consumer_seconds: float = Field(
         default=_TABLE.live_slow_consumer_s, gt=0, le=60, description="slow_consumer_seconds of live delivery"
@@ -54,12 +54,12 @@ class LimitSettings(Group):
         default=_TABLE.max_live_audio_s, ge=1, description="speech of a live session that waits to be spoken"
     )
     block_deadline_seconds: int = Field(
-        default=_TABLE.block_deadline_s, ge=1, description="from a block's admission to its pictures"
+        default=_TABLE.block_deadline_s, ge=1, description="from the admission of a block to its frames"
     )
     max_whole_file_seconds: int = Field(
         default=_TABLE.max_whole_file_s,
         ge=1,
-        description="longest recording heard as a whole; the audio encoder has a bound of the same name",
+        description="longest recording that is encoded as a whole; the audio encoder has a bound of the same name",
     )
     max_unread_blocks: int = Field(
         default=_TABLE.max_unread_blocks,

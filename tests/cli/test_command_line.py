@@ -186,7 +186,7 @@ def test_help_names_the_limits() -> None:
     for words in (
         f"at most {limits.MAX_PROMPT_CHARACTERS} characters",
         f"outside {limits.MIN_RATE_HZ}..{limits.MAX_RATE_HZ} Hz",
-        f"Up to {limits.MAX_WHOLE_FILE_S} s are heard as a whole",
+        f"Up to {limits.MAX_WHOLE_FILE_S} s are encoded as a whole",
         f"0..{limits.MAX_ENLARGEMENT}",
         "0..2^64-1",
         limits.IMAGE_FORMATS,
