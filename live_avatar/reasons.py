@@ -42,10 +42,10 @@ _AGAIN = "create a new session"
 _REPORT = "report it: the services disagree about the protocol"
 
 REASONS: Mapping[str, Reason] = {
-    "AUDIO_FORMAT_UNSUPPORTED": Reason(_INVALID, "encoding, rate, channels or size of the audio is not taken", _FIX),
-    "AUDIO_QUEUE_FULL": Reason(_EXHAUSTED, "more audio waits than may", "send audio no faster than it is played"),
+    "AUDIO_FORMAT_UNSUPPORTED": Reason(_INVALID, "encoding, rate, channels or size of the audio is not accepted", _FIX),
+    "AUDIO_QUEUE_FULL": Reason(_EXHAUSTED, "too much audio is queued", "send audio no faster than it is played"),
     "AUDIO_STARVED": Reason(
-        _DEGRADED, "speech of a live session does not come in time; a warning of an event", "send speech sooner"
+        _DEGRADED, "speech of a live session does not arrive in time; a warning of an event", "send speech earlier"
     ),
     "AUDIO_TOO_LONG": Reason(
         _EXHAUSTED, "a recording that is to be encoded as a whole is longer than the limit", "use `LISTENING_STREAMING`"
@@ -56,27 +56,29 @@ REASONS: Mapping[str, Reason] = {
         "a block took longer than the installation allows",
         "create a new session; if it repeats, the pipeline is overloaded or stuck",
     ),
-    "CAPACITY_EXHAUSTED": Reason(_EXHAUSTED, "every place is taken, or the device is busy", _WAIT),
+    "CAPACITY_EXHAUSTED": Reason(_EXHAUSTED, "all slots are taken, or the device is busy", _WAIT),
     "CLIENT_GONE": Reason(
         ("OK",), "the client cancelled its stream or vanished; an `end_reason` of `Session`, never of an error", _AGAIN
     ),
     "CLIENT_SLOW": Reason(
-        _DEGRADED, "finished live video is not taken in time; a warning of an event", "read faster and grant credits"
+        _DEGRADED, "finished live video is not read in time; a warning of an event", "read faster and grant credits"
     ),
-    "CREATE_FAILED": Reason(("ABORTED",), "the session ended while it was made, or its making takes too long", _WAIT),
-    "CREDIT_OUT_OF_RANGE": Reason(_INVALID, "more video units were granted than may be", _FIX),
+    "CREATE_FAILED": Reason(
+        ("ABORTED",), "the session ended during its creation, or its creation takes too long", _WAIT
+    ),
+    "CREDIT_OUT_OF_RANGE": Reason(_INVALID, "more video units were granted than allowed", _FIX),
     "DEADLINE": Reason(("DEADLINE_EXCEEDED",), "a call without a deadline took longer than the default", "call again"),
-    "DRAINING": Reason(_UNAVAILABLE, "this server is ending and takes no new sessions", _WAIT),
+    "DRAINING": Reason(_UNAVAILABLE, "this server is shutting down and accepts no new sessions", _WAIT),
     "DUPLICATE_OPEN": Reason(_PRECONDITION, "the session's stream is open already", "use the stream that is open"),
     "DURATION_OUT_OF_RANGE": Reason(_INVALID, "a duration is negative, malformed or over its limit", _FIX),
-    "ENUM_UNKNOWN": Reason(_INVALID, "a number that this version knows no value for", _FIX),
-    "FIT_UNSUPPORTED": Reason(_INVALID, "a way of fitting the portrait that is not known", _FIX),
+    "ENUM_UNKNOWN": Reason(_INVALID, "a number that is no value of the enum in this version", _FIX),
+    "FIT_UNSUPPORTED": Reason(_INVALID, "an unknown way of fitting the portrait", _FIX),
     "GATEWAY_LOST": Reason(
         ("OK",), "the session's gateway vanished; an `end_reason` of `Session`, never of an error", _AGAIN
     ),
     "IDLE": Reason(_PRECONDITION, "nothing happened for the idle timeout; also announced by `GoAway`", _AGAIN),
     "IMAGE_TOO_LARGE": Reason(_INVALID, "the portrait has too many bytes or pixels", _FIX),
-    "IMAGE_TOO_SLOW": Reason(_INVALID, "the portrait takes too long to decode", "save it anew, or smaller"),
+    "IMAGE_TOO_SLOW": Reason(_INVALID, "the portrait takes too long to decode", "save it again, or smaller"),
     "IMAGE_UNREADABLE": Reason(
         _INVALID,
         "the portrait is no still image of an accepted format, or it is damaged",
@@ -85,26 +87,30 @@ REASONS: Mapping[str, Reason] = {
     "INTERNAL": Reason(("INTERNAL",), "a fault of the server", "create a new session and report it"),
     "KV_MEMORY_EXHAUSTED": Reason(_EXHAUSTED, "no memory is left for another session", _WAIT),
     "LEASE_LOST": Reason(("ABORTED",), "another gateway has taken or ended the session", _AGAIN),
-    "MAX_DURATION": Reason(_PRECONDITION, "the session has lasted as long as it may; announced by `GoAway`", _AGAIN),
-    "MESSAGE_MALFORMED": Reason(_INVALID, "bytes that are no message of this call, or a message without payload", _FIX),
-    "MESSAGE_TOO_LARGE": Reason(
-        _EXHAUSTED, "a message has more bytes than are taken; `max_message_bytes` in the metadata", _FIX
+    "MAX_DURATION": Reason(_PRECONDITION, "the session reached its longest duration; announced by `GoAway`", _AGAIN),
+    "MESSAGE_MALFORMED": Reason(
+        _INVALID, "bytes that cannot be parsed as a message of this call, or a message without payload", _FIX
     ),
-    "MESSAGE_OUT_OF_ORDER": Reason(_INVALID, "a message at the wrong place, or samples that leave a gap", _FIX),
+    "MESSAGE_TOO_LARGE": Reason(
+        _EXHAUSTED, "a message has more bytes than allowed; `max_message_bytes` in the metadata", _FIX
+    ),
+    "MESSAGE_OUT_OF_ORDER": Reason(_INVALID, "a message in the wrong order, or samples with a gap", _FIX),
     "LIST_TOO_LONG": Reason(_INVALID, "a list has too many entries", _FIX),
     "NAME_TOO_LONG": Reason(_INVALID, "an id, a name or a token is too long", _FIX),
     "NOT_LIVE": Reason(
-        ("FAILED_PRECONDITION", "INVALID_ARGUMENT"), "only live delivery can do this, or live delivery cannot", _FIX
+        ("FAILED_PRECONDITION", "INVALID_ARGUMENT"), "the call needs live delivery, or cannot be used with it", _FIX
     ),
     "NOT_YET_SERVED": Reason(
         ("UNIMPLEMENTED",), "a part of the contract that this version does not serve", "leave it out"
     ),
-    "OPEN_MISSING": Reason(("DEADLINE_EXCEEDED",), "a stream whose open did not come in time", "send `open` at once"),
+    "OPEN_MISSING": Reason(
+        ("DEADLINE_EXCEEDED",), "the stream did not begin with `open` in time", "send `open` at once"
+    ),
     "PAGE_SIZE_OUT_OF_RANGE": Reason(_INVALID, "a page size that is negative", _FIX),
-    "PAGE_TOKEN_INVALID": Reason(_INVALID, "a page token that no answer held", "begin at the first page"),
+    "PAGE_TOKEN_INVALID": Reason(_INVALID, "a page token that no response contained", "begin at the first page"),
     "PIPELINE_SLOW": Reason(
         _DEGRADED,
-        "live video comes later than it is to be shown; a warning of an event",
+        "live video is later than it is due; a warning of an event",
         "nothing, or a smaller load: `service` names the slowest service",
     ),
     "PORTRAIT_UNLIKE_TRAINING": Reason(
@@ -121,27 +127,27 @@ REASONS: Mapping[str, Reason] = {
     "SESSION_NOT_FOUND": Reason(("NOT_FOUND",), "there is no such session", _AGAIN),
     "SIZE_UNSUPPORTED": Reason(_INVALID, "frames of this size are not served", _FIX),
     "SLOW_CONSUMER": Reason(_EXHAUSTED, "finished video waited too long", "read faster and grant credits"),
-    "STAGE_LOST": Reason(_UNAVAILABLE, "a service of the pipeline is gone or not ready", _WAIT),
+    "STAGE_LOST": Reason(_UNAVAILABLE, "a service of the pipeline is lost or not ready", _WAIT),
     "STORE_LOST": Reason(
         ("UNAVAILABLE", "ABORTED"),
-        "the store of sessions does not answer; ABORTED where a running session ended for it",
+        "the store of sessions does not answer; ABORTED if a running session ended because of it",
         _WAIT,
     ),
     "STORE_REFUSED": Reason(
         _UNAVAILABLE,
-        "the store of sessions refuses the server's credentials",
+        "the store of sessions rejects the server's credentials",
         "notify the operator; see the server's log",
     ),
     "STREAM_NOT_OPEN": Reason(_PRECONDITION, "the session's stream is not open yet", "open the stream first"),
     "TOKEN_INVALID": Reason(
-        ("UNAUTHENTICATED",), "the session token is not of this session", "use the token of the session"
+        ("UNAUTHENTICATED",), "the session token belongs to another session", "use the token of the session"
     ),
     "TOO_MANY_CALLS": Reason(_EXHAUSTED, "too many calls of one session wait", _WAIT),
     "TOO_MANY_STREAMS": Reason(_EXHAUSTED, "too many streams wait for their open, or of a kind are open", _WAIT),
     "UPDATE_EMPTY": Reason(_INVALID, "the update's mask names nothing", _FIX),
     "UTTERANCE_OVER": Reason(
         _PRECONDITION,
-        "speech of an interrupted utterance still comes and is dropped; a warning of an event",
+        "further speech of an interrupted utterance is dropped; a warning of an event",
         "begin a new utterance with `sample_offset` 0 or a new `utterance_id`",
     ),
     "VIDEO_FORMAT_UNSUPPORTED": Reason(_INVALID, "encoding, bitrate or size of the video is not served", _FIX),

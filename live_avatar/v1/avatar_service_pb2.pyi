@@ -33,7 +33,7 @@ class _DeliveryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delivery.Val
     DELIVERY_UNSPECIFIED: _Delivery.ValueType  # 0
     """As DELIVERY_OFFLINE."""
     DELIVERY_OFFLINE: _Delivery.ValueType  # 1
-    """As fast as the client takes them."""
+    """As fast as the client receives them."""
     DELIVERY_LIVE: _Delivery.ValueType  # 2
     """At the pace of playback."""
 
@@ -43,7 +43,7 @@ class Delivery(_Delivery, metaclass=_DeliveryEnumTypeWrapper):
 DELIVERY_UNSPECIFIED: Delivery.ValueType  # 0
 """As DELIVERY_OFFLINE."""
 DELIVERY_OFFLINE: Delivery.ValueType  # 1
-"""As fast as the client takes them."""
+"""As fast as the client receives them."""
 DELIVERY_LIVE: Delivery.ValueType  # 2
 """At the pace of playback."""
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
@@ -55,21 +55,21 @@ class _Listening:
 class _ListeningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Listening.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LISTENING_UNSPECIFIED: _Listening.ValueType  # 0
-    """As LISTENING_STREAMING in live delivery, else as LISTENING_WHOLE_FILE."""
+    """As LISTENING_STREAMING in live delivery, otherwise as LISTENING_WHOLE_FILE."""
     LISTENING_WHOLE_FILE: _Listening.ValueType  # 1
     """After the last sample: features of the whole recording, as exact as the model allows."""
     LISTENING_STREAMING: _Listening.ValueType  # 2
-    """As it comes: features with a bounded look-ahead."""
+    """As it arrives: features with a bounded look-ahead."""
 
 class Listening(_Listening, metaclass=_ListeningEnumTypeWrapper):
     """How the speech encoder receives the audio."""
 
 LISTENING_UNSPECIFIED: Listening.ValueType  # 0
-"""As LISTENING_STREAMING in live delivery, else as LISTENING_WHOLE_FILE."""
+"""As LISTENING_STREAMING in live delivery, otherwise as LISTENING_WHOLE_FILE."""
 LISTENING_WHOLE_FILE: Listening.ValueType  # 1
 """After the last sample: features of the whole recording, as exact as the model allows."""
 LISTENING_STREAMING: Listening.ValueType  # 2
-"""As it comes: features with a bounded look-ahead."""
+"""As it arrives: features with a bounded look-ahead."""
 Global___Listening: _TypeAlias = Listening  # noqa: Y015
 
 class _Fit:
@@ -81,17 +81,17 @@ class _FitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fit.ValueType], _
     FIT_UNSPECIFIED: _Fit.ValueType  # 0
     """As FIT_COVER."""
     FIT_COVER: _Fit.ValueType  # 1
-    """Fill the output, cut what is over."""
+    """Fill the output and crop the excess."""
     FIT_REFERENCE: _Fit.ValueType  # 2
     """The released code's rule, with black borders."""
 
 class Fit(_Fit, metaclass=_FitEnumTypeWrapper):
-    """How the portrait is brought to the output's shape."""
+    """How the portrait is fitted to the shape of the video."""
 
 FIT_UNSPECIFIED: Fit.ValueType  # 0
 """As FIT_COVER."""
 FIT_COVER: Fit.ValueType  # 1
-"""Fill the output, cut what is over."""
+"""Fill the output and crop the excess."""
 FIT_REFERENCE: Fit.ValueType  # 2
 """The released code's rule, with black borders."""
 Global___Fit: _TypeAlias = Fit  # noqa: Y015
@@ -103,21 +103,21 @@ class _WatermarkPolicy:
 class _WatermarkPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatermarkPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WATERMARK_POLICY_UNSPECIFIED: _WatermarkPolicy.ValueType  # 0
-    """What the operator has set."""
+    """As the operator has configured."""
     WATERMARK_POLICY_INVISIBLE: _WatermarkPolicy.ValueType  # 1
-    """Reserved: a mark that programs find."""
+    """Reserved: a mark that programs can detect."""
     WATERMARK_POLICY_INVISIBLE_AND_VISIBLE: _WatermarkPolicy.ValueType  # 2
-    """Reserved: that mark, and one that people see."""
+    """Reserved: that mark, and a visible one."""
 
 class WatermarkPolicy(_WatermarkPolicy, metaclass=_WatermarkPolicyEnumTypeWrapper):
-    """How provenance is attached; operators may forbid anything weaker than their floor."""
+    """How provenance is attached; operators may set a minimum."""
 
 WATERMARK_POLICY_UNSPECIFIED: WatermarkPolicy.ValueType  # 0
-"""What the operator has set."""
+"""As the operator has configured."""
 WATERMARK_POLICY_INVISIBLE: WatermarkPolicy.ValueType  # 1
-"""Reserved: a mark that programs find."""
+"""Reserved: a mark that programs can detect."""
 WATERMARK_POLICY_INVISIBLE_AND_VISIBLE: WatermarkPolicy.ValueType  # 2
-"""Reserved: that mark, and one that people see."""
+"""Reserved: that mark, and a visible one."""
 Global___WatermarkPolicy: _TypeAlias = WatermarkPolicy  # noqa: Y015
 
 @_typing.final
@@ -137,13 +137,13 @@ class Session(_message.Message):
         STATE_CREATING: Session._State.ValueType  # 1
         """The call that creates it has not answered yet."""
         STATE_ACTIVE: Session._State.ValueType  # 2
-        """It has its place on a pipeline, streaming or not."""
+        """It holds a slot on a pipeline, streaming or not."""
         STATE_SUSPENDED: Session._State.ValueType  # 3
-        """Reserved for sessions that wait for their client to come back; not sent yet."""
+        """Reserved for sessions that wait for their client to reconnect; not sent yet."""
         STATE_CLOSED: Session._State.ValueType  # 5
-        """Over as asked: all video was taken, or CloseSession was called."""
+        """Ended as requested: all video was received, or CloseSession was called."""
         STATE_FAILED: Session._State.ValueType  # 6
-        """Over for any other cause; end_reason says which."""
+        """Ended for any other cause, which end_reason names."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Lifecycle (AIP-216)."""
@@ -153,13 +153,13 @@ class Session(_message.Message):
     STATE_CREATING: Session.State.ValueType  # 1
     """The call that creates it has not answered yet."""
     STATE_ACTIVE: Session.State.ValueType  # 2
-    """It has its place on a pipeline, streaming or not."""
+    """It holds a slot on a pipeline, streaming or not."""
     STATE_SUSPENDED: Session.State.ValueType  # 3
-    """Reserved for sessions that wait for their client to come back; not sent yet."""
+    """Reserved for sessions that wait for their client to reconnect; not sent yet."""
     STATE_CLOSED: Session.State.ValueType  # 5
-    """Over as asked: all video was taken, or CloseSession was called."""
+    """Ended as requested: all video was received, or CloseSession was called."""
     STATE_FAILED: Session.State.ValueType  # 6
-    """Over for any other cause; end_reason says which."""
+    """Ended for any other cause, which end_reason names."""
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -172,23 +172,23 @@ class Session(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     END_REASON_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Names the session in every other call; 32 characters."""
+    """Identifies the session in every other call; 32 characters."""
     state: Global___Session.State.ValueType
-    """How far its life has come."""
+    """Its current state."""
     avatar_id: _builtins.str
     """Reserved for stored avatars; always empty."""
     epoch: _builtins.int
-    """Number of the session's holder, from 1. It rises when another holder takes the session over; what an older one
-    still sends is refused.
+    """Number of the session's holder, from 1. It increases when another holder takes the session over; later messages
+    of an older one are rejected.
     """
     end_reason: _builtins.str
     """Why a session failed: the reason of the error its stream ended with, or CLIENT_GONE (the client cancelled or
     vanished), IDLE, MAX_DURATION, DRAINING (its gateway ended), GATEWAY_LOST (its gateway vanished).  Empty while it
-    lives and where it ended as asked.
+    runs and when it ended as requested.
     """
     @_builtins.property
     def config(self) -> Global___SessionConfig:
-        """What it was created with, as the service has completed it; the prompt is the newest one that was applied."""
+        """Parameters of its creation with all defaults filled in; the prompt is the newest one that was applied."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -196,15 +196,15 @@ class Session(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ends at the latest."""
+        """Latest time at which it ends."""
 
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Longest life."""
+        """Longest duration."""
 
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:
-        """How long nothing may happen."""
+        """Longest time without activity."""
 
     def __init__(
         self,
@@ -243,24 +243,24 @@ class SessionConfig(_message.Message):
     LISTENING_FIELD_NUMBER: _builtins.int
     FIT_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """What the picture shows; may be empty."""
+    """Text that describes the video; may be empty."""
     seed: _builtins.int
     """The same seed, portrait, prompt and audio give the same frames in offline delivery."""
     watermark: Global___WatermarkPolicy.ValueType
-    """Reserved for provenance; refused with UNIMPLEMENTED where set."""
+    """Reserved for provenance; rejected with UNIMPLEMENTED if set."""
     delivery: Global___Delivery.ValueType
     """Unspecified: offline."""
     listening: Global___Listening.ValueType
-    """Unspecified: streaming in live delivery, else the whole file."""
+    """Unspecified: streaming in live delivery, otherwise the whole file."""
     fit: Global___Fit.ValueType
     """Unspecified: cover."""
     @_builtins.property
     def audio(self) -> _media_pb2.AudioFormat:
-        """Form of the audio that the client sends; required."""
+        """Format of the audio that the client sends; required."""
 
     @_builtins.property
     def video(self) -> _media_pb2.VideoFormat:
-        """Form of the video that the client receives."""
+        """Format of the video that the client receives."""
 
     def __init__(
         self,
@@ -284,7 +284,7 @@ Global___SessionConfig: _TypeAlias = SessionConfig  # noqa: Y015
 
 @_typing.final
 class CreateSessionRequest(_message.Message):
-    """Asks for a session."""
+    """Request for a session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -294,20 +294,20 @@ class CreateSessionRequest(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """A name for this call: a repetition with the same one returns the same session. Empty: no repetition is known."""
+    """Idempotency key: a retry with the same one returns the same session. Empty: retries create further sessions."""
     avatar_id: _builtins.str
-    """Reserved for stored avatars; refused with UNIMPLEMENTED where set."""
+    """Reserved for stored avatars; rejected with UNIMPLEMENTED if set."""
     reference_image: _builtins.bytes
-    """The portrait, required: a JPEG, PNG, WebP, HEIC or AVIF file of one still picture, in its own colours and orientation,
-    within Limits.max_image_bytes and max_image_pixels.
+    """The portrait, required: a JPEG, PNG, WebP, HEIC or AVIF file of one still image, with its own colour profile and
+    orientation, within Limits.max_image_bytes and max_image_pixels.
     """
     @_builtins.property
     def config(self) -> Global___SessionConfig:
-        """Everything else about the session."""
+        """All other parameters of the session."""
 
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Longest life, up to Limits.max_session; unset: that."""
+        """Longest duration, up to Limits.max_session, which is the default."""
 
     def __init__(
         self,
@@ -328,7 +328,7 @@ Global___CreateSessionRequest: _TypeAlias = CreateSessionRequest  # noqa: Y015
 
 @_typing.final
 class CreateSessionResponse(_message.Message):
-    """A session that has its place on a pipeline."""
+    """A session that holds a slot on a pipeline."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -338,7 +338,7 @@ class CreateSessionResponse(_message.Message):
     session_token: _builtins.str
     """Opens the session's stream; keep it secret."""
     stream_endpoint: _builtins.str
-    """Address of the gateway that holds the session, as host:port; empty: the one that answered."""
+    """Address of the gateway that holds the session, as host:port; empty: the gateway that answered."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session."""
@@ -360,7 +360,7 @@ Global___CreateSessionResponse: _TypeAlias = CreateSessionResponse  # noqa: Y015
 
 @_typing.final
 class GetSessionRequest(_message.Message):
-    """Asks for one session."""
+    """Request for one session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -389,7 +389,7 @@ class GetSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> Global___Session:
-        """The session as it is now."""
+        """The current session."""
 
     def __init__(
         self,
@@ -406,16 +406,16 @@ Global___GetSessionResponse: _TypeAlias = GetSessionResponse  # noqa: Y015
 
 @_typing.final
 class ListSessionsRequest(_message.Message):
-    """Asks for a page of sessions."""
+    """Request for a page of sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Sessions on a page; 0: the service decides; more than the service has on a page: as many as it has."""
+    """Sessions on a page; 0: the service decides, which also limits the number."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty: the first page."""
+    """next_page_token of the previous page; empty: the first page."""
     def __init__(
         self,
         *,
@@ -439,7 +439,7 @@ class ListSessionsResponse(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty: there is none."""
+    """page_token of the next page; empty: this is the last page."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
         """Newest first."""
@@ -460,7 +460,7 @@ Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateSessionRequest(_message.Message):
-    """Changes a session."""
+    """Request to change a session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -494,14 +494,16 @@ Global___UpdateSessionRequest: _TypeAlias = UpdateSessionRequest  # noqa: Y015
 
 @_typing.final
 class UpdateSessionResponse(_message.Message):
-    """A change that has been applied."""
+    """An applied change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
     EFFECTIVE_BLOCK_INDEX_FIELD_NUMBER: _builtins.int
     effective_block_index: _builtins.int
-    """First block that it holds for. Of several changes before one block the last one wins; all of them name that block."""
+    """First block to which it applies. Of several changes before one block the last one wins; all of them return that
+    block.
+    """
     @_builtins.property
     def session(self) -> Global___Session:
         """The session with the change."""
@@ -522,16 +524,16 @@ Global___UpdateSessionResponse: _TypeAlias = UpdateSessionResponse  # noqa: Y015
 
 @_typing.final
 class InterruptSessionRequest(_message.Message):
-    """Asks for a barge-in."""
+    """Request for a barge-in."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Of the session, which delivers live."""
+    """Of a session with live delivery."""
     request_id: _builtins.str
-    """A name for this call: a repetition with the same one changes nothing and gets the same answer."""
+    """Idempotency key: a retry with the same one changes nothing and returns the same response."""
     def __init__(
         self,
         *,
@@ -548,17 +550,17 @@ Global___InterruptSessionRequest: _TypeAlias = InterruptSessionRequest  # noqa: 
 
 @_typing.final
 class InterruptSessionResponse(_message.Message):
-    """What a barge-in met."""
+    """The result of a barge-in."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LAST_PLAYED_TIME_FIELD_NUMBER: _builtins.int
     FIRST_CLEAN_BLOCK_INDEX_FIELD_NUMBER: _builtins.int
     first_clean_block_index: _builtins.int
-    """First block without anything of what was interrupted."""
+    """First block that contains nothing of the interrupted speech."""
     @_builtins.property
     def last_played_time(self) -> _duration_pb2.Duration:
-        """Media time up to which the viewer had come."""
+        """Media time that the viewer had reached."""
 
     def __init__(
         self,
@@ -576,7 +578,7 @@ Global___InterruptSessionResponse: _TypeAlias = InterruptSessionResponse  # noqa
 
 @_typing.final
 class CloseSessionRequest(_message.Message):
-    """Asks for the end of a session."""
+    """Request to end a session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -598,7 +600,7 @@ Global___CloseSessionRequest: _TypeAlias = CloseSessionRequest  # noqa: Y015
 
 @_typing.final
 class CloseSessionResponse(_message.Message):
-    """A session that has ended."""
+    """An ended session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -637,13 +639,13 @@ class StreamAvatarRequest(_message.Message):
         NEXT_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
         INITIAL_VIDEO_CREDITS_FIELD_NUMBER: _builtins.int
         session_token: _builtins.str
-        """As CreateSession gave it."""
+        """As returned by CreateSession."""
         resume_handle: _builtins.str
-        """Reserved for streams that go on after a break; refused with UNIMPLEMENTED where set."""
+        """Reserved for the resumption of broken streams; rejected with UNIMPLEMENTED if set."""
         next_client_sequence: _builtins.int
         """client_sequence of the message after this one: 0, or one more than this message's."""
         initial_video_credits: _builtins.int
-        """As Credit, from the beginning."""
+        """Credits that are granted with the opening, see Credit."""
         def __init__(
             self,
             *,
@@ -665,8 +667,8 @@ class StreamAvatarRequest(_message.Message):
         After an interrupt, by either call and by any caller, the utterance that was being sent is over. A chunk
         with sample_offset 0, or with an utterance_id that is neither empty nor that of the interrupted utterance, begins a
         new one, which is spoken. Any other chunk belongs to the interrupted utterance and is dropped, until an
-        EndOfUtterance. A client that goes on for 2 s is reminded by another KIND_UTTERANCE_INTERRUPTED with the warning
-        UTTERANCE_OVER; one that goes on for longer than speech may wait is refused with MESSAGE_OUT_OF_ORDER.
+        EndOfUtterance. A client that continues it for 2 s receives another KIND_UTTERANCE_INTERRUPTED with the warning
+        UTTERANCE_OVER; one that continues for longer than speech may wait gets MESSAGE_OUT_OF_ORDER.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
@@ -678,11 +680,11 @@ class StreamAvatarRequest(_message.Message):
         """Whole samples in the session's AudioFormat, up to Limits.max_audio_chunk."""
         sample_offset: _builtins.int
         """Position of the first sample on the utterance clock, in samples: 0 in the first chunk of an utterance. The first
-        chunk of a new utterance_id right after an interrupt may have any; the next ones count on from it.
+        chunk of a new utterance_id right after an interrupt may have any; the next ones continue from it.
         """
         utterance_id: _builtins.str
-        """Empty: the utterance that is being sent. In live delivery a name is a new one's only after EndOfUtterance or an
-        interrupt; else MESSAGE_OUT_OF_ORDER.
+        """Empty: the utterance that is being sent. In live delivery an id starts a new utterance only after EndOfUtterance
+        or an interrupt; otherwise it is MESSAGE_OUT_OF_ORDER.
         """
         def __init__(
             self,
@@ -699,13 +701,13 @@ class StreamAvatarRequest(_message.Message):
 
     @_typing.final
     class EndOfUtterance(_message.Message):
-        """No more audio for this utterance: flush the tail. Without effect where none is being sent."""
+        """No more audio for this utterance: flush the tail. No effect if none is being sent."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         UTTERANCE_ID_FIELD_NUMBER: _builtins.int
         utterance_id: _builtins.str
-        """The utterance that ends; empty: the one that is being sent. Live delivery looks at the order alone."""
+        """The utterance that ends; empty: the one that is being sent. Live delivery ignores it and uses the order only."""
         def __init__(
             self,
             *,
@@ -726,10 +728,10 @@ class StreamAvatarRequest(_message.Message):
         UTTERANCE_ID_FIELD_NUMBER: _builtins.int
         REQUEST_ID_FIELD_NUMBER: _builtins.int
         utterance_id: _builtins.str
-        """Where this utterance is over already, nothing is dropped; empty: whatever is spoken."""
+        """If this utterance has ended already, nothing is dropped; empty: the current speech, whatever it is."""
         request_id: _builtins.str
-        """The same as in an InterruptSession that asks for the same interruption: whichever comes first does it, and this
-        one drops besides what was on its way when the call was done. Empty: an interruption of its own.
+        """The same as in an InterruptSession for the same interruption: the first of the two takes effect, and this one
+        also drops what was in flight at the time of the call. Empty: an interruption of its own.
         """
         def __init__(
             self,
@@ -779,7 +781,7 @@ class StreamAvatarRequest(_message.Message):
 
         VIDEO_UNITS_FIELD_NUMBER: _builtins.int
         video_units: _builtins.int
-        """Video units more; those granted and not used may be 1,000 in all."""
+        """Additional video units; at most 1,000 may be granted and unused."""
         def __init__(
             self,
             *,
@@ -800,7 +802,7 @@ class StreamAvatarRequest(_message.Message):
         PLAYED_THROUGH_TIME_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def played_through_time(self) -> _duration_pb2.Duration:
-            """Media time up to which the viewer has come."""
+            """Media time that the viewer has reached."""
 
         def __init__(
             self,
@@ -838,10 +840,10 @@ class StreamAvatarRequest(_message.Message):
     PLAYBACK_REPORT_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
     client_sequence: _builtins.int
-    """Number of this message on the stream: one more than that of the message before."""
+    """Number of this message on the stream: one more than that of the previous message."""
     @_builtins.property
     def open(self) -> Global___StreamAvatarRequest.Open:
-        """First, and only first."""
+        """The first message, and only the first."""
 
     @_builtins.property
     def audio_chunk(self) -> Global___StreamAvatarRequest.AudioChunk:
@@ -849,7 +851,7 @@ class StreamAvatarRequest(_message.Message):
 
     @_builtins.property
     def end_of_utterance(self) -> Global___StreamAvatarRequest.EndOfUtterance:
-        """A pause follows."""
+        """End of an utterance."""
 
     @_builtins.property
     def interrupt(self) -> Global___StreamAvatarRequest.Interrupt:
@@ -857,19 +859,19 @@ class StreamAvatarRequest(_message.Message):
 
     @_builtins.property
     def update(self) -> Global___StreamAvatarRequest.Update:
-        """Another prompt."""
+        """A new prompt."""
 
     @_builtins.property
     def credit(self) -> Global___StreamAvatarRequest.Credit:
-        """Room for video."""
+        """Credits for video."""
 
     @_builtins.property
     def playback_report(self) -> Global___StreamAvatarRequest.PlaybackReport:
-        """What the viewer has seen."""
+        """Position of playback."""
 
     @_builtins.property
     def finish(self) -> Global___StreamAvatarRequest.Finish:
-        """Nothing follows but credits and reports."""
+        """End of speech: only credits and reports follow."""
 
     def __init__(
         self,
@@ -911,9 +913,9 @@ class StreamAvatarResponse(_message.Message):
         NEGOTIATED_VIDEO_FIELD_NUMBER: _builtins.int
         LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
         resume_handle: _builtins.str
-        """Reserved for streams that go on after a break; always empty."""
+        """Reserved for the resumption of broken streams; always empty."""
         last_consumed_client_sequence: _builtins.int
-        """client_sequence of the last message that was taken."""
+        """client_sequence of the last message that was processed."""
         @_builtins.property
         def session(self) -> Global___Session:
             """The session."""
@@ -951,24 +953,24 @@ class StreamAvatarResponse(_message.Message):
         IDLE_FIELD_NUMBER: _builtins.int
         TIMINGS_FIELD_NUMBER: _builtins.int
         data: _builtins.bytes
-        """The piece. The units of a session, one after the other, are a file; the first unit of FMP4 holds the header."""
+        """The bytes. The concatenated units of a session are a file; the first unit of FMP4 holds the header."""
         block_index: _builtins.int
-        """The block that it belongs to, from 0."""
+        """Its block, from 0."""
         first_frame_index: _builtins.int
         """Number of its first frame in the session, from 0."""
         frame_count: _builtins.int
-        """Frames in it; 0: the rest of the audio alone."""
+        """Number of frames; 0: only the rest of the audio."""
         keyframe: _builtins.bool
         """Decoding can begin here."""
         idle: _builtins.bool
         """True when no client audio drove this block."""
         @_builtins.property
         def span(self) -> _media_pb2.MediaSpan:
-            """When the frames belong to: frame n to (n + 3) / frames_per_second.  An FMP4 shows frame 0 from 0 on."""
+            """Media time of the frames: frame n is shown at (n + 3) / frames_per_second.  An FMP4 shows frame 0 from 0 on."""
 
         @_builtins.property
         def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockTiming]:
-            """Where the block's time went, one entry per service."""
+            """Time that each service spent on the block."""
 
         def __init__(
             self,
@@ -1000,7 +1002,7 @@ class StreamAvatarResponse(_message.Message):
         data: _builtins.bytes
         """Samples in the session's AudioFormat."""
         utterance_id: _builtins.str
-        """The utterance that the first of them belongs to; empty: none, or one without a name."""
+        """Utterance of the first sample; empty: none, or one without an id."""
         @_builtins.property
         def span(self) -> _media_pb2.MediaSpan:
             """When they are played."""
@@ -1020,7 +1022,7 @@ class StreamAvatarResponse(_message.Message):
 
     @_typing.final
     class Event(_message.Message):
-        """Something happened that is not media."""
+        """An event."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1033,23 +1035,23 @@ class StreamAvatarResponse(_message.Message):
             KIND_UNSPECIFIED: StreamAvatarResponse.Event._Kind.ValueType  # 0
             """Never sent."""
             KIND_UTTERANCE_STARTED: StreamAvatarResponse.Event._Kind.ValueType  # 1
-            """Once, before its first video; not of an utterance that was interrupted before."""
+            """Sent once, before the first video of an utterance; not if it was interrupted before."""
             KIND_UTTERANCE_FINISHED: StreamAvatarResponse.Event._Kind.ValueType  # 2
-            """Once, after its last video; not of one that was interrupted."""
+            """Sent once, after the last video of an utterance; not if it was interrupted."""
             KIND_UTTERANCE_INTERRUPTED: StreamAvatarResponse.Event._Kind.ValueType  # 3
-            """Once, for each utterance that a barge-in ended; without a name where it met none."""
+            """Sent once for each utterance that a barge-in ended; without an id if there was none."""
             KIND_UPDATE_APPLIED: StreamAvatarResponse.Event._Kind.ValueType  # 4
-            """The block named here is the first one with another prompt."""
+            """block_index is the first block with a new prompt."""
             KIND_DISCONTINUITY: StreamAvatarResponse.Event._Kind.ValueType  # 5
-            """Reserved for a stream that goes on after a break; not sent yet."""
+            """Reserved for the resumption of broken streams; not sent yet."""
             KIND_DEGRADED: StreamAvatarResponse.Event._Kind.ValueType  # 6
-            """Something spoils the session and does not end it; warning says what, with the reason AUDIO_STARVED,
-            PIPELINE_SLOW or CLIENT_SLOW.
+            """A problem that does not end the session began; warning has the reason AUDIO_STARVED, PIPELINE_SLOW or
+            CLIENT_SLOW.
             """
             KIND_RECOVERED: StreamAvatarResponse.Event._Kind.ValueType  # 7
-            """It is over; warning has the same reason and the code OK."""
+            """The problem ended; warning has the same reason and the code OK."""
             KIND_WARNING: StreamAvatarResponse.Event._Kind.ValueType  # 8
-            """Nothing changes; the warning is all there is to say."""
+            """A warning without a change of state."""
 
         class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
             """Event kinds."""
@@ -1057,23 +1059,23 @@ class StreamAvatarResponse(_message.Message):
         KIND_UNSPECIFIED: StreamAvatarResponse.Event.Kind.ValueType  # 0
         """Never sent."""
         KIND_UTTERANCE_STARTED: StreamAvatarResponse.Event.Kind.ValueType  # 1
-        """Once, before its first video; not of an utterance that was interrupted before."""
+        """Sent once, before the first video of an utterance; not if it was interrupted before."""
         KIND_UTTERANCE_FINISHED: StreamAvatarResponse.Event.Kind.ValueType  # 2
-        """Once, after its last video; not of one that was interrupted."""
+        """Sent once, after the last video of an utterance; not if it was interrupted."""
         KIND_UTTERANCE_INTERRUPTED: StreamAvatarResponse.Event.Kind.ValueType  # 3
-        """Once, for each utterance that a barge-in ended; without a name where it met none."""
+        """Sent once for each utterance that a barge-in ended; without an id if there was none."""
         KIND_UPDATE_APPLIED: StreamAvatarResponse.Event.Kind.ValueType  # 4
-        """The block named here is the first one with another prompt."""
+        """block_index is the first block with a new prompt."""
         KIND_DISCONTINUITY: StreamAvatarResponse.Event.Kind.ValueType  # 5
-        """Reserved for a stream that goes on after a break; not sent yet."""
+        """Reserved for the resumption of broken streams; not sent yet."""
         KIND_DEGRADED: StreamAvatarResponse.Event.Kind.ValueType  # 6
-        """Something spoils the session and does not end it; warning says what, with the reason AUDIO_STARVED,
-        PIPELINE_SLOW or CLIENT_SLOW.
+        """A problem that does not end the session began; warning has the reason AUDIO_STARVED, PIPELINE_SLOW or
+        CLIENT_SLOW.
         """
         KIND_RECOVERED: StreamAvatarResponse.Event.Kind.ValueType  # 7
-        """It is over; warning has the same reason and the code OK."""
+        """The problem ended; warning has the same reason and the code OK."""
         KIND_WARNING: StreamAvatarResponse.Event.Kind.ValueType  # 8
-        """Nothing changes; the warning is all there is to say."""
+        """A warning without a change of state."""
 
         KIND_FIELD_NUMBER: _builtins.int
         UTTERANCE_ID_FIELD_NUMBER: _builtins.int
@@ -1082,22 +1084,22 @@ class StreamAvatarResponse(_message.Message):
         WARNING_FIELD_NUMBER: _builtins.int
         LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
         kind: Global___StreamAvatarResponse.Event.Kind.ValueType
-        """What happened."""
+        """Kind of the event."""
         utterance_id: _builtins.str
-        """The utterance that it is about; empty: none, or one without a name."""
+        """Its utterance; empty: none, or one without an id."""
         block_index: _builtins.int
-        """The block it happened at."""
+        """Its block."""
         last_consumed_client_sequence: _builtins.int
-        """Of KIND_UTTERANCE_INTERRUPTED: the client_sequence of the last message that had been taken. An utterance whose
-        first chunk was sent up to there is over; one that began after it goes on. 0: nothing was dropped.
+        """Of KIND_UTTERANCE_INTERRUPTED: the client_sequence of the last message that had been processed. An utterance
+        whose first chunk was sent up to there has ended; one that began after it continues. 0: nothing was dropped.
         """
         @_builtins.property
         def media_time(self) -> _duration_pb2.Duration:
-            """Where it happened on the session's media clock."""
+            """Its media time."""
 
         @_builtins.property
         def warning(self) -> _status_pb2.Status:
-            """A warning that does not end the stream; terminal errors travel as the RPC status."""
+            """A problem that does not end the stream; errors that end it are the status of the call."""
 
         def __init__(
             self,
@@ -1124,10 +1126,10 @@ class StreamAvatarResponse(_message.Message):
         TIME_LEFT_FIELD_NUMBER: _builtins.int
         REASON_FIELD_NUMBER: _builtins.int
         reason: _builtins.str
-        """Why: DRAINING, IDLE or MAX_DURATION."""
+        """Reason: DRAINING, IDLE or MAX_DURATION."""
         @_builtins.property
         def time_left(self) -> _duration_pb2.Duration:
-            """Until then."""
+            """Time until the end."""
 
         def __init__(
             self,
@@ -1143,7 +1145,7 @@ class StreamAvatarResponse(_message.Message):
 
     @_typing.final
     class ResumptionUpdate(_message.Message):
-        """Reserved for streams that go on after a break: a newer point to go on from; not sent yet."""
+        """Reserved for the resumption of broken streams: a newer handle; not sent yet."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1151,11 +1153,11 @@ class StreamAvatarResponse(_message.Message):
         RESUMABLE_FIELD_NUMBER: _builtins.int
         LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
         resume_handle: _builtins.str
-        """What Open takes."""
+        """Handle for Open."""
         resumable: _builtins.bool
-        """False: the stream cannot go on from here."""
+        """False: the stream cannot be resumed from here."""
         last_consumed_client_sequence: _builtins.int
-        """client_sequence of the last message that needs no repetition."""
+        """client_sequence of the last message that need not be repeated."""
         def __init__(
             self,
             *,
@@ -1180,23 +1182,23 @@ class StreamAvatarResponse(_message.Message):
     """Number of this message on the stream, from 0."""
     @_builtins.property
     def opened(self) -> Global___StreamAvatarResponse.Opened:
-        """First, and only first."""
+        """The first message, and only the first."""
 
     @_builtins.property
     def video_unit(self) -> Global___StreamAvatarResponse.VideoUnit:
-        """Video; takes one credit."""
+        """Video; uses one credit."""
 
     @_builtins.property
     def audio_unit(self) -> Global___StreamAvatarResponse.AudioUnit:
-        """Audio beside video that holds none."""
+        """Audio of video without an audio track."""
 
     @_builtins.property
     def event(self) -> Global___StreamAvatarResponse.Event:
-        """Something happened."""
+        """An event."""
 
     @_builtins.property
     def go_away(self) -> Global___StreamAvatarResponse.GoAway:
-        """The end is near."""
+        """Announcement of the end."""
 
     @_builtins.property
     def resumption_update(self) -> Global___StreamAvatarResponse.ResumptionUpdate:
@@ -1238,11 +1240,11 @@ class BlockTiming(_message.Message):
     """Name of the service."""
     @_builtins.property
     def queue_time(self) -> _duration_pb2.Duration:
-        """From its arrival to the beginning of work on it."""
+        """From its arrival to the start of computation."""
 
     @_builtins.property
     def compute_time(self) -> _duration_pb2.Duration:
-        """On the device."""
+        """Computation on the device."""
 
     @_builtins.property
     def encode_time(self) -> _duration_pb2.Duration:
@@ -1250,7 +1252,7 @@ class BlockTiming(_message.Message):
 
     @_builtins.property
     def hop_time(self) -> _duration_pb2.Duration:
-        """From the service before to this one."""
+        """Transport from the previous service."""
 
     def __init__(
         self,
@@ -1271,7 +1273,7 @@ Global___BlockTiming: _TypeAlias = BlockTiming  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
-    """Asks what a gateway serves."""
+    """Request for what a gateway serves."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1303,22 +1305,22 @@ class GetServerInfoResponse(_message.Message):
     version: _builtins.str
     """Version of the gateway."""
     preset: _builtins.str
-    """Name of the system that the first ready pipeline runs; empty: none is ready."""
+    """Preset of the first ready pipeline; empty: none is ready."""
     sessions_open: _builtins.int
     """Sessions that this gateway holds."""
     session_capacity: _builtins.int
-    """Sessions that its ready pipelines have room for."""
+    """Capacity of its ready pipelines, in sessions."""
     samples_per_second: _builtins.int
-    """Rate at which the model takes audio; any other is resampled."""
+    """Audio rate of the model; other rates are resampled."""
     frames_per_second: _builtins.int
-    """Rate of the video; 0: no pipeline is ready."""
+    """Frame rate of the video; 0: no pipeline is ready."""
     @_builtins.property
     def limits(self) -> Global___Limits:
         """Bounds on what clients send."""
 
     @_builtins.property
     def pipelines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Each pipeline with its services and state, for a person."""
+        """Each pipeline with its services and state, as text for people."""
 
     def __init__(
         self,
@@ -1378,11 +1380,11 @@ class Limits(_message.Message):
 
     @_builtins.property
     def max_session(self) -> _duration_pb2.Duration:
-        """Longest life of a session."""
+        """Longest duration of a session."""
 
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:
-        """How long nothing may happen in a session."""
+        """Longest time without activity in a session."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class AudioFormat(_message.Message):
     class _EncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[AudioFormat._Encoding.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         ENCODING_UNSPECIFIED: AudioFormat._Encoding.ValueType  # 0
-        """Refused."""
+        """Rejected."""
         ENCODING_PCM_S16LE: AudioFormat._Encoding.ValueType  # 1
         """16-bit integers, little-endian."""
         ENCODING_PCM_F32LE: AudioFormat._Encoding.ValueType  # 2
@@ -41,7 +41,7 @@ class AudioFormat(_message.Message):
         """Sample encodings accepted on the wire."""
 
     ENCODING_UNSPECIFIED: AudioFormat.Encoding.ValueType  # 0
-    """Refused."""
+    """Rejected."""
     ENCODING_PCM_S16LE: AudioFormat.Encoding.ValueType  # 1
     """16-bit integers, little-endian."""
     ENCODING_PCM_F32LE: AudioFormat.Encoding.ValueType  # 2
