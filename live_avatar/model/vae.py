@@ -6,6 +6,7 @@ Knows nothing of sessions, blocks, portraits or how weights are read from disk.
 Letters: B batch, T frames, F latents, H and W pixels, h and w latent pixels, C latent channels.
 """
 
+from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -138,17 +139,36 @@ class VAE(nn.Module):
         Raises:
             ValueError: T is not 1 + 4k, or H or W is not a multiple of 8.
         """
+        return self._moments(list(self._features(video)))
+
+    def encode_in_steps(self, video: Tensor) -> Generator[None, None, Tensor]:
+        """``encode`` for those who share a device: pauses after each group of frames, returns the latents.
+
+        Raises:
+            ValueError: as `posterior`.
+        """
+        features = []
+        for group in self._features(video):
+            features.append(group)
+            yield
+        mean, _ = self._moments(features)
+        return self.normalise(mean)
+
+    def _features(self, video: Tensor) -> Iterator[Tensor]:
+        """What the encoder makes of 1 frame, then of groups of 4: [B, 1, h, w, 2C] each."""
         self._check_video(video)
         frames = rearrange(video.to(self.to_moments.weight.dtype), "b c t h w -> b t h w c")
         group = self.config.temporal_factor
         sizes = [1] + [group] * ((frames.shape[1] - 1) // group)
         histories: tuple[Tensor, ...] = ()
-        latents = []
         for chunk in frames.split(sizes, dim=1):
             walk = TimeWalk(histories)
-            latents.append(self.encoder(chunk, walk))
+            yield self.encoder(chunk, walk)
             histories = walk.finish()
-        moments = rearrange(self.to_moments(torch.cat(latents, dim=1)), "b f h w c -> b c f h w")
+
+    def _moments(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and log variance [B, C, F, h, w] of F features."""
+        moments = rearrange(self.to_moments(torch.cat(tuple(features), dim=1)), "b f h w c -> b c f h w")
         mean, log_variance = moments.chunk(2, dim=1)
         return mean, log_variance
 

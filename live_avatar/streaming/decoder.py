@@ -6,7 +6,7 @@ codecs, containers or playback.
 Letters: F latents of a block, T frames, h and w latent pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -52,17 +52,27 @@ class FrameDecoder:
         """The memory of a new session."""
         return DecoderSession(DecoderCache())
 
-    @torch.inference_mode()
     def encode_portrait(self, pixels: Tensor) -> Sink:
         """Sink version 0 from a portrait [3, H, W] in [-1, 1] (spec 2.7).
 
         The motion latents are those of a still film of the portrait.
         """
-        reference = self._still(pixels, self.rules.reference_frames)
-        held = 1 + (MOTION_LATENTS - 1) * self.vae.config.temporal_factor
-        return Sink(
-            version=0, reference=reference[:, -1:], motion=self._still(pixels, held) if self.use_motion else None
-        )
+        steps = self.encode_portrait_in_steps(pixels)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                sink: Sink = end.value
+                return sink
+
+    @torch.inference_mode()
+    def encode_portrait_in_steps(self, pixels: Tensor) -> Generator[None, None, Sink]:
+        """``encode_portrait`` for those who share a device: pauses after each short step, returns the sink."""
+        reference = yield from self._still(pixels, self.rules.reference_frames)
+        motion = None
+        if self.use_motion:
+            motion = yield from self._still(pixels, 1 + (MOTION_LATENTS - 1) * self.vae.config.temporal_factor)
+        return Sink(version=0, reference=reference[:, -1:], motion=motion)
 
     @torch.inference_mode()
     def warm(self, session: DecoderSession, motion: Tensor) -> None:
@@ -95,6 +105,7 @@ class FrameDecoder:
             first += per_latent
         session.next_block += 1
 
-    def _still(self, pixels: Tensor, frames: int) -> Tensor:
-        """Latents [16, n, h, w] of a film of ``frames`` times the same picture [3, H, W]."""
-        return self.vae.encode(pixels[None, :, None].expand(-1, -1, frames, -1, -1))[0]
+    def _still(self, pixels: Tensor, frames: int) -> Generator[None, None, Tensor]:
+        """Latents [16, n, h, w] of a film of ``frames`` times the same picture [3, H, W], in steps."""
+        latents = yield from self.vae.encode_in_steps(pixels[None, :, None].expand(-1, -1, frames, -1, -1))
+        return latents[0]

@@ -1,10 +1,11 @@
 """The two calls that only the decoder answers: a portrait becomes a sink, and video leaves to gateways.
 
-Translates and delegates.  Portraits are decoded in processes of their own and encoded in the device thread.
+Translates and delegates.  Portraits are decoded in processes of their own and encoded in the device thread, one at a
+time and in short steps, so that neither sessions that begin nor blocks wait behind portraits.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import asdict
 from typing import NoReturn
@@ -48,6 +49,8 @@ _RULES: dict[int, FitRule] = {
     EncodePortraitRequest.FIT_REFERENCE: "reference",
 }
 
+_Encoded = tuple[bytes, EncodePortraitResponse.Novelty | None]
+
 
 class VaeDecoderServicer(VaeDecoderServiceServicer):
     """Answers ``VaeDecoderService``."""
@@ -73,6 +76,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         self._training_portraits = training_portraits
         self._timing = timing or HopTiming()
         self._held_portraits = 0
+        self._encoding = asyncio.Lock()
         self._streams = 0
 
     async def EncodePortrait(
@@ -85,9 +89,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
             )
         self._held_portraits += 1
         try:
-            pixels = await self._read(request)
-            loop = asyncio.get_running_loop()
-            sink, novelty = await loop.run_in_executor(self._device_thread, self._encode, pixels)
+            sink, novelty = await self._encode(await self._read(request))
             pieces = cut(sink)
         finally:
             self._held_portraits -= 1
@@ -138,15 +140,24 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         drawn = await self._portraits.draw(request.image, *size, _RULES[request.fit])
         return portrait_tensor(np.frombuffer(bytearray(drawn), np.uint8).reshape(*size, 3))
 
-    def _encode(self, pixels: Tensor) -> tuple[bytes, EncodePortraitResponse.Novelty | None]:
-        """The sink, serialized, and how like the training portraits the picture is."""
+    async def _encode(self, pixels: Tensor) -> _Encoded:
+        """Takes turns with the other work of the device after each step."""
+        loop = asyncio.get_running_loop()
+        async with self._encoding:
+            steps, encoded = self._encode_in_steps(pixels), None
+            while encoded is None:
+                encoded = await loop.run_in_executor(self._device_thread, next, steps)
+        return encoded
+
+    def _encode_in_steps(self, pixels: Tensor) -> Iterator[_Encoded | None]:
+        """None after each step, at last the sink, serialized, and how like the training portraits the picture is."""
         vae = self._decoder.vae
-        sink = self._decoder.encode_portrait(pixels.to(vae.from_latents.weight.device))
+        sink = yield from self._decoder.encode_portrait_in_steps(pixels.to(vae.from_latents.weight.device))
         warmup = warmup_latents(sink, self._decoder)[:, : self._decoder.rules.warmup_latents]
-        message = wire.sink_to_message(sink, warmup).SerializeToString()
-        if self._training_portraits is None:
-            return message, None
-        return message, EncodePortraitResponse.Novelty(**asdict(self._training_portraits.novelty(vae, pixels)))
+        message, novelty = wire.sink_to_message(sink, warmup).SerializeToString(), None
+        if self._training_portraits is not None:
+            novelty = EncodePortraitResponse.Novelty(**asdict(self._training_portraits.novelty(vae, pixels)))
+        yield message, novelty
 
     async def _read_all(self, stream: VideoStream, context: VideoContext) -> None:
         while True:

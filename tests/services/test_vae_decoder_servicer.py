@@ -287,3 +287,22 @@ def test_no_more_gateways_than_may_share_a_decoder(monkeypatch: pytest.MonkeyPat
             assert isinstance(await stub.StreamVideo().read(), StreamVideoResponse)
 
     asyncio.run(scenario())
+
+
+def test_a_session_opens_between_the_steps_of_portraits() -> None:
+    async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
+        request = EncodePortraitRequest(image=png(portrait()), width=64, height=64, fit=COVER)
+        link, heard = Link(target, peer="test"), Heard()
+        running = asyncio.create_task(link.run(heard))
+        await link.wait_ready(5)
+        encoding = {asyncio.create_task(encode(stub, request)) for _ in range(8)}
+        await asyncio.wait(encoding, return_when=asyncio.FIRST_COMPLETED)
+        before = sum(one.done() for one in encoding)
+        await link.send(StreamBlocksRequest(open=open_request()))
+        assert (await heard.responses.get()).HasField("opened")
+        assert sum(one.done() for one in encoding) <= before + 2
+        running.cancel()
+        await asyncio.wait([running, *encoding])
+        assert all(one.result() for one in encoding)
+
+    against_a_decoder(scenario)
