@@ -56,7 +56,6 @@ def test_a_service_that_cannot_start_says_why() -> None:
         ({"weights": "absent"}, "absent"),
         ({"device": "cuda:99"}, "cuda:99"),
         ({"device": "abacus"}, "abacus"),
-        ({"step_count": 9}, "no schedule of 9 steps"),
     ],
 )
 def test_settings_that_cannot_be_met(changes: dict[str, object], complaint: str) -> None:
