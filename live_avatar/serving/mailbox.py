@@ -66,6 +66,13 @@ class Mailbox(Generic[T]):
         self._urgent.append(item)
         self._filled.set()
 
+    async def put_urgent(self, item: T) -> None:
+        """``post_urgent``, as soon as fewer urgent items wait than the bound; raises MailboxClosedError when closed."""
+        while not self._closed and len(self._urgent) >= self._size:
+            self._room.clear()
+            await self._room.wait()
+        self.post_urgent(item)
+
     def withdraw(self, unwanted: Callable[[T], bool]) -> None:
         """Drops the items that are ``unwanted``, urgent ones aside."""
         kept = deque(item for item in self._items if not unwanted(item))
@@ -79,9 +86,7 @@ class Mailbox(Generic[T]):
             self._filled.clear()
             await self._filled.wait()
         self._check_open()
-        if self._urgent:
-            return self._urgent.popleft()
-        item = self._items.popleft()
+        item = self._urgent.popleft() if self._urgent else self._items.popleft()
         self._room.set()
         return item
 

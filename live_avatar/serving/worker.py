@@ -68,8 +68,14 @@ class Worker:
                 self._device.submit(_closing(self._work, session))
 
     async def put(self, message: Message) -> None:
-        """Queues a message, waiting for room; raises MailboxClosedError after the end of ``run``."""
-        await self._inbox.put(message)
+        """Queues a message, waiting for room; raises MailboxClosedError after the end of ``run``.
+
+        An Open waits behind no other session's blocks: nothing came before it that it must follow.
+        """
+        if message.request.HasField("open"):
+            await self._inbox.put_urgent(message)
+        else:
+            await self._inbox.put(message)
 
     def end(self, session: Session, failure: StreamBlocksResponse | None = None) -> None:
         """Ends a session at once: its work is skipped from now on, and its memory freed before any later message.
@@ -110,6 +116,9 @@ class Worker:
         The device is given a block while the one before it still runs, so that it need not wait for this loop.
         """
         started = None
+        if isinstance(item, Message) and item.request.HasField("open"):
+            await self._perform(item)
+            return before
         if isinstance(item, Message) and item.request.HasField("block"):
             started = self._start_block(item, before, tasks)
         if before is not None:
@@ -119,7 +128,7 @@ class Worker:
         return started
 
     async def _perform(self, item: Message | Ending) -> None:
-        """Does what is no work on a block, while none runs."""
+        """Does what is no work on a block, while none runs; an Open also before one that runs has been handed over."""
         if isinstance(item, Ending):
             await self._free(item.session)
         elif not item.session.over:
@@ -150,7 +159,8 @@ class Worker:
         session.reserved_bytes = await self._device.run(lambda: self._work.open(message.request.open))
         self._observer.session_opened(self._name, session.key, session.reserved_bytes)
         if self._link is not None:
-            await self._outbox.put(Result(message, [message.request]))
+            # Not by the outbox, in which blocks wait for their credits.
+            session.forwarded = await self._link.send(message.request, message.wanted)
         elif not session.over:
             self.opened(session, ())
 
@@ -244,8 +254,6 @@ class Worker:
                 stamp(request.block, message, result.timing)
             if not await self._link.send(request, message.wanted):
                 return False
-            if request.HasField("open"):
-                message.session.forwarded = True
         return True
 
     async def _hand_over(self, result: Result) -> bool:

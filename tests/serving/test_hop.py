@@ -223,6 +223,31 @@ def test_one_sessions_failure_leaves_the_others(where: int, what: str) -> None:
     asyncio.run(scenario())
 
 
+def test_a_new_session_waits_behind_no_other_ones_queue() -> None:
+    """Of the blocks that lie in all queues of the chain, those at most that the devices have been given already."""
+
+    async def scenario() -> None:
+        works = three()
+        works[2].before = lambda what, session: time.sleep(0.2 if what == "block" else 0)
+        async with chain(works) as services, linked(services[0].target) as (link, heard):
+            await link.send(opening("a"))
+            await until(lambda: len(heard.opened) == 1)
+
+            async def send_all() -> None:
+                for index in range(16):
+                    await link.send(block("a", index))
+
+            sending = asyncio.create_task(send_all())
+            await until(lambda: len(works[2].delivered) == 2)
+            await link.send(opening("b"))
+            await until(lambda: len(heard.opened) == 2)
+            assert len(works[2].delivered) <= 5
+            await sending
+            await until(lambda: len(heard.acks) == 16)
+
+    asyncio.run(scenario())
+
+
 def test_the_device_begins_the_next_block_while_the_event_loop_is_busy() -> None:
     async def scenario() -> None:
         work, loop = FakeWork(last=True), asyncio.get_running_loop()

@@ -70,3 +70,23 @@ def test_what_nobody_needs_any_more_makes_room() -> None:
         assert list(mailbox) == ["stays", "next"]
 
     asyncio.run(scenario())
+
+
+def test_urgent_items_wait_for_room_of_their_own() -> None:
+    async def scenario() -> None:
+        mailbox: Mailbox[str] = Mailbox(1)
+        await mailbox.put("last")
+        await mailbox.put_urgent("first")
+        waiting = asyncio.create_task(mailbox.put_urgent("second"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert await mailbox.get() == "first"
+        await waiting
+        assert list(mailbox) == ["second", "last"]
+        closed = asyncio.create_task(mailbox.put_urgent("never"))
+        await asyncio.sleep(0)
+        mailbox.close()
+        with pytest.raises(MailboxClosedError):
+            await closed
+
+    asyncio.run(scenario())
