@@ -19,15 +19,14 @@ class CompileSettings(PipelineSettings):
 
     forward: Literal["eager", "compiled"] = Field(
         default="eager",
-        description="compiled: as generated code, which takes minutes to make at the first start; on a GPU as a CUDA "
-        "graph too",
+        description="compiled: generated code, which takes minutes at the first start; on a GPU also a CUDA graph",
     )
     warm_sizes: CommaSeparated[str] = Field(
         default=(),
         description="frame sizes that code is compiled for, as 704x384; others run eager; unset: the largest",
     )
     compile_cache: Path | None = Field(
-        default=None, description="folder that keeps compiled code over restarts; unset: one in the temporary folder"
+        default=None, description="folder that keeps compiled code across restarts; unset: one in the temporary folder"
     )
 
     @field_validator("warm_sizes")

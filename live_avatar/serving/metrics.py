@@ -38,10 +38,10 @@ BLOCK_QUEUE = Metric(
     kind="histogram",
     unit="s",
     labels=("service",),
-    about="from a block's arrival at a service to the start of work on it",
+    about="time from a block's arrival at a service to the start of its computation",
 )
 BLOCK_COMPUTE = Metric(
-    name="block_compute", kind="histogram", unit="s", labels=("service",), about="work on a block at a service"
+    name="block_compute", kind="histogram", unit="s", labels=("service",), about="computation of a block at a service"
 )
 BLOCK_ENCODE = Metric(
     name="block_encode", kind="histogram", unit="s", labels=("service",), about="video encoding of a block"
@@ -51,7 +51,7 @@ BLOCK_HOP = Metric(
     kind="histogram",
     unit="s",
     labels=("service",),
-    about="from the previous service's send to a block's arrival, where both share a clock",
+    about="time from the previous service's send to a block's arrival, if both share a clock",
 )
 BLOCKS_FAILED = Metric(
     name="blocks_failed",
@@ -65,7 +65,7 @@ BLOCKS_STARTED = Metric(
     kind="counter",
     unit="{block}",
     labels=("service",),
-    about="blocks on which work began; one more than the ended ones while a block runs",
+    about="blocks whose computation began; one more than those that ended while a block runs",
 )
 SESSIONS_ACTIVE = Metric(
     name="sessions_active",
@@ -93,42 +93,42 @@ ADMISSIONS_REJECTED = Metric(
     kind="counter",
     unit="{session}",
     labels=("reason",),
-    about="sessions refused at creation",
+    about="sessions rejected at creation",
 )
 FIRST_FRAME = Metric(
     name="time_to_first_frame",
     kind="histogram",
     unit="s",
     labels=(),
-    about="from the audio of a session's first block to its first picture leaving the gateway",
+    about="time from the audio of a session's first block to its first frame leaving the gateway",
 )
 AUDIO_STARVED = Metric(
     name="audio_starved_blocks",
     kind="counter",
     unit="{block}",
     labels=(),
-    about="live blocks that hold silence where the rest of an utterance should have come",
+    about="live blocks with inserted silence because the rest of an utterance did not arrive in time",
 )
 SESSIONS_DEGRADED = Metric(
     name="sessions_degraded",
     kind="sum",
     unit="{session}",
     labels=("reason",),
-    about="live sessions that are not what they should be, by what is slow",
+    about="live sessions with a problem, by reason",
 )
 VIEWER_WAITED = Metric(
     name="viewer_waited",
     kind="counter",
     unit="s",
     labels=("reason",),
-    about="time for which viewers of live sessions had nothing to show, by what was slow",
+    about="time for which viewers of live sessions had no new frames, by reason",
 )
 LINK_READY = Metric(
     name="link_ready",
     kind="gauge",
     unit="{link}",
     labels=("service", "target"),
-    about="1 while the next service and all that follow take work, else 0",
+    about="1 while the next service and all behind it accept work, otherwise 0",
 )
 LINK_LOSSES = Metric(
     name="link_losses",
@@ -138,7 +138,11 @@ LINK_LOSSES = Metric(
     about="times a link stopped being ready",
 )
 RPC_DURATION = Metric(
-    name="rpc_duration", kind="histogram", unit="s", labels=("method", "code"), about="calls on the server, streams too"
+    name="rpc_duration",
+    kind="histogram",
+    unit="s",
+    labels=("method", "code"),
+    about="duration of calls on the server, streams included",
 )
 
 METRICS = (

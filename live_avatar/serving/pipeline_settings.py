@@ -16,7 +16,7 @@ class PipelineSettings(Settings):
     )
     weights: Path | None = Field(
         default=None,
-        description="folder of live-avatar weights convert; unset: random weights, for a small system alone",
+        description="folder of live-avatar weights convert; unset: random weights, for small systems only",
     )
     weights_digest: str = Field(
         default="",
@@ -27,10 +27,10 @@ class PipelineSettings(Settings):
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads of one operation")
     max_sessions: int = Field(default=0, ge=0, description="sessions at the same time; 0: as many as memory allows")
     memory_fraction: float = Field(
-        default=0.8, gt=0, le=1, description="part of the memory free after loading that sessions may take"
+        default=0.8, gt=0, le=1, description="fraction of the memory free after loading that sessions may use"
     )
     block_credits: int = Field(
-        default=2, ge=1, le=1024, description="blocks that the service before may have on their way here"
+        default=2, ge=1, le=1024, description="blocks that the previous service may have in flight to this one"
     )
     block_deadline_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="a block that runs for longer makes its service count as lost"

@@ -64,7 +64,7 @@ class ServerSettings(Group):
     )
     reflection: bool = Field(default=False, description="answer gRPC reflection, so that tools can list the services")
     drain_seconds: float = Field(
-        default=10.0, ge=0, le=86_400, description="time that running sessions get after SIGTERM"
+        default=10.0, ge=0, le=86_400, description="time for running sessions to finish after SIGTERM"
     )
 
 

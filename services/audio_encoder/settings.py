@@ -11,7 +11,7 @@ class AudioEncoderSettings(PipelineSettings):
     name: str = Field(default="audio-encoder", description="name in logs, metrics and timings")
     next: str = Field(description="address of the first denoising stage, as host:port")
     allow_shared_devices: bool = Field(
-        default=False, description="take sessions though several services of the pipeline use the same accelerator"
+        default=False, description="accept sessions although several services of the pipeline use the same accelerator"
     )
     max_whole_file_seconds: float = Field(
         default=120.0,

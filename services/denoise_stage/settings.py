@@ -23,17 +23,17 @@ class DenoiseStageSettings(CompileSettings):
     step_count: int = Field(default=4, ge=1, le=MAX_STEPS, description="steps of the whole schedule")
     join_last_step: bool = Field(
         default=False,
-        description="follow the path of step_count + 1 steps with its tiny last step joined to the one before",
+        description="follow the trajectory of step_count + 1 steps with its tiny last step merged",
     )
     replay: Path | None = Field(
-        default=None, description="safetensors file with recorded noise and distance, drawn instead of random numbers"
+        default=None, description="safetensors file with recorded noise and distances to use instead of random numbers"
     )
 
     linear: Literal["exact", "fp8"] = Field(
         default="exact", description="fp8: most linear layers in 8-bit floats; needs fp8_report"
     )
     fp8_report: Path | None = Field(
-        default=None, description="what python -m services.denoise_stage.gate wrote about these weights"
+        default=None, description="report of python -m services.denoise_stage.gate about these weights"
     )
     kv: Literal["exact", "fp8"] = Field(
         default="exact", description="fp8: keys and values in 8-bit floats, for twice the sessions in the same memory"

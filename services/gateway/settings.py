@@ -25,10 +25,10 @@ class StoreSettings(Group):
         description="redis://host:port/0, or memory:// to keep them in this process, for one gateway alone",
     )
     lease_seconds: float = Field(
-        default=10.0, ge=0.5, le=600, description="how long a session outlives its gateway's last sign of life"
+        default=10.0, ge=0.5, le=600, description="how long a session is kept after its gateway's last renewal"
     )
     retention_seconds: float = Field(
-        default=120.0, ge=1, le=86_400, description="how long a session that is over can still be read"
+        default=120.0, ge=1, le=86_400, description="how long an ended session can still be read"
     )
 
 
@@ -36,13 +36,13 @@ class LimitSettings(Group):
     """Bounds on what clients send; all are published to them."""
 
     max_session_seconds: int = Field(
-        default=_TABLE.max_session_s, ge=1, description="longest life of a session, and the default"
+        default=_TABLE.max_session_s, ge=1, description="longest duration of a session, and the default"
     )
     idle_timeout_seconds: int = Field(
-        default=_TABLE.idle_timeout_s, ge=1, description="a session ends when nothing happened for so long"
+        default=_TABLE.idle_timeout_s, ge=1, description="a session ends after so long without activity"
     )
     slow_consumer_seconds: int = Field(
-        default=_TABLE.slow_consumer_s, ge=1, description="how long finished video waits for a client to take it"
+        default=_TABLE.slow_consumer_s, ge=1, description="how long finished video waits for its client"
     )
     live_idle_seconds: int = Field(
         default=_TABLE.live_idle_s, ge=1, description="a live session ends after so long without speech"
@@ -51,7 +51,7 @@ class LimitSettings(Group):
         default=_TABLE.live_slow_consumer_s, gt=0, le=60, description="slow_consumer_seconds of live delivery"
     )
     max_live_audio_seconds: int = Field(
-        default=_TABLE.max_live_audio_s, ge=1, description="speech of a live session that waits to be spoken"
+        default=_TABLE.max_live_audio_s, ge=1, description="speech of a live session that may be queued"
     )
     block_deadline_seconds: int = Field(
         default=_TABLE.block_deadline_s, ge=1, description="from the admission of a block to its frames"
@@ -64,16 +64,16 @@ class LimitSettings(Group):
     max_unread_blocks: int = Field(
         default=_TABLE.max_unread_blocks,
         ge=0,
-        description="blocks of a session that are on their way or unread; 0: one per service of the pipeline",
+        description="blocks of a session that may be in flight or unread; 0: one per service of the pipeline",
     )
     open_timeout_seconds: float = Field(
-        default=_TABLE.open_timeout_s, gt=0, le=600, description="a stream ends that is silent for so long at its start"
+        default=_TABLE.open_timeout_s, gt=0, le=600, description="a stream ends after so long without a first message"
     )
     max_unopened_streams: int = Field(
         default=_TABLE.max_unopened_streams, ge=1, description="streams that may wait for their first message"
     )
     max_messages_per_second: int = Field(
-        default=_TABLE.max_messages_per_second, ge=50, description="how fast one stream's messages are read"
+        default=_TABLE.max_messages_per_second, ge=50, description="rate at which the messages of one stream are read"
     )
 
     def table(self) -> Limits:
@@ -86,16 +86,19 @@ class LiveSettings(Group):
     """Pacing of live delivery."""
 
     jitter_ms: int = Field(
-        default=_LIVE.jitter_ms, ge=0, le=10_000, description="speech kept in hand against pieces that come late"
+        default=_LIVE.jitter_ms,
+        ge=0,
+        le=10_000,
+        description="jitter buffer: speech held against chunks that arrive late",
     )
     margin_ms: int = Field(
-        default=_LIVE.margin_ms, ge=0, le=2_000, description="time a block should arrive before it is due"
+        default=_LIVE.margin_ms, ge=0, le=2_000, description="how long before its due time a block should arrive"
     )
     max_lead_ms: int = Field(
         default=_LIVE.max_lead_ms,
         ge=0,
         le=60_000,
-        description="most that is generated or on its way beyond what was played; "
+        description="most media that is generated or in flight beyond playback; "
         "0: two blocks more than the pipeline holds",
     )
 
@@ -109,8 +112,7 @@ class GatewaySettings(Settings):
 
     pipelines: CommaSeparated[PipelineAddress] = Field(
         default=(),
-        description="each as HEAD/DECODER: addresses of its audio encoder and its VAE decoder; "
-        "unset: they are found, see discovery",
+        description="each as HEAD/DECODER: addresses of its audio encoder and its VAE decoder; unset: see discovery",
     )
     discovery: DiscoverySettings = DiscoverySettings()
     allow_shared_devices: bool = Field(
@@ -120,11 +122,11 @@ class GatewaySettings(Settings):
         default=None, description=".json file that describes a system which pipelines may run beside the built-in ones"
     )
     endpoint: str = Field(
-        default="", description="address at which clients reach this very gateway; unset: the one they called"
+        default="", description="address at which clients reach this gateway; unset: the address that they called"
     )
     token_key: SecretStr | None = Field(
         default=None,
-        description="secret that session tokens are made with; gateways that share a store need the same; "
+        description="secret from which session tokens are derived; gateways that share a store need the same; "
         "unset: random",
     )
     store: StoreSettings = StoreSettings()

@@ -35,14 +35,14 @@ class DiscoverySettings(Group):
     )
     lease: _ObjectName | None = Field(
         default=None,
-        description="Lease of the cluster whose holder alone ends the sessions of vanished gateways, as "
+        description="Lease by which gateways elect the one that ends the sessions of lost gateways, as "
         "NAMESPACE/NAME; unset: every gateway does",
     )
     lease_seconds: int = Field(
-        default=15, ge=1, le=600, description="how long the Lease outlives its holder's last sign of life"
+        default=15, ge=1, le=600, description="how long the Lease is held after its holder's last renewal"
     )
     kubeconfig: Path | None = Field(
-        default=None, description="file that says where the cluster is; unset: the one this pod runs in"
+        default=None, description="kubeconfig file of the cluster; unset: the cluster in which this pod runs"
     )
 
     @property
