@@ -271,7 +271,8 @@ def test_a_peer_that_ends_its_stream_in_good_order_is_dialled_again() -> None:
             recorder = Recorder()
             async with beside(Link(target, peer="gateway").run(recorder)):
                 await until(lambda: len(streams) == 4)
-            assert len(recorder.downs) >= 3 and {down.reason for down in recorder.downs} == {"STAGE_LOST"}
+            # A stream that ends before its welcome was read never stood, and so does not go down.
+            assert {down.reason for down in recorder.downs} == {"STAGE_LOST"}
             # Pauses of 0.1, 0.2 and 0.4 s, each cut by half at most.
             assert streams[3] - streams[0] >= 0.35
 
