@@ -14,6 +14,9 @@ Samples = npt.NDArray[np.int16]
 
 CANCELLED = 0.1
 """Part of the loudest channel's power below which the mix has lost the voice; two unlike channels keep a quarter."""
+UNLIKE = 0.5
+"""Part of the power that unlike channels keep in a mix; one that keeps less is one whose channels cancel each other,
+one that keeps more is quiet only because most channels are."""
 CENTRE_SPEAKS = 0.1
 """Part of the loudest channel's power from which on the centre carries the voice."""
 _AUDIBLE = 100.0
@@ -94,8 +97,9 @@ class Mixdown:
                 return mixed
             if centre is not None and powers[centre] >= CENTRE_SPEAKS * loudest:
                 self._chosen = centre
-            elif float(np.square(mixed, dtype=np.float64).mean()) < CANCELLED * loudest:
-                self._chosen, self.cancelled = int(powers.argmax()), True
+            elif (power := float(np.square(mixed, dtype=np.float64).mean())) < CANCELLED * loudest:
+                self._chosen = int(powers.argmax())
+                self.cancelled |= power < UNLIKE * float(powers.sum()) / len(powers) ** 2
         if self._chosen is None:
             return mixed
         one: Samples = channels[self._chosen]

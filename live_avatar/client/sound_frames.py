@@ -16,6 +16,8 @@ from av.packet import Packet
 MAX_DAMAGED_IN_A_ROW = 1_000
 """Reads of a damaged container after which nothing more is expected of it."""
 _SHORTEST_GAP_S = 0.001
+_SHORTEST_HOLE_S = 0.1
+"""Between two frames with no damaged packet between them: what a container lost without a word, as Ogg and FLAC do."""
 _LONGEST_GAP_S = 600.0
 """A stretch that seems longer is one whose times are wrong."""
 
@@ -78,12 +80,11 @@ class SoundFrames:
 
     def _gap_before(self, frame: AudioFrame) -> Iterator[float]:
         """The length of what was lost before ``frame``: by the times, or where they say nothing, by the packets."""
-        if not self._lost_s:
-            return
         lost_s, self._lost_s = self._lost_s, 0.0
         if self._end_s is not None and frame.time is not None:
+            shortest_s = _SHORTEST_GAP_S if lost_s else _SHORTEST_HOLE_S
             gap_s = frame.time - self._end_s
-            lost_s = gap_s if _SHORTEST_GAP_S < gap_s < _LONGEST_GAP_S else 0.0
+            lost_s = gap_s if shortest_s < gap_s < _LONGEST_GAP_S else 0.0
         if lost_s:
             self.lost_s += lost_s
             yield lost_s

@@ -138,6 +138,16 @@ def test_channels_and_rate_may_change_within_a_file(tmp_path: Path, second: tupl
         assert pitch(stretch, rate_hz) == pytest.approx(300, abs=4)
 
 
+def test_a_page_that_a_container_drops_without_a_word_is_silence(tmp_path: Path) -> None:
+    """Ogg leaves out a page whose checksum is wrong; only the times of the frames tell."""
+    data = bytearray(coded("ogg", "libopus", tone(48_000, 8.0), 48_000))
+    pages = [place for place in range(len(data)) if data[place : place + 4] == b"OggS"]
+    data[pages[len(pages) // 2] + 100] ^= 0xFF
+    samples, rate_hz, warnings = read(write(tmp_path / "a.opus", bytes(data)))
+    assert samples.size == 8 * rate_hz
+    assert warnings == ("1.00 s of the recording are damaged and stay silent",)
+
+
 # Channels
 
 
@@ -161,6 +171,15 @@ def test_channels_that_do_not_cancel_are_mixed_as_ever(tmp_path: Path, right: st
     samples, _, warnings = read(write(tmp_path / "a.wav", wav(np.stack([left, other], axis=1))))
     mixed = (left.astype(int) + other) / 2
     assert np.abs(samples - mixed).max() <= 1
+    assert warnings == ()
+
+
+@pytest.mark.parametrize("speaking", [0, 2, 5])
+def test_one_channel_of_many_speaks_and_nothing_cancels(tmp_path: Path, speaking: int) -> None:
+    channels = np.zeros((RATE_HZ, 6), np.int16)
+    channels[:, speaking] = tone()
+    samples, _, warnings = read(write(tmp_path / "a.wav", wav(channels)))
+    assert np.array_equal(samples, tone())
     assert warnings == ()
 
 
