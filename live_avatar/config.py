@@ -355,7 +355,9 @@ def _preset_from_file(path: Path) -> Preset:
         described = json.loads(path.read_text())
         networks = {key: config(**_with_tuples(described.pop(key))) for key, config in parts.items()}
         return Preset(**networks, **described)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ValueError(f"preset {path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"preset {path}: does not describe a preset: {error!r}") from error
 
 

@@ -169,7 +169,7 @@ def readable(path: Path) -> Iterator[None]:
     """What FFmpeg cannot read raises ValueError."""
     try:
         yield
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
-        raise
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     except av.error.FFmpegError as error:
         raise ValueError(f"{path} is no audio file that can be read: {error.strerror}") from None

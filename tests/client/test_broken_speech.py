@@ -148,6 +148,12 @@ def test_a_page_that_a_container_drops_without_a_word_is_silence(tmp_path: Path)
     assert warnings == ("1.00 s of the recording are damaged and stay silent",)
 
 
+def test_a_folder_is_named_as_the_user_wrote_it(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError) as caught:
+        read(tmp_path)
+    assert caught.value.filename == str(tmp_path)
+
+
 # Channels
 
 
