@@ -18,15 +18,15 @@ from live_avatar.serving.telemetry import Telemetry
 from live_avatar.serving.timing import HopTiming
 from live_avatar.v1 import avatar_service_pb2
 from live_avatar.v1.avatar_service_pb2_grpc import add_AvatarServiceServicer_to_server
+from services.gateway.api.servicer import AvatarServicer
 from services.gateway.discovery.choice import open_discovery, open_singleton
 from services.gateway.discovery.source import Address
-from services.gateway.fleet import Fleet
-from services.gateway.pipeline import Pipeline
-from services.gateway.redis_access import IN_MEMORY, connect
-from services.gateway.registry import Registry, Terms
-from services.gateway.servicer import AvatarServicer
+from services.gateway.pipelines.fleet import Fleet
+from services.gateway.pipelines.pipeline import Pipeline
+from services.gateway.sessions.manager import Registry, Terms
 from services.gateway.settings import GatewaySettings
-from services.gateway.store import SessionStore
+from services.gateway.store.redis_access import IN_MEMORY, connect
+from services.gateway.store.store import SessionStore
 
 _TOKEN_KEY_BYTES = 32
 _RENEWAL_CONNECTIONS = 10

@@ -9,8 +9,8 @@ from pydantic import Field, SecretStr, model_validator
 from live_avatar.serving.settings import CommaSeparated, Group, Settings
 from services.gateway.discovery.settings import DiscoverySettings
 from services.gateway.limits import Limits
-from services.gateway.live import LiveRules
-from services.gateway.redis_access import IN_MEMORY
+from services.gateway.sessions.live import LiveRules
+from services.gateway.store.redis_access import IN_MEMORY
 
 _TABLE = Limits()
 _LIVE = LiveRules()

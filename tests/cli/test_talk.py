@@ -14,7 +14,7 @@ from live_avatar.cli import talking
 from live_avatar.cli.main import app
 from live_avatar.client import Impression
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway import messages
+from services.gateway.api import messages
 
 from ..client.fake_gateway import FakeGateway, Requests, Response, fake_gateway, serving
 

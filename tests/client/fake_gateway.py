@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from live_avatar.config import TINY
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer, add_AvatarServiceServicer_to_server
-from services.gateway.media import FragmentedMp4, Pictures
+from services.gateway.video.muxer import FragmentedMp4, Pictures
 from services.vae_decoder.media import H264Encoder
 
 SIDE = 64

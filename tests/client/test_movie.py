@@ -18,7 +18,7 @@ from live_avatar.client import movie as module
 from live_avatar.client import through
 from live_avatar.client.movie import Movie, check_film
 from live_avatar.config import TINY
-from services.gateway.media import FragmentedMp4, Pictures
+from services.gateway.video.muxer import FragmentedMp4, Pictures
 from services.vae_decoder.media import H264Encoder
 
 SIDE, RATE_HZ, BLOCKS = 64, 16_000, 3

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from kubernetes.client import CoordinationV1Api
 
-from services.gateway.discovery.cluster import open_client
-from services.gateway.discovery.lease import LeaseHolder
+from services.gateway.cluster import open_client
+from services.gateway.election.lease import LeaseHolder
 
 # The same tests as against the fake one: they get their server by the fixtures of this file.
-from tests.services.gateway.test_lease import (  # noqa: F401
+from tests.services.gateway.election.test_lease import (  # noqa: F401
     DURATION_S,
     LEASE,
     Clock,

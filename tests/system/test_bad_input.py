@@ -22,8 +22,8 @@ from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 from tests.pipeline.system import SIDE, System
+from tests.services.gateway.api.test_bad_input import CREATE, NOBODY, TALK, chunk, created, opening, said
 from tests.services.gateway.clients import Talk, create_request, failure
-from tests.services.gateway.test_bad_input import CREATE, NOBODY, TALK, chunk, created, opening, said
 
 from .oracle import Recording, film_of
 from .running import QUICK, freed

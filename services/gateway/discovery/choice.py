@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from services.gateway.discovery.dns import DnsDiscovery, DnsName
 from services.gateway.discovery.settings import DiscoverySettings
-from services.gateway.discovery.singleton import Everyone, Singleton
 from services.gateway.discovery.slices import PortNames
 from services.gateway.discovery.source import Discovery, parse_address
 from services.gateway.discovery.static import StaticDiscovery
+from services.gateway.election.singleton import Everyone, Singleton
 
 
 def open_discovery(pipelines: Sequence[str], settings: DiscoverySettings) -> Discovery:
@@ -27,7 +27,7 @@ def open_discovery(pipelines: Sequence[str], settings: DiscoverySettings) -> Dis
         return StaticDiscovery(parse_address(text) for text in pipelines)
     from kubernetes.client import DiscoveryV1Api
 
-    from services.gateway.discovery.cluster import ObjectName, open_client
+    from services.gateway.cluster import ObjectName, open_client
     from services.gateway.discovery.kubernetes import KubernetesDiscovery
 
     return KubernetesDiscovery(
@@ -43,8 +43,8 @@ def open_singleton(settings: DiscoverySettings) -> Singleton:
         return Everyone()
     from kubernetes.client import CoordinationV1Api
 
-    from services.gateway.discovery.cluster import ObjectName, open_client
-    from services.gateway.discovery.lease import LeaseHolder
+    from services.gateway.cluster import ObjectName, open_client
+    from services.gateway.election.lease import LeaseHolder
 
     return LeaseHolder(
         CoordinationV1Api(open_client(settings.kubeconfig)),

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from kubernetes.client import DiscoveryV1Api
 
-from services.gateway.discovery.cluster import ObjectName
+from services.gateway.cluster import ObjectName
 from services.gateway.discovery.slice_watch import SliceWatch, WatchTiming
 from services.gateway.discovery.slices import PortNames, Slice, pipelines_of
 from services.gateway.discovery.source import Address, Found

@@ -18,7 +18,7 @@ import structlog
 import urllib3
 from kubernetes.client import ApiException, DiscoveryV1Api
 
-from services.gateway.discovery.cluster import ObjectName
+from services.gateway.cluster import ObjectName
 from services.gateway.discovery.slices import Slice
 
 _GONE, _FIRST_ERROR = 410, 300

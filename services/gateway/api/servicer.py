@@ -1,0 +1,147 @@
+"""AvatarService: takes requests apart, delegates, and puts answers together.
+
+Knows the public API and nothing of how sessions work.
+"""
+
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.serving.errors import INTERNAL, ServiceError
+from live_avatar.serving.telemetry import Telemetry
+from live_avatar.v1 import avatar_service_pb2 as api
+from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer
+from services.gateway.api import messages
+from services.gateway.api.stream import Stream, first_open
+from services.gateway.api.unopened import UnopenedStreams
+from services.gateway.api.validation import check_message
+from services.gateway.limits import INVALID
+from services.gateway.sessions.manager import Registry
+
+TENANT = "default"
+"""The one tenant there is until callers prove who they are."""
+CLIENT_GONE = "CLIENT_GONE"
+"""Why a session is over whose client cancelled its stream or vanished."""
+CLIENT_GONE = "CLIENT_GONE"
+"""Why a session is over whose client cancelled its stream or vanished."""
+DEFAULT_PAGE, LARGEST_PAGE = 50, 1_000
+MAX_LISTS = 8
+"""Lists that are made at the same time; each asks the store a thousand times at most."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class AvatarServicer(AvatarServiceServicer):
+    """Answers ``AvatarService``."""
+
+    def __init__(self, registry: Registry, telemetry: Telemetry) -> None:
+        self._registry = registry
+        self._telemetry = telemetry
+        self._lists = 0
+        limits = registry.terms.limits
+        self._unopened = UnopenedStreams(limits.max_unopened_streams, limits.open_timeout_s)
+
+    def _check(self, request: Message) -> None:
+        check_message(request, self._registry.terms.limits)
+
+    async def CreateSession(self, request: api.CreateSessionRequest, context: Context) -> api.CreateSessionResponse:
+        """Reserves a session."""
+        self._check(request)
+        record, token = await self._registry.create(TENANT, request, context.peer())
+        return api.CreateSessionResponse(
+            session=messages.session(record), session_token=token, stream_endpoint=record.endpoint
+        )
+
+    async def GetSession(self, request: api.GetSessionRequest, context: Context) -> api.GetSessionResponse:
+        """Reads one session."""
+        self._check(request)
+        record = await self._registry.store.get(TENANT, request.session_id)
+        return api.GetSessionResponse(session=messages.session(record))
+
+    async def ListSessions(self, request: api.ListSessionsRequest, context: Context) -> api.ListSessionsResponse:
+        """Reads a page of sessions, newest first; the token of the next page is the last session on this one."""
+        self._check(request)
+        if request.page_size < 0:
+            message = f"page_size {request.page_size} is negative"
+            raise ServiceError(INVALID, "PAGE_SIZE_OUT_OF_RANGE", message, field="page_size")
+        size = min(request.page_size or DEFAULT_PAGE, LARGEST_PAGE)
+        if self._lists >= MAX_LISTS:
+            message = f"{MAX_LISTS} lists are being made"
+            raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", message, retry_after_s=1.0)
+        self._lists += 1
+        try:
+            records, more = await self._registry.store.list_page(TENANT, size, request.page_token)
+        finally:
+            self._lists -= 1
+        return api.ListSessionsResponse(
+            sessions=[messages.session(record) for record in records],
+            next_page_token=records[-1].session_id if more else "",
+        )
+
+    async def CloseSession(self, request: api.CloseSessionRequest, context: Context) -> api.CloseSessionResponse:
+        """Ends a session."""
+        self._check(request)
+        record = await self._registry.close(TENANT, request.session_id)
+        return api.CloseSessionResponse(session=messages.session(record))
+
+    async def GetServerInfo(self, request: api.GetServerInfoRequest, context: Context) -> api.GetServerInfoResponse:
+        """Tells what is served."""
+        pipelines = self._registry.pipelines
+        ready = [pipeline for pipeline in pipelines if pipeline.ready]
+        return api.GetServerInfoResponse(
+            version=version("live-avatar"),
+            preset=ready[0].preset.name if ready else "",
+            limits=self._registry.terms.limits.published(),
+            sessions_open=len(self._registry),
+            session_capacity=sum(pipeline.capacity for pipeline in ready),
+            samples_per_second=SAMPLE_RATE_HZ,
+            frames_per_second=ready[0].preset.stream.fps if ready else 0,
+            pipelines=[str(pipeline) for pipeline in pipelines],
+        )
+
+    async def StreamAvatar(  # type: ignore[override]  # gRPC takes this form too: a coroutine that writes by itself
+        self, request_iterator: AsyncIterator[api.StreamAvatarRequest], context: Context
+    ) -> None:
+        """Carries one session's audio and video; the session ends with the stream."""
+        requests = aiter(request_iterator)
+        opening = await self._unopened.first(context.peer(), first_open(requests))
+        self._check(opening)
+        session = await self._registry.attach(opening.open.session_token)
+        state, reason = api.Session.STATE_FAILED, CLIENT_GONE
+        try:
+            await Stream(session, requests, context.write, self._telemetry).run(opening)
+            state = api.Session.STATE_CLOSED
+        except Exception as error:
+            reason = _end_reason(error)
+            raise
+        finally:
+            # A client that has gone cancels this call; what follows must not depend on it.
+            self._registry.end_soon(session, state, reason)
+
+    async def UpdateSession(self, request: api.UpdateSessionRequest, context: Context) -> api.UpdateSessionResponse:
+        """Changes the prompt of a session that streams."""
+        self._check(request)
+        record, block = await self._registry.update(TENANT, request)
+        return api.UpdateSessionResponse(session=messages.session(record), effective_block_index=block)
+
+    async def InterruptSession(
+        self, request: api.InterruptSessionRequest, context: Context
+    ) -> api.InterruptSessionResponse:
+        """Barge-in."""
+        self._check(request)
+        done = await self._registry.interrupt(TENANT, request)
+        return api.InterruptSessionResponse(
+            last_played_time=messages.duration(done.played_ns, messages.NANOSECONDS),
+            first_clean_block_index=done.first_clean,
+        )
+
+
+def _end_reason(error: Exception) -> str:
+    """Why a stream failed; what gRPC raises of its own is the end of the client, whatever class it has."""
+    if isinstance(error, ServiceError):
+        return error.reason
+    return CLIENT_GONE if type(error).__module__.partition(".")[0] == "grpc" else INTERNAL

@@ -1,0 +1,254 @@
+"""The speech of a live session: utterances wait until they may begin, then lie on the session's clock.
+
+The clock goes on without speech: where nobody speaks when a block is due, there is silence.  An utterance begins at
+the first sample of a block that has not been admitted, or where the one before it ends; it begins once as much of it
+has come as the jitter buffer wants.  Reads no clock and knows nothing of streams; times are nanoseconds and
+``slack_ns`` is how long the block in question can still wait.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+
+from live_avatar.config import SAMPLE_RATE_HZ, Preset
+from live_avatar.serving.errors import ServiceError
+from live_avatar.streaming.pacing import NS_PER_S
+from live_avatar.v1.media_pb2 import AudioFormat
+from services.gateway.audio.speech import Samples, Speech, join_small
+from services.gateway.audio.utterances import Utterances
+from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER
+
+MAX_UTTERANCES = 256
+"""Utterances of one session that may wait or be on their way, however short they are."""
+
+
+@dataclass
+class Waiting:
+    """An utterance that has not begun."""
+
+    name: str
+    came_ns: int
+    """When its first piece came."""
+    complete: bool = False
+    heard: deque[Samples] = field(default_factory=deque)
+    played: deque[Samples] = field(default_factory=deque)
+    heard_samples: int = 0
+    played_samples: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What a block holds."""
+
+    idle: bool
+    """No sample of the client's."""
+    starved: bool
+    """Silence stands where the rest of a running utterance should."""
+
+
+class LiveSpeech(Speech):
+    """See the module; ``utterances`` is told where each one lies."""
+
+    def __init__(self, form: AudioFormat, preset: Preset, utterances: Utterances, jitter_ms: int) -> None:
+        super().__init__(form, preset)
+        self._utterances = utterances
+        self._jitter = jitter_ms * SAMPLE_RATE_HZ // 1000
+        self._block = preset.samples_per_block
+        self._lookahead = round(preset.stream.lookahead_s * SAMPLE_RATE_HZ)
+        self._waiting: deque[Waiting] = deque()
+        self._open = False
+        """An utterance has begun and is not complete."""
+        self._coming = ""
+        """Name of the utterance whose pieces come."""
+        self._dropping = False
+        """What comes belongs to an utterance that was interrupted."""
+        self.dropped_samples = 0
+        """Of the interrupted utterance, those that came since; 0 again with the next one."""
+
+    @property
+    def queued_samples(self) -> int:
+        """Client's samples that are held."""
+        waiting = sum(one.played_samples for one in self._waiting)
+        return self.played.end - self.played.first + waiting
+
+    @property
+    def all_begun(self) -> bool:
+        """No utterance waits."""
+        return not self._waiting
+
+    @property
+    def is_speaking(self) -> bool:
+        """Some speech comes, waits, or is not over, and was not interrupted."""
+        comes = self._utterance_samples > 0 and not self._dropping
+        return comes or bool(self._waiting) or self._utterances.runs
+
+    def knows(self, name: str) -> bool:
+        """Whether utterance ``name`` is not over."""
+        return self._utterances.knows(name) or any(one.name == name for one in self._waiting)
+
+    def check_room(self, samples: int, most_s: int) -> None:
+        """Raises ServiceError RESOURCE_EXHAUSTED where ``samples`` more would be over ``most_s`` seconds."""
+        if self.queued_samples + samples > most_s * self.rate_hz:
+            raise _queue_full(f"more than {most_s} s of speech wait to be spoken")
+
+    def hear(self, data: bytes, sample_offset: int, name: str, now_ns: int) -> None:
+        """Takes a checked piece of the utterance that comes.
+
+        Raises:
+            ServiceError: INVALID_ARGUMENT where it leaves a gap, goes back, or holds what is no number,
+                RESOURCE_EXHAUSTED where too many utterances wait.
+        """
+        if self._dropping and sample_offset and name in ("", self._coming):
+            self._check_offset(sample_offset)
+            dropped = self._decode(data).size
+            self._utterance_samples += dropped
+            self.dropped_samples += dropped
+            return
+        if self._dropping:
+            self._forget()
+            self._first_offset = sample_offset
+        begins = self._utterance_samples == 0
+        if not begins and name not in ("", self._coming):
+            message = f"utterance {name!r} came before the end of {self._coming!r}"
+            raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="utterance_id")
+        if begins and len(self._waiting) + len(self._utterances) >= MAX_UTTERANCES:
+            raise _queue_full(f"{MAX_UTTERANCES} utterances wait to be spoken")
+        samples, heard = self._take(data, sample_offset)
+        if begins:
+            self._coming = name
+            self._waiting.append(Waiting(name, now_ns))
+        if self._open:
+            self.heard.append(heard)
+            self.played.append(samples)
+            self.end = self.played.end
+            self._utterances.extend(self.end)
+            return
+        _add(self._waiting[-1], samples, heard)
+
+    def end_utterance(self, name: str = "") -> None:
+        """Completes the utterance that comes; nothing happens where none does, or where ``name`` is another's."""
+        if name and self._coming not in ("", name):
+            return
+        if self._dropping:
+            self._forget()
+        if not self._utterance_samples:
+            return
+        self._utterance_samples = self._first_offset = 0
+        tail = self._resampler.finish()
+        if self._open:
+            self.heard.append(tail)
+            self._open = False
+            self._utterances.end()
+            return
+        _add(self._waiting[-1], np.empty(0, np.float32), tail)
+        self._waiting[-1].complete = True
+
+    def finish(self) -> None:
+        """No more speech will come."""
+        self.end_utterance()
+        self.finished = True
+
+    def drop(self, block: int) -> list[str]:
+        """Forgets all speech from ``block`` on, which has not been admitted, and what still comes of it.
+
+        Returns the names of the utterances that end so, in their order.
+        """
+        unplaced = [one.name for one in self._waiting]
+        self._waiting.clear()
+        self._dropping = self._utterance_samples > 0
+        self.dropped_samples = 0
+        self._resampler.reset()
+        self._open = False
+        self.heard.truncate(block * self._block)
+        self.played.truncate(self.block_start(block))
+        self.end = min(self.end, self.played.end)
+        return self._utterances.interrupt(self.block_start(block)) + unplaced
+
+    def _forget(self) -> None:
+        """Nothing of the interrupted utterance comes any more."""
+        self._dropping = False
+        self._utterance_samples = self._first_offset = self.dropped_samples = 0
+
+    def begin(self, block: int, slack_ns: int, now_ns: int) -> None:
+        """Lets utterances begin that may, in ``block``, the next to be admitted."""
+        while self._waiting and not self._open:
+            first = max(self.heard.end, block * self._block)
+            room = (block + 1) * self._block - first
+            if room <= 0 or not self._may_begin(self._waiting[0], room, slack_ns, now_ns):
+                return
+            self._place(self._waiting.popleft())
+
+    def spoken_in(self, block: int) -> bool:
+        """Some speech of ``block`` is there."""
+        return self.heard.end > block * self._block
+
+    def complete_in(self, block: int) -> bool:
+        """All speech of ``block`` is there, with the look-ahead where the utterance goes on."""
+        end = (block + 1) * self._block
+        return self.heard.end >= end + self._lookahead if self._open else self.spoken_in(block)
+
+    def fill(self, block: int) -> Filled:
+        """Puts silence where ``block``, which is admitted now, holds no speech."""
+        end = (block + 1) * self._block
+        idle = not self.spoken_in(block)
+        missing = end - self.heard.end
+        filled = Filled(idle=idle, starved=self._open and missing > 0)
+        if missing <= 0:
+            return filled
+        # The resampler holds back a little of a running utterance: its silence is put before that in both clocks.
+        at = min(self.heard.end * self.rate_hz // SAMPLE_RATE_HZ, self.played.end) if self._open else self.played.end
+        self.heard.append(np.zeros(missing, np.float32))
+        added = max(0, self.block_start(block + 1) - at)
+        self.played.insert_silence(at, added)
+        if self._open:
+            self.end = self.played.end
+            self._utterances.extend(self.end)
+        return filled
+
+    def look_ahead(self, block: int) -> int:
+        """Samples of silence that stand for what is not known yet of the look-ahead of ``block``."""
+        return max(0, (block + 1) * self._block + self._lookahead - self.heard.end)
+
+    def cut(self, block: int) -> Samples:
+        """What is played during ``block``; earlier samples are gone."""
+        return self.played.take(self.block_start(block + 1))
+
+    def block_start(self, block: int) -> int:
+        """First sample of ``block``, at the client's rate."""
+        return block * self._frames_per_block * self.rate_hz // self._fps
+
+    def _may_begin(self, one: Waiting, room: int, slack_ns: int, now_ns: int) -> bool:
+        """Whether silence inside ``one`` is out of the question, or it has waited for as long as it may."""
+        if one.complete:
+            return True
+        slack = max(0, slack_ns) * SAMPLE_RATE_HZ // NS_PER_S
+        wanted = room + self._jitter
+        if one.heard_samples >= room + self._lookahead and one.heard_samples + slack >= wanted:
+            return True
+        waited = (now_ns - one.came_ns) * SAMPLE_RATE_HZ // NS_PER_S
+        return slack_ns <= 0 and waited >= self._block + self._jitter
+
+    def _place(self, one: Waiting) -> None:
+        first = self.played.end
+        for samples in one.heard:
+            self.heard.append(samples)
+        for samples in one.played:
+            self.played.append(samples)
+        self.end = self.played.end
+        self._open = not one.complete
+        self._utterances.hear(one.name, first, self.end)
+        if one.complete:
+            self._utterances.end()
+
+
+def _queue_full(message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "AUDIO_QUEUE_FULL", message)
+
+
+def _add(one: Waiting, played: Samples, heard: Samples) -> None:
+    join_small(one.played, played)
+    one.played_samples += played.size
+    join_small(one.heard, heard)
+    one.heard_samples += heard.size

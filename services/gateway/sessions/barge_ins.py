@@ -1,0 +1,85 @@
+"""Barge-ins of one live session, by either door: each is done once and reported where something was dropped.
+
+Knows the rules of who may repeat what; the speech drops itself.
+"""
+
+import time
+from collections import OrderedDict
+
+from live_avatar.serving.errors import ServiceError
+from live_avatar.streaming.pacing import NS_PER_S
+from services.gateway.api import messages
+from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER
+from services.gateway.sessions.events import Notices
+from services.gateway.sessions.live import Live
+from services.gateway.sessions.progress import Interruption
+
+UTTERANCE_OVER = "UTTERANCE_OVER"
+REMIND_AFTER_S = 2.0
+"""How long speech of an interrupted utterance may come before its client is reminded."""
+_KEPT = 64
+_HOW = "begin a new utterance with sample_offset 0 or a new utterance_id"
+
+
+class BargeIns:
+    """See the module.
+
+    Args:
+        live: what is interrupted.
+        notices: where the client is told of it.
+    """
+
+    def __init__(self, live: Live, notices: Notices) -> None:
+        self._live = live
+        self._notices = notices
+        self._done: OrderedDict[str, Interruption] = OrderedDict()
+        self._names: list[str] = []
+        self._remind_ns: int | None = None
+
+    def interrupt(
+        self, utterance_id: str, request_id: str, admitted: int, consumed: int, *, in_order: bool
+    ) -> Interruption:
+        """Drops all speech that has not been admitted.  Idempotent on ``request_id``.
+
+        Args:
+            utterance_id: drops nothing where this one is over already; empty: any.
+            request_id: of the call; empty: a new one.
+            admitted: blocks admitted so far.
+            consumed: sequence of the client's last message that was taken.
+            in_order: the request came on the stream: the speech before it is meant, even where the call came first.
+        """
+        done = self._done.get(request_id) if request_id else None
+        if done is not None and not (in_order and self._live.speech.is_speaking):
+            return done
+        speech, now_ns = self._live.speech, time.monotonic_ns()
+        new = Interruption(played_ns=self._live.played_ns(now_ns), first_clean=admitted)
+        drops = not utterance_id or speech.knows(utterance_id)
+        names = speech.drop(admitted) if drops else []
+        if drops:
+            self._names, self._remind_ns = names, now_ns + int(REMIND_AFTER_S * NS_PER_S)
+        if request_id and done is None:
+            self._remember(request_id, new)
+        self._notices.interrupted(names, new, consumed if drops else 0)
+        return done or new
+
+    def watch(self, most_s: int, admitted: int, consumed: int) -> None:
+        """Looks at a piece of speech that has just come: whether it was dropped, and for how long that goes on.
+
+        Raises:
+            ServiceError: INVALID_ARGUMENT; more than ``most_s`` seconds of an interrupted utterance came.
+        """
+        speech = self._live.speech
+        if speech.dropped_samples > most_s * speech.rate_hz:
+            message = f"the utterance was interrupted, and {most_s} s more of it came; {_HOW}"
+            raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="audio_chunk.sample_offset")
+        now_ns = time.monotonic_ns()
+        if speech.dropped_samples and self._remind_ns is not None and now_ns >= self._remind_ns:
+            self._remind_ns = None
+            at = Interruption(played_ns=self._live.played_ns(now_ns), first_clean=admitted)
+            warning = messages.warning(UTTERANCE_OVER, f"speech of an interrupted utterance is dropped; {_HOW}")
+            self._notices.interrupted(self._names[-1:], at, consumed, warning)
+
+    def _remember(self, request_id: str, done: Interruption) -> None:
+        self._done[request_id] = done
+        if len(self._done) > _KEPT:
+            self._done.popitem(last=False)

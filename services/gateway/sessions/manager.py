@@ -1,0 +1,390 @@
+"""The sessions of this gateway: how they begin, who may use them, and how they end.
+
+Joins store, pipelines and sessions; every session that begins here ends here, whatever happens to its client, its
+pipeline or the store.  Knows nothing of gRPC's servicers.
+"""
+
+import asyncio
+import hashlib
+import math
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import grpc
+import structlog
+
+from live_avatar.portrait.sizing import target_size
+from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, as_service_error, stage_lost
+from live_avatar.serving.logs import session_name
+from live_avatar.serving.portraits import Portraits
+from live_avatar.serving.telemetry import Telemetry
+from live_avatar.v1 import avatar_service_pb2 as api
+from services.gateway.api import messages
+from services.gateway.election.singleton import Everyone, Singleton
+from services.gateway.limits import CAUSE, Limits, check_create, check_update, expired
+from services.gateway.pipelines.fleet import Fleet
+from services.gateway.pipelines.pipeline import SERVICE, Pipeline
+from services.gateway.sessions.creation import Creations, create_failed
+from services.gateway.sessions.failures import Failures
+from services.gateway.sessions.feeder import condition
+from services.gateway.sessions.keeper import End, Keeper, session_closed
+from services.gateway.sessions.live import LiveRules
+from services.gateway.sessions.progress import Interruption, Phase
+from services.gateway.sessions.session import IDLE, Session
+from services.gateway.store.probe import StoreProbe
+from services.gateway.store.records import OVER, SessionRecord
+from services.gateway.store.store import SessionStore, not_found
+from services.gateway.store.tokens import check_token, make_token, named_session, token_hash
+from services.gateway.waiting import Changes
+
+_SWEEP_S = 0.5
+_NOTICE_S = 10.0
+"""How long before its end a session is warned."""
+_CONDITION_S = 60.0
+"""From a portrait to its sink, on the slowest device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What an operator decides about sessions."""
+
+    limits: Limits
+    token_key: bytes
+    """Session tokens are made with it; equal on all gateways that share a store."""
+    endpoint: str
+    """Address at which clients reach this very gateway; empty: the one they called."""
+    live: LiveRules
+    drain_s: float
+    """How long running sessions may go on once the gateway is asked to end."""
+    lease_s: float
+    """How long a session outlives its gateway's last sign of life."""
+
+
+class Registry:
+    """All sessions that this gateway holds; ``run`` must run while it is used."""
+
+    def __init__(
+        self, store: SessionStore, fleet: Fleet, terms: Terms, telemetry: Telemetry, reaps: Singleton | None = None
+    ) -> None:
+        self.store = store
+        self._fleet = fleet
+        self._keeper = Keeper(store, terms.lease_s, reaps or Everyone())
+        self._probe = StoreProbe(store)
+        self.terms = terms
+        self._telemetry = telemetry
+        self._sessions: dict[str, Session] = {}
+        self._changes = Changes()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._portraits = Portraits(terms.limits.portrait, "reference_image")
+        self._creations = Creations(store, self._keeper)
+        self._failures = Failures()
+        self._draining = False
+        self._log = structlog.get_logger(__name__)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def pipelines(self) -> Sequence[Pipeline]:
+        """Those that may get new sessions."""
+        return self._fleet.pipelines
+
+    @property
+    def ready(self) -> bool:
+        """At least one pipeline takes sessions, and the store keeps them."""
+        return not self._draining and self._probe.works and any(pipeline.ready for pipeline in self.pipelines)
+
+    async def run(self) -> None:
+        """Keeps pipelines and leases alive until cancelled; then ends all sessions."""
+        try:
+            async with self._portraits, asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._fleet.run())
+                self._tasks.create_task(self._keeper.run())
+                self._tasks.create_task(self._probe.run())
+                self._tasks.create_task(self._sweep_all())
+        finally:
+            self._tasks = None
+            await self._end_all()
+
+    async def _end_all(self) -> None:
+        """Frees what is left, and says so in the store as far as it answers."""
+        sessions = tuple(self._sessions.values())
+        self._sessions.clear()
+        for session in sessions:
+            session.fail(_draining("this gateway ends"))
+            session.pipeline.close(session.key)
+            session.end()
+        await self._keeper.end_all([_end(session, api.Session.STATE_FAILED) for session in sessions])
+
+    async def drain(self) -> None:
+        """Refuses new sessions from now on; returns when none is left.  Cancelled, it ends those that are left."""
+        self._draining = True
+        for session in self._sessions.values():
+            if session.phase is Phase.RESERVED:
+                session.fail(_draining())
+            session.warn(self.terms.drain_s, DRAINING)
+        try:
+            await self._changes.until(lambda: not self._sessions)
+        finally:
+            for session in self._sessions.values():
+                session.fail(_draining("this gateway ends"))
+
+    async def create(
+        self, tenant: str, request: api.CreateSessionRequest, caller: str = ""
+    ) -> tuple[SessionRecord, str]:
+        """Makes a session, or finds the one this request id made; returns it with its token.
+
+        ``caller`` names who takes turns with others where portraits wait to be decoded; empty: unknown.
+
+        Raises:
+            ServiceError: the request breaks a limit, there is no room, or a service failed.
+        """
+        if self._draining:
+            raise _draining()
+        check_create(request, self.terms.limits)
+        self._portraits.check(request.reference_image)
+        new = self._record(tenant, request)
+        async with self._creations.making(new):
+            record, is_new = await self.store.create(new)
+            if is_new:
+                record = await self._fill(record, request, caller)
+        if not is_new:
+            self._keeper.drop(new.session_id)
+            record = await self._creations.join(record, new.request_hash)
+        return record, self._token(record.session_id)
+
+    async def attach(self, token: str) -> Session:
+        """The session that a token opens, now streaming.
+
+        Raises:
+            ServiceError: UNAUTHENTICATED, NOT_FOUND, or FAILED_PRECONDITION where it cannot be opened (again).
+        """
+        session_id = named_session(token)
+        record = await self.store.find(session_id)
+        if record is None:
+            raise not_found(session_id)
+        check_token(token, record.token_hash)
+        session = await self._held(record)
+        session.attach()
+        return session
+
+    async def interrupt(self, tenant: str, request: api.InterruptSessionRequest) -> Interruption:
+        """Barge-in, see ``Session.interrupt``; raises ServiceError also where the session is not held here."""
+        session = await self._held(await self.store.get(tenant, request.session_id))
+        session.touch("interrupt")
+        return session.interrupt("", request.request_id)
+
+    async def update(self, tenant: str, request: api.UpdateSessionRequest) -> tuple[SessionRecord, int]:
+        """Changes the prompt; returns the session and the first block it holds for.
+
+        Raises:
+            ServiceError: the request breaks a limit, the session is not held here or ends meanwhile.
+        """
+        prompt = check_update(request.config, request.update_mask.paths, self.terms.limits)
+        session = await self._held(await self.store.get(tenant, request.session_id))
+        if session.phase is not Phase.STREAMING:
+            code = grpc.StatusCode.FAILED_PRECONDITION
+            raise ServiceError(code, "STREAM_NOT_OPEN", "the session's stream is not open yet")
+        session.touch("update")
+        with session.prompts.waiting_call():
+            applied = session.update(prompt)
+            await session.until(lambda: applied.done() or session.phase is Phase.OVER)
+        if not applied.done():
+            raise expired("the session ended before the next block")
+        session.record = replace(session.record, config=session.config.SerializeToString())
+        await self.store.activate(session.record)
+        return session.record, applied.result()
+
+    async def close(self, tenant: str, session_id: str) -> SessionRecord:
+        """Ends a session, wherever it is held; returns it.  Idempotent; raises ServiceError NOT_FOUND."""
+        await self.store.get(tenant, session_id)
+        session = self._sessions.get(session_id)
+        if session is not None:
+            session.fail(session_closed())
+            await self.end(session, api.Session.STATE_CLOSED)
+        return await self.store.set_state(session_id, api.Session.STATE_CLOSED)
+
+    async def end(self, session: Session, state: int, reason: str = "") -> None:
+        """Frees all that a session holds, then says so in the store.  Idempotent.
+
+        Args:
+            session: one of ours.
+            state: a number of ``Session.State``.
+            reason: why it failed, where the session itself does not know.
+        """
+        if self._sessions.pop(session.record.session_id, None) is None:
+            return
+        self._failures.note(session.record.session_id, session.failure)
+        session.pipeline.close(session.key)
+        session.end()
+        self._telemetry.session_closed(SERVICE, session.key, 0)
+        self._changes.notify()
+        end = _end(session, state, reason)
+        self._log.info("session ended", session=session_name(session.record.session_id), reason=end.reason)
+        await self._keeper.end(end)
+
+    def end_soon(self, session: Session, state: int, reason: str = "") -> None:
+        """``end``, for those who may not wait."""
+        if self._tasks is None:
+            return
+        ending = self.end(session, state, reason)
+        try:
+            self._tasks.create_task(ending)
+        except RuntimeError:
+            # The group is ending, and ``run`` ends all sessions itself.
+            ending.close()
+
+    def _record(self, tenant: str, request: api.CreateSessionRequest) -> SessionRecord:
+        limits = self.terms.limits
+        session_id = secrets.token_hex(16)
+        wanted_ms = -(-request.max_duration.ToNanoseconds() // 1_000_000)  # no time at all means the longest
+        return SessionRecord(
+            session_id=session_id,
+            tenant=tenant,
+            state=api.Session.STATE_CREATING,
+            config=request.config.SerializeToString(),
+            token_hash=token_hash(self._token(session_id)),
+            request_hash=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
+            request_id=request.request_id,
+            pipeline="",
+            endpoint=self.terms.endpoint,
+            max_duration_ms=wanted_ms or limits.max_session_s * 1000,
+            idle_timeout_ms=limits.idle_timeout_s * 1000,
+        )
+
+    async def _fill(self, record: SessionRecord, request: api.CreateSessionRequest, caller: str) -> SessionRecord:
+        """Gets a stored session everything it needs."""
+        self._keeper.hold(record)
+        try:
+            record, pipeline = await self._place(record)
+            self._keeper.hold(record)
+            area = pipeline.preset.max_area
+            shape = await self._portraits.measure(request.reference_image, math.isqrt(area), caller)
+            height, width = target_size(*shape, area)
+            config = messages.negotiated(request.config, (width, height), pipeline.preset)
+            record = replace(record, config=config.SerializeToString(), state=api.Session.STATE_ACTIVE)
+            session = Session(record, config, pipeline, self.terms.limits, self.terms.live)
+            await pipeline.open(messages.open_request(session.key, config, (width, height)), session)
+            await self._begin(session, request.reference_image)
+        except ServiceError as error:
+            self._telemetry.admission_rejected(error.reason)
+            raise
+        return record
+
+    async def _begin(self, session: Session, image: bytes) -> None:
+        name = session.record.session_id
+        # Before the store knows it: who sees it there finds it here.
+        self._sessions[name] = session
+        self._keeper.hold(session.record, session.fail)
+        try:
+            await self.store.activate(session.record)
+        except BaseException as error:
+            self._sessions.pop(name, None)
+            session.pipeline.close(session.key)
+            if isinstance(error, ServiceError) and error.reason == SESSION_NOT_FOUND:
+                raise session.failure or create_failed("the session was ended while it was being made") from error
+            raise
+        assert self._tasks is not None, "sessions begin while the registry runs"
+        self._telemetry.session_opened(SERVICE, session.key, 0)
+        self._log.info("session begun", session=session_name(name))
+        self._tasks.create_task(_condition(session, image))
+
+    async def _place(self, record: SessionRecord) -> tuple[SessionRecord, Pipeline]:
+        """A slot on the pipeline with most room."""
+        ready = [pipeline for pipeline in self.pipelines if pipeline.ready]
+        if not ready:
+            raise stage_lost("no pipeline is ready")
+        live = api.SessionConfig.FromString(record.config).delivery == api.DELIVERY_LIVE
+        most = {pipeline.name: pipeline.live_capacity if live else pipeline.capacity for pipeline in ready}
+        taken = await self.store.count_all_slots(most)
+        room = {name: most[name] - taken[name] for name in most}
+        for pipeline in sorted(ready, key=lambda one: -room[one.name]):
+            placed = await self.store.reserve_slot(record, pipeline.name, most[pipeline.name])
+            if placed is not None:
+                return placed, pipeline
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED
+        raise ServiceError(code, "CAPACITY_EXHAUSTED", "every place on every pipeline is taken")
+
+    async def _held(self, record: SessionRecord) -> Session:
+        """The session of a record; raises ServiceError where it is over, or another gateway's."""
+        session = self._sessions.get(record.session_id)
+        if session is not None:
+            return session
+        self._failures.check(record.session_id)
+        holder = await self.store.holder(record.session_id)
+        if holder is None:
+            # It may have ended since the record was read; else its gateway is gone, and it ends soon.
+            record = await self.store.get(record.tenant, record.session_id)
+        if record.state in OVER or holder in (None, self.store.owner):
+            raise expired("the session is over")
+        code, where = grpc.StatusCode.FAILED_PRECONDITION, {}
+        if record.endpoint:
+            where["stream_endpoint"] = record.endpoint
+        raise ServiceError(code, "WRONG_GATEWAY", "another gateway holds the session", where)
+
+    def _token(self, session_id: str) -> str:
+        return make_token(self.terms.token_key, session_id)
+
+    async def _sweep_all(self) -> None:
+        """Ends what has expired, idles, is stuck, or failed without a client to tell."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            for session in tuple(self._sessions.values()):
+                self._sweep(session)
+                if session.failure is not None and session.phase is Phase.RESERVED:
+                    await self.end(session, api.Session.STATE_FAILED)
+
+    def _sweep(self, session: Session) -> None:
+        limits, now = self.terms.limits, time.monotonic()
+        left_s = session.began_at + session.record.max_duration_ms / 1000 - now
+        _end_in_time(session, left_s, _NOTICE_S, ("MAX_DURATION", "the session has lasted as long as it may"))
+        if session.live is not None or not session.in_flight:
+            left_s = session.active_at + session.idle_timeout_s - now
+            notice_s = min(_NOTICE_S, session.idle_timeout_s / 2)
+            _end_in_time(session, left_s, notice_s, (IDLE, f"nothing happened for {session.idle_timeout_s} s"))
+        oldest = min((flying.admitted_at for flying in session.in_flight.values()), default=now)
+        if now - oldest > limits.block_deadline_s:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            message = f"a block took longer than {limits.block_deadline_s} s"
+            session.fail(ServiceError(code, "BLOCK_DEADLINE", message))
+
+
+def _end_in_time(session: Session, left_s: float, notice_s: float, ended: tuple[str, str]) -> None:
+    """Ends a session that has ``left_s`` seconds, ``notice_s`` after it was warned; ``ended`` is reason and message."""
+    reason, message = ended
+    if left_s < 0:
+        session.fail(expired(message, reason))
+    elif left_s < notice_s:
+        session.warn(left_s, reason)
+
+
+async def _condition(session: Session, image: bytes) -> None:
+    """``condition``, with whatever it raises as the end of that session and of no other.
+
+    Stops when the session is over: the portraits of those that are gone would keep later ones waiting.
+    """
+    working = asyncio.create_task(condition(session, image, _CONDITION_S))
+    over = asyncio.create_task(session.changes.until(lambda: session.phase is Phase.OVER))
+    try:
+        await asyncio.wait([working, over], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        over.cancel()
+        working.cancel()
+    await asyncio.wait([working])
+    error = None if working.cancelled() else working.exception()
+    if error is not None:
+        session.fail(as_service_error(error))
+
+
+def _end(session: Session, state: int, reason: str = "") -> End:
+    """How a session ended; its own failure knows best."""
+    if session.failure is not None:
+        reason = session.failure.metadata.get(CAUSE, session.failure.reason)
+    asked = state == api.Session.STATE_CLOSED
+    return End(session.record.session_id, session.record.epoch, state, "" if asked else reason)
+
+
+def _draining(message: str = "this gateway takes no new sessions") -> ServiceError:
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, DRAINING, message)

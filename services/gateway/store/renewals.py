@@ -1,0 +1,147 @@
+"""Leases that are prolonged, many in one transaction, and taken back where nobody else has them.
+
+Knows records and Redis; nothing of how sessions begin or end.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+
+from live_avatar.serving.errors import ServiceError
+from services.gateway.store.records import (
+    OPEN_KEY,
+    OVER,
+    PROBE_KEY,
+    LeaseLostError,
+    SessionRecord,
+    lease_key,
+    lease_value,
+    session_key,
+    slots_key,
+)
+from services.gateway.store.redis_access import begin, now_ms, reported, transact
+
+_RENEWALS_AT_ONCE = 8
+
+Renewal = LeaseLostError | ServiceError | None
+"""What became of one renewal; None: the lease is prolonged."""
+
+
+class Renewals:
+    """Prolongs the leases of one gateway.
+
+    Args:
+        client: of Redis; best one of its own, so that leases never wait for a connection behind callers.
+        owner: name of this gateway in leases.
+        lease_ms: how long a lease lasts.
+    """
+
+    def __init__(self, client: Redis, owner: str, lease_ms: int) -> None:
+        self._redis = client
+        self._owner = owner
+        self._lease_ms = lease_ms
+        self._running = asyncio.Semaphore(_RENEWALS_AT_ONCE)
+
+    async def check(self) -> None:
+        """Returns where Redis answers and takes what we write."""
+
+        async def attempt(pipe: Pipeline) -> None:
+            begin(pipe)
+            pipe.set(PROBE_KEY, self._owner, px=self._lease_ms)
+            await pipe.execute()
+
+        await transact(self._redis, attempt)
+
+    async def aclose(self) -> None:
+        """Ends the connection."""
+        await self._redis.aclose(close_connection_pool=True)
+
+    async def renew_all(self, records: Sequence[SessionRecord]) -> Mapping[str, Renewal]:
+        """Prolongs our leases, and the slots with them, in one transaction.
+
+        A lease that has ended is taken back, with the same epoch, where nobody has taken the session meanwhile.
+
+        Returns:
+            What became of each, by session; LeaseLostError where it is not ours any more.
+        """
+        async with self._running:
+            try:
+                late = await self._prolong(records)
+                taken_back = await self._take_back(late) if late else {}
+            except ServiceError as error:
+                return {record.session_id: error for record in records}
+        return {record.session_id: taken_back.get(record.session_id) for record in records}
+
+    async def _prolong(self, records: Sequence[SessionRecord]) -> Sequence[SessionRecord]:
+        """Prolongs the leases that are ours; returns the records of the others."""
+
+        async def attempt(pipe: Pipeline) -> Sequence[SessionRecord]:
+            leases = [lease_key(record.session_id) for record in records]
+            await pipe.watch(*leases)
+            values = await pipe.mget(leases)
+            is_ours = [value == self._value(one) for one, value in zip(records, values, strict=True)]
+            ours = list(compress(records, is_ours))
+            if ours:
+                until = await now_ms(pipe) + self._lease_ms
+                begin(pipe)
+                for record in ours:
+                    pipe.pexpire(lease_key(record.session_id), self._lease_ms)
+                    _claim_until(pipe, record, until)
+                await pipe.execute()
+            return [record for record, mine in zip(records, is_ours, strict=True) if not mine]
+
+        return await transact(self._redis, attempt)
+
+    async def _take_back(self, records: Sequence[SessionRecord]) -> Mapping[str, Renewal]:
+        """Takes leases again that ended while nobody renewed them; LeaseLostError where somebody has the session.
+
+        The lease comes first and the look at the session after it: who would take the session over finds the lease.
+        """
+        async with reported(), self._redis.pipeline(transaction=False) as pipe:
+            for record in records:
+                pipe.set(lease_key(record.session_id), self._value(record), nx=True, px=self._lease_ms)
+                pipe.get(lease_key(record.session_id))
+                pipe.hgetall(session_key(record.session_id))
+            pipe.time()
+            *answers, (seconds, _) = await pipe.execute()
+        outcomes: dict[str, Renewal] = {}
+        async with reported(), self._redis.pipeline(transaction=True) as pipe:
+            for record, lease, fields in zip(records, answers[1::3], answers[2::3], strict=True):
+                stored, is_ours = as_record(fields), lease == self._value(record)
+                may_go_on = stored is not None and stored.state not in OVER and stored.epoch == record.epoch
+                if is_ours and may_go_on:
+                    _claim_until(pipe, record, int(seconds) * 1000 + self._lease_ms)
+                elif is_ours:
+                    pipe.delete(lease_key(record.session_id))
+                lost = LeaseLostError(record.session_id, stored)
+                outcomes[record.session_id] = None if is_ours and may_go_on else lost
+            await pipe.execute()
+        return outcomes
+
+    def _value(self, record: SessionRecord) -> bytes:
+        return lease_value(self._owner, record.epoch)
+
+
+def as_record(fields: Mapping[Any, Any]) -> SessionRecord | None:
+    """What is stored; None where that is nothing, or no session."""
+    try:
+        return SessionRecord.from_fields(fields)
+    except ValueError:
+        return None
+
+
+def _claim_until(pipe: Pipeline, record: SessionRecord, until: int) -> None:
+    """Prolongs what stands beside a lease."""
+    pipe.zadd(OPEN_KEY, {record.session_id: until})
+    if record.pipeline:
+        pipe.zadd(slots_key(record.pipeline), {record.session_id: until})
+
+
+async def read_record(redis: Redis | Pipeline, session_id: str) -> SessionRecord | None:
+    """A session as it is stored; None where it is not."""
+    stored = await redis.hgetall(session_key(session_id))
+    return SessionRecord.from_fields(stored) if stored else None

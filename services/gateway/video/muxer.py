@@ -1,0 +1,251 @@
+"""Pictures of a block and the speech of the same span to what the client receives.
+
+A ``Packer`` belongs to one session and is fed blocks in order.  All positions are integers: frame n is shown at
+(n + dropped frames) / fps and sample i heard at i / rate, both on the session's clock; an MP4 shows frame 0 from 0 on.
+Knows the encodings and the container; not who is waiting, nor why.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import av
+import numpy as np
+import numpy.typing as npt
+import soxr
+from av.audio.codeccontext import AudioCodecContext
+
+from live_avatar.config import Preset
+from live_avatar.v1 import media_pb2
+from services.gateway.video import mp4
+
+AAC_RATE_HZ = 48_000
+"""Whatever the rate of the speech: the encoder holds back three packets, and these are the shortest."""
+AAC_BITS_PER_SECOND = 64_000
+AAC_PACKET_SAMPLES = 1024
+TICKS_PER_FRAME = 512
+_VIDEO_TRACK, _AUDIO_TRACK = 1, 2
+
+Speech = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Encoded pictures of one block that are to be shown."""
+
+    block: int
+    first_frame: int
+    frames: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One piece of video for the client."""
+
+    data: bytes
+    first_frame: int
+    frame_count: int
+    keyframe: bool
+
+
+class Packer(Protocol):
+    """What turns blocks of one session into units of video."""
+
+    carries_audio: bool
+    """The units hold the speech as well; otherwise it travels beside them."""
+
+    def pack(self, pictures: Pictures, speech: Speech) -> Iterator[Unit]:
+        """Units of the next block; ``speech`` [n] in [-1, 1] at the client's rate continues that of the last one."""
+        ...
+
+    def finish(self) -> bytes:
+        """What is left when no block follows; may be empty."""
+        ...
+
+
+def packer_for(encoding: int, preset: Preset, size: tuple[int, int], rate_hz: int) -> Packer:
+    """The packer of a ``VideoFormat.Encoding``; ``size`` is (width, height), ``rate_hz`` the rate of the speech."""
+    if encoding == media_pb2.VideoFormat.ENCODING_FMP4:
+        return FragmentedMp4(preset, size, rate_hz)
+    if encoding == media_pb2.VideoFormat.ENCODING_H264_ANNEXB:
+        return AccessUnits()
+    return RawFrames()
+
+
+class AccessUnits:
+    """One unit per block: its H.264 access units one after the other."""
+
+    carries_audio = False
+
+    def pack(self, pictures: Pictures, speech: Speech) -> Iterator[Unit]:
+        """See ``Packer``; ``speech`` travels beside the video."""
+        if pictures.frames:
+            yield Unit(
+                data=b"".join(pictures.frames),
+                first_frame=pictures.first_frame,
+                frame_count=len(pictures.frames),
+                keyframe=True,
+            )
+
+    def finish(self) -> bytes:
+        """Nothing: every block is complete."""
+        return b""
+
+
+class RawFrames:
+    """One unit per frame: [height, width, 3] uint8."""
+
+    carries_audio = False
+
+    def pack(self, pictures: Pictures, speech: Speech) -> Iterator[Unit]:
+        """See ``Packer``; ``speech`` travels beside the video."""
+        for offset, frame in enumerate(pictures.frames):
+            yield Unit(data=frame, first_frame=pictures.first_frame + offset, frame_count=1, keyframe=True)
+
+    def finish(self) -> bytes:
+        """Nothing: every frame is complete."""
+        return b""
+
+
+class FragmentedMp4:
+    """One fragment per block, with the speech as AAC; the first unit begins with the file's header.
+
+    The units of a session, one after the other, are a file.  Its first picture is shown from 0 on, until the second
+    is due: players differ in what they do about a track that begins late.
+    """
+
+    carries_audio = True
+
+    def __init__(self, preset: Preset, size: tuple[int, int], rate_hz: int) -> None:
+        self._fps = preset.stream.fps
+        self._dropped = preset.stream.dropped_frames
+        self._size = size
+        self._voice = AacVoice(rate_hz)
+        self._sequence = 0
+
+    def pack(self, pictures: Pictures, speech: Speech) -> Iterator[Unit]:
+        """See ``Packer``.
+
+        Raises:
+            ValueError: the first picture brings no parameter sets.
+        """
+        packets = self._voice.append(speech)
+        if not pictures.frames:
+            self._voice.put_back(packets)
+            return
+        header = self._header(pictures.frames[0]) if self._sequence == 0 else b""
+        yield Unit(
+            data=header + self._fragment(self._video(pictures), self._voice.run(packets)),
+            first_frame=pictures.first_frame,
+            frame_count=len(pictures.frames),
+            keyframe=True,
+        )
+
+    def finish(self) -> bytes:
+        """A last fragment with the rest of the speech; empty where no video came."""
+        if self._sequence == 0:
+            return b""
+        run = self._voice.run(self._voice.finish())
+        return self._fragment(run) if run.samples else b""
+
+    def _video(self, pictures: Pictures) -> mp4.Run:
+        held = self._dropped if pictures.first_frame == 0 else 0
+        durations = [TICKS_PER_FRAME] * len(pictures.frames) if held else []
+        if held:
+            durations[0] += held * TICKS_PER_FRAME
+        return mp4.Run(
+            track_id=_VIDEO_TRACK,
+            start=(pictures.first_frame + self._dropped - held) * TICKS_PER_FRAME,
+            samples=[mp4.sample_of(frame) for frame in pictures.frames],
+            starts_with_keyframe=True,
+            durations=durations,
+        )
+
+    def _fragment(self, *runs: mp4.Run) -> bytes:
+        self._sequence += 1
+        return mp4.fragment(self._sequence, runs)
+
+    def _header(self, first_picture: bytes) -> bytes:
+        sps, pps = mp4.parameter_sets(first_picture)
+        video = mp4.VideoTrack(
+            track_id=_VIDEO_TRACK,
+            ticks_per_second=self._fps * TICKS_PER_FRAME,
+            ticks_per_frame=TICKS_PER_FRAME,
+            width=self._size[0],
+            height=self._size[1],
+            sps=sps,
+            pps=pps,
+        )
+        return mp4.init_segment(video, self._voice.track())
+
+
+class AacVoice:
+    """The speech of one session as AAC packets."""
+
+    def __init__(self, rate_hz: int) -> None:
+        same = rate_hz == AAC_RATE_HZ
+        self._resampler = None if same else soxr.ResampleStream(rate_hz, AAC_RATE_HZ, 1, "float32", "HQ")
+        self._encoder = _aac_encoder()
+        self._waiting: list[bytes] = []
+        self._samples = 0
+        self._packets = 0
+
+    def append(self, speech: Speech) -> list[bytes]:
+        """The packets that ``speech`` completes."""
+        if self._resampler is not None:
+            speech = self._resampler.resample_chunk(speech)
+        return self._encode(speech)
+
+    def finish(self) -> list[bytes]:
+        """The remaining packets."""
+        nothing = np.empty(0, np.float32)
+        packets = self._encode(
+            nothing if self._resampler is None else self._resampler.resample_chunk(nothing, last=True)
+        )
+        # Without a single sample the encoder has nothing to flush.
+        return packets + [bytes(packet) for packet in self._encoder.encode(None)] if self._samples else packets
+
+    def put_back(self, packets: list[bytes]) -> None:
+        """Keeps packets for which there was no fragment; ``append`` returns them next."""
+        self._waiting = packets
+
+    def run(self, packets: list[bytes]) -> mp4.Run:
+        """Packets as they continue the track."""
+        start = self._packets * AAC_PACKET_SAMPLES
+        self._packets += len(packets)
+        return mp4.Run(track_id=_AUDIO_TRACK, start=start, samples=packets, starts_with_keyframe=False)
+
+    def track(self) -> mp4.AudioTrack:
+        """How the packets are to be read."""
+        config = self._encoder.extradata
+        assert config is not None, "the AAC encoder tells its configuration when it opens"
+        return mp4.AudioTrack(
+            track_id=_AUDIO_TRACK,
+            sample_rate_hz=AAC_RATE_HZ,
+            samples_per_packet=AAC_PACKET_SAMPLES,
+            priming_samples=AAC_PACKET_SAMPLES,
+            bitrate=AAC_BITS_PER_SECOND,
+            config=config,
+        )
+
+    def _encode(self, speech: Speech) -> list[bytes]:
+        packets, self._waiting = self._waiting, []
+        if speech.size:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(speech[None]), format="fltp", layout="mono")
+            frame.sample_rate = AAC_RATE_HZ
+            frame.pts = self._samples
+            self._samples += speech.size
+            packets += [bytes(packet) for packet in self._encoder.encode(frame)]
+        return packets
+
+
+def _aac_encoder() -> AudioCodecContext:
+    encoder = av.CodecContext.create("aac", "w")
+    assert isinstance(encoder, AudioCodecContext), "AAC is an audio codec"
+    encoder.sample_rate = AAC_RATE_HZ
+    encoder.layout = "mono"
+    encoder.format = "fltp"
+    encoder.bit_rate = AAC_BITS_PER_SECOND
+    encoder.flags |= av.codec.context.Flags.global_header
+    encoder.open()
+    return encoder
