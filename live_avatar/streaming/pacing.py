@@ -129,14 +129,12 @@ class Playback:
 
 @dataclass
 class Pacer:
-    """Admission times of one live session."""
+    """Admission times of one live session; its blocks are counted by whoever admits them."""
 
     rules: PacingRules
-    next_block: int = 0
     playback: Playback = field(init=False)
     _admitted_ns: dict[int, int] = field(default_factory=dict)
     _latencies_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
-    _urgent: bool = False
     _began_ns: int | None = None
 
     def __post_init__(self) -> None:
@@ -149,52 +147,37 @@ class Pacer:
             return self.rules.first_latency_ms * NS_PER_S // 1000
         return max(list(self._latencies_ns)[-_TYPICAL_OF:])
 
-    def room_at_ns(self, now_ns: int) -> int | None:
-        """Earliest time at which ``next_block`` lies within ``max_lead_ms`` of playback; now or earlier means it does.
+    def room_at_ns(self, block: int, now_ns: int) -> int | None:
+        """Earliest time at which ``block`` lies within ``max_lead_ms`` of playback; now or earlier means it does.
 
         None: not before something is delivered, or the viewer reports.
         """
         lead = self.rules.max_lead_ms * self.rules.fps // 1000
-        room = self.rules.end_frame(self.next_block) - lead
+        room = self.rules.end_frame(block) - lead
         if room <= self.playback.position(now_ns):
             return now_ns
         if not self.playback.started or room > self.playback.reachable:
             return None
         return self.playback.due_ns(room)
 
-    def needed_at_ns(self, now_ns: int) -> int:
-        """Latest time at which ``next_block`` may be admitted without being late, as far as anybody knows.
+    def needed_at_ns(self, block: int, now_ns: int) -> int:
+        """Latest time at which ``block``, the next one, may be admitted without being late, as far as anybody knows.
 
         Until the first delivery, blocks follow each other as their frames will be played, wherever that begins.
         """
         margin = self.rules.margin_ms * NS_PER_S // 1000
-        first_frame = self.rules.first_frame(self.next_block)
+        first_frame = self.rules.first_frame(block)
         if self.playback.started:
             return self.playback.due_ns(first_frame) - self.latency_ns - margin
         if self._began_ns is None:
             return now_ns
         return self._began_ns + self.rules.frames_to_ns(first_frame) - margin
 
-    def admit_at_ns(self, now_ns: int) -> int | None:
-        """When ``next_block`` is to be admitted; now or earlier means at once.  None: as ``room_at_ns`` has it."""
-        room = self.room_at_ns(now_ns)
-        if room is None or self._urgent:
-            return room
-        return max(self.needed_at_ns(now_ns), room)
-
-    def hurry(self) -> None:
-        """Speech came after silence: the next block is wanted as soon as there is room, not when it is due."""
-        self._urgent = True
-
-    def admit(self, now_ns: int) -> int:
-        """Admits the next block; returns its index."""
-        block = self.next_block
+    def admit(self, block: int, now_ns: int) -> None:
+        """``block`` is admitted now."""
         self._admitted_ns[block] = now_ns
         if self._began_ns is None:
             self._began_ns = now_ns
-        self.next_block += 1
-        self._urgent = False
-        return block
 
     def deliver(self, block: int, end_frame: int, now_ns: int) -> None:
         """Frames up to ``end_frame`` of ``block`` reached the viewer; the first delivery of a block measures it."""
@@ -202,7 +185,3 @@ class Pacer:
         if admitted is not None:
             self._latencies_ns.append(now_ns - admitted)
         self.playback.deliver(end_frame, now_ns)
-
-    def lead_ms(self, now_ns: int) -> int:
-        """Delivered but not yet played."""
-        return (self.playback.delivered - self.playback.position(now_ns)) * 1000 // self.rules.fps

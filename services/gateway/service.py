@@ -19,11 +19,14 @@ from live_avatar.serving.timing import HopTiming
 from live_avatar.v1 import avatar_service_pb2
 from live_avatar.v1.avatar_service_pb2_grpc import add_AvatarServiceServicer_to_server
 from services.gateway.api.servicer import AvatarServicer
-from services.gateway.discovery.choice import open_discovery, open_singleton
+from services.gateway.discovery.choice import open_discovery
 from services.gateway.discovery.source import Address
+from services.gateway.election.choice import open_election
+from services.gateway.election.leader import LeaderElection
 from services.gateway.pipelines.fleet import Fleet
 from services.gateway.pipelines.pipeline import Pipeline
-from services.gateway.sessions.manager import Registry, Terms
+from services.gateway.sessions.manager import SessionManager
+from services.gateway.sessions.policy import SessionPolicy
 from services.gateway.settings import GatewaySettings
 from services.gateway.store.redis_access import IN_MEMORY, connect
 from services.gateway.store.store import SessionStore
@@ -38,23 +41,21 @@ _AVATAR_SERVICE = avatar_service_pb2.DESCRIPTOR.services_by_name["AvatarService"
 async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterator[Service]:
     """The gateway, running; it is ready as soon as a pipeline is."""
     store = _open_store(settings)
-    registry = Registry(
-        store, _fleet(settings, telemetry), _terms(settings), telemetry, open_singleton(settings.discovery)
-    )
-    servicer = AvatarServicer(registry, telemetry)
+    manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings), telemetry, _election(settings))
+    servicer = AvatarServicer(manager, telemetry)
 
     def register(server: grpc.aio.Server) -> None:
         add_AvatarServiceServicer_to_server(servicer, server)
 
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(registry.run())
+        running = tasks.create_task(manager.run())
         try:
             yield Service(
                 register=register,
                 grpc_names=(_AVATAR_SERVICE,),
                 loaded={"pipelines": list(settings.pipelines), "store": settings.store.url.rpartition("@")[2]},
-                ready=lambda: registry.ready,
-                drain=registry.drain,
+                ready=lambda: manager.ready,
+                drain=manager.drain,
             )
         finally:
             running.cancel()
@@ -100,9 +101,14 @@ def _presets(settings: GatewaySettings) -> Mapping[str, Preset]:
     return {**PRESETS, described.name: described}
 
 
-def _terms(settings: GatewaySettings) -> Terms:
+def _election(settings: GatewaySettings) -> LeaderElection:
+    discovery = settings.discovery
+    return open_election(discovery.lease, discovery.lease_seconds, discovery.kubeconfig)
+
+
+def _policy(settings: GatewaySettings) -> SessionPolicy:
     key = settings.token_key
-    return Terms(
+    return SessionPolicy(
         limits=settings.limits.table(),
         token_key=key.get_secret_value().encode() if key else secrets.token_bytes(_TOKEN_KEY_BYTES),
         endpoint=settings.endpoint,

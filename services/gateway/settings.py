@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 from live_avatar.serving.settings import CommaSeparated, Group, Settings
 from services.gateway.discovery.settings import DiscoverySettings
 from services.gateway.limits import Limits
-from services.gateway.sessions.live import LiveRules
+from services.gateway.sessions.policy import LiveRules
 from services.gateway.store.redis_access import IN_MEMORY
 
 _TABLE = Limits()

@@ -8,29 +8,29 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
-class Changes:
-    """Something changes now and then; whoever waits for a condition looks at it again.
+class Condition:
+    """Lets tasks wait until something holds; whoever changes what it depends on calls ``notify``.
 
-    The look is taken where the change is made: most changes concern one of several waiting tasks, and to wake the
-    others in vain costs more than to ask for them.
+    The predicate is evaluated where the change is made: most changes concern one of several waiting tasks, and to wake
+    the others in vain costs more than to ask for them.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
 
     def notify(self) -> None:
-        """Says that something changed."""
+        """Wakes the tasks whose predicate holds now."""
         for waiter, ends in self._waiting.items():
             if not waiter.done() and ends():
                 waiter.set_result(None)
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Returns once ``condition`` holds, which must not raise; it may have ceased to hold before the caller runs."""
-        while not condition():
-            await self._wait(condition)
+    async def wait_for(self, predicate: Callable[[], bool]) -> None:
+        """Returns once ``predicate`` holds, which must not raise; it may have ceased to hold before the caller runs."""
+        while not predicate():
+            await self._wait(predicate)
 
-    async def next(self) -> None:
-        """Returns after the next change."""
+    async def wait(self) -> None:
+        """Returns after the next ``notify``."""
         await self._wait(lambda: True)
 
     async def _wait(self, ends: Callable[[], bool]) -> None:

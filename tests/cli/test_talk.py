@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import CliRunner
 
 from live_avatar.cli import talking
 from live_avatar.cli.main import app
 from live_avatar.client import Impression
+from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway.api import messages
+from services.gateway.sessions.events import Event, EventKind
 
 from ..client.fake_gateway import FakeGateway, Requests, Response, fake_gateway, serving
 
@@ -54,11 +57,11 @@ def test_a_recording_is_spoken_at_its_own_pace(tmp_path: Path) -> None:
 def slow(gateway: FakeGateway, requests: Requests) -> Iterator[Response]:
     """Hears everything, says that the pipeline is slow and the speech late, and shows it."""
     facts = {"service": "denoise-stage-2", "late_ms": "480"}
-    warning = messages.warning("PIPELINE_SLOW", "the pipeline is slow", facts)
-    yield Response(event=Response.Event(kind=Response.Event.KIND_DEGRADED, warning=warning))
-    starved = messages.warning("AUDIO_STARVED", "no speech")
-    for kind in (Response.Event.KIND_DEGRADED, Response.Event.KIND_RECOVERED):
-        yield Response(event=Response.Event(kind=kind, warning=starved))
+    late = ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "PIPELINE_SLOW", "the pipeline is slow", facts)
+    yield messages.notice(Event(kind=EventKind.DEGRADED, problem=late))
+    starved = ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "AUDIO_STARVED", "no speech")
+    for kind in (EventKind.DEGRADED, EventKind.RECOVERED):
+        yield messages.notice(Event(kind=kind, problem=starved))
     yield from gateway.talk(requests)
 
 

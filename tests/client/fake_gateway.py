@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from live_avatar.config import TINY
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer, add_AvatarServiceServicer_to_server
-from services.gateway.video.muxer import FragmentedMp4, Pictures
+from services.gateway.video.muxer import EncodedFrames, FragmentedMp4
 from services.vae_decoder.media import H264Encoder
 
 SIDE = 64
@@ -100,7 +100,7 @@ class FakeGateway(AvatarServiceServicer):
         self.hear(requests)
         rate = self.created[-1].config.audio.sample_rate_hz
         samples = np.frombuffer(self.speech, "<i2").astype(np.float32) / np.float32(32_768)
-        packer, encoder = FragmentedMp4(TINY, (SIDE, SIDE), rate), H264Encoder(SIDE, SIDE, TINY.stream.fps)
+        muxer, encoder = FragmentedMp4(TINY, (SIDE, SIDE), rate), H264Encoder(SIDE, SIDE, TINY.stream.fps)
         grey = np.full((TINY.frames_per_block, SIDE, SIDE, 3), 128, np.uint8)
         per_block = TINY.frames_per_block * rate // TINY.stream.fps
         for block in range(-(-len(samples) // per_block)):
@@ -109,9 +109,9 @@ class FakeGateway(AvatarServiceServicer):
             frames = tuple(encoder.encode(shown, starts_block=True))
             first = max(0, block * TINY.frames_per_block - dropped)
             speech = samples[block * per_block : (block + 1) * per_block]
-            for unit in packer.pack(Pictures(block=block, first_frame=first, frames=frames), speech):
+            for unit in muxer.mux(EncodedFrames(block=block, first_frame=first, frames=frames), speech):
                 yield self._unit(block, unit.data, first, len(frames))
-        yield self._unit(block + 1, packer.finish(), first + len(frames), 0)
+        yield self._unit(block + 1, muxer.finish(), first + len(frames), 0)
 
     def _unit(self, block: int, data: bytes, first: int, count: int) -> Response:
         unit = Response.VideoUnit(data=data, block_index=block, first_frame_index=first, frame_count=count)

@@ -18,7 +18,7 @@ from live_avatar.client import movie as module
 from live_avatar.client import through
 from live_avatar.client.movie import Movie, check_film
 from live_avatar.config import TINY
-from services.gateway.video.muxer import FragmentedMp4, Pictures
+from services.gateway.video.muxer import EncodedFrames, FragmentedMp4
 from services.vae_decoder.media import H264Encoder
 
 SIDE, RATE_HZ, BLOCKS = 64, 16_000, 3
@@ -28,15 +28,15 @@ FRAMES = BLOCKS * TINY.frames_per_block
 @cache
 def fragments() -> tuple[bytes, ...]:
     """A film as a gateway sends it."""
-    packer, encoder = FragmentedMp4(TINY, (SIDE, SIDE), RATE_HZ), H264Encoder(SIDE, SIDE, TINY.stream.fps)
+    muxer, encoder = FragmentedMp4(TINY, (SIDE, SIDE), RATE_HZ), H264Encoder(SIDE, SIDE, TINY.stream.fps)
     speech = np.zeros(TINY.samples_per_block, np.float32)
     data = []
     for block in range(BLOCKS):
         grey = np.full((TINY.frames_per_block, SIDE, SIDE, 3), 60 * (block + 1), np.uint8)
         frames = tuple(encoder.encode(grey, starts_block=True))
-        pictures = Pictures(block=block, first_frame=block * TINY.frames_per_block, frames=frames)
-        data += [unit.data for unit in packer.pack(pictures, speech)]
-    return (*data, packer.finish())
+        pictures = EncodedFrames(block=block, first_frame=block * TINY.frames_per_block, frames=frames)
+        data += [unit.data for unit in muxer.mux(pictures, speech)]
+    return (*data, muxer.finish())
 
 
 def write(path: Path, inputs: tuple[Path, ...] = (), finish: bool = True) -> None:

@@ -24,17 +24,28 @@ class Viewer:
         self.played = 0.0
         self.delivered = 0
         self.stalls_ms = 0
+        self.admitted = 0
+        self.is_urgent = False
+        """Speech came after silence: the next block enters as soon as there is room, not when it is due."""
+
+    def admit_at_ns(self) -> int | None:
+        """When the next block is to be admitted; None: not before something is delivered or reported."""
+        room_ns = self.pacer.room_at_ns(self.admitted, self.now_ms * MS)
+        if room_ns is None or self.is_urgent:
+            return room_ns
+        return max(self.pacer.needed_at_ns(self.admitted, self.now_ms * MS), room_ns)
 
     def run(self, milliseconds: int) -> None:
         """Lets time pass."""
         for _ in range(milliseconds):
             self._deliver()
             self._play()
-            due = self.pacer.admit_at_ns(self.now_ms * MS)
+            due = self.admit_at_ns()
             if due is not None and due <= self.now_ms * MS:
-                block = self.pacer.admit(self.now_ms * MS)
+                self.pacer.admit(self.admitted, self.now_ms * MS)
                 self.admitted_ms.append(self.now_ms)
-                self.on_its_way.append((self.now_ms + self.latency_ms, block))
+                self.on_its_way.append((self.now_ms + self.latency_ms, self.admitted))
+                self.admitted, self.is_urgent = self.admitted + 1, False
             self.now_ms += 1
 
     def _deliver(self) -> None:
@@ -48,7 +59,7 @@ class Viewer:
             return
         if self.played < self.delivered:
             self.played = min(self.played + self.rules.fps / 1000, self.delivered)
-        elif self.pacer.next_block > 4:
+        elif self.admitted > 4:
             self.stalls_ms += 1
         if self.reports and self.now_ms % 200 == 0:
             self.pacer.playback.report(int(self.played), self.now_ms * MS)
@@ -56,7 +67,7 @@ class Viewer:
     @property
     def lead_ms(self) -> float:
         """What the viewer has not seen yet, of all that was admitted."""
-        admitted = self.rules.end_frame(self.pacer.next_block - 1)
+        admitted = self.rules.end_frame(self.admitted - 1)
         return 1000 * (admitted - self.played) / self.rules.fps
 
 
@@ -78,8 +89,8 @@ def test_a_block_enters_just_in_time() -> None:
     """In the steady state a block is admitted one latency and one margin before it is due, not earlier."""
     viewer = Viewer(RULES, 200, reports=True)
     viewer.run(10_000)
-    due_ms = viewer.now_ms + (RULES.first_frame(viewer.pacer.next_block) - viewer.played) * 40
-    admit_ns = viewer.pacer.admit_at_ns(viewer.now_ms * MS)
+    due_ms = viewer.now_ms + (RULES.first_frame(viewer.admitted) - viewer.played) * 40
+    admit_ns = viewer.admit_at_ns()
     assert admit_ns is not None
     assert admit_ns / MS == pytest.approx(due_ms - 200 - RULES.margin_ms, abs=45)
 
@@ -91,7 +102,7 @@ def test_speech_after_silence_enters_at_once() -> None:
     for pause in range(4000, 4480, 40):
         viewer.run(pause)
         asked = viewer.now_ms
-        viewer.pacer.hurry()
+        viewer.is_urgent = True
         viewer.run(480)
         waits.append(next(at for at in viewer.admitted_ms if at >= asked) - asked)
     assert max(waits) <= 1
@@ -101,18 +112,18 @@ def test_speech_after_silence_enters_at_once() -> None:
 def test_nothing_is_admitted_beyond_the_lead_before_playback_starts() -> None:
     viewer = Viewer(RULES, 60_000, reports=False)
     viewer.run(2000)
-    assert viewer.pacer.next_block == 4
-    assert viewer.pacer.admit_at_ns(0) is None
+    assert viewer.admitted == 4
+    assert viewer.admit_at_ns() is None
 
 
 def test_a_viewer_who_stops_stops_the_pipeline() -> None:
     viewer = Viewer(RULES, 100, reports=False)
     viewer.run(5000)
-    frame, blocks = int(viewer.played), viewer.pacer.next_block
+    frame, blocks = int(viewer.played), viewer.admitted
     for _ in range(100):
         viewer.pacer.playback.report(frame, viewer.now_ms * MS)
         viewer.run(40)
-    assert viewer.pacer.next_block - blocks <= 2
+    assert viewer.admitted - blocks <= 2
 
 
 @settings(max_examples=50, deadline=None)
@@ -129,8 +140,8 @@ def test_the_lead_is_bounded_whatever_happens(
     viewer = Viewer(rules, latency_ms, reports=True)
     for pause in hurries:
         viewer.run(pause)
-        viewer.pacer.hurry()
-        if viewer.pacer.next_block:
+        viewer.is_urgent = True
+        if viewer.admitted:
             assert viewer.lead_ms <= lead_ms + 80
 
 
@@ -153,7 +164,7 @@ def test_a_viewer_who_falls_silent_after_reporting_is_not_believed_to_play_on() 
     viewer.reports, at = False, viewer.pacer.playback.position(viewer.now_ms * MS)
     viewer.run(20_000)
     assert viewer.pacer.playback.position(viewer.now_ms * MS) <= at + RULES.fps + 5
-    lead = viewer.rules.end_frame(viewer.pacer.next_block - 1) - at
+    lead = viewer.rules.end_frame(viewer.admitted - 1) - at
     assert lead <= (RULES.max_lead_ms + RULES.report_holds_ms) * RULES.fps // 1000 + 5
 
 

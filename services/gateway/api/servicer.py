@@ -18,14 +18,12 @@ from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer
 from services.gateway.api import messages
 from services.gateway.api.stream import Stream, first_open
 from services.gateway.api.unopened import UnopenedStreams
-from services.gateway.api.validation import check_message
-from services.gateway.limits import INVALID
-from services.gateway.sessions.manager import Registry
+from services.gateway.api.validation import check_create, check_message, check_update
+from services.gateway.refusals import INVALID
+from services.gateway.sessions.manager import SessionManager
 
 TENANT = "default"
 """The one tenant there is until callers prove who they are."""
-CLIENT_GONE = "CLIENT_GONE"
-"""Why a session is over whose client cancelled its stream or vanished."""
 CLIENT_GONE = "CLIENT_GONE"
 """Why a session is over whose client cancelled its stream or vanished."""
 DEFAULT_PAGE, LARGEST_PAGE = 50, 1_000
@@ -38,20 +36,21 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class AvatarServicer(AvatarServiceServicer):
     """Answers ``AvatarService``."""
 
-    def __init__(self, registry: Registry, telemetry: Telemetry) -> None:
-        self._registry = registry
+    def __init__(self, manager: SessionManager, telemetry: Telemetry) -> None:
+        self._manager = manager
         self._telemetry = telemetry
         self._lists = 0
-        limits = registry.terms.limits
-        self._unopened = UnopenedStreams(limits.max_unopened_streams, limits.open_timeout_s)
+        self._limits = manager.policy.limits
+        self._unopened = UnopenedStreams(self._limits.max_unopened_streams, self._limits.open_timeout_s)
 
     def _check(self, request: Message) -> None:
-        check_message(request, self._registry.terms.limits)
+        check_message(request, self._limits)
 
     async def CreateSession(self, request: api.CreateSessionRequest, context: Context) -> api.CreateSessionResponse:
         """Reserves a session."""
         self._check(request)
-        record, token = await self._registry.create(TENANT, request, context.peer())
+        check_create(request, self._limits)
+        record, token = await self._manager.create(TENANT, request, context.peer())
         return api.CreateSessionResponse(
             session=messages.session(record), session_token=token, stream_endpoint=record.endpoint
         )
@@ -59,7 +58,7 @@ class AvatarServicer(AvatarServiceServicer):
     async def GetSession(self, request: api.GetSessionRequest, context: Context) -> api.GetSessionResponse:
         """Reads one session."""
         self._check(request)
-        record = await self._registry.store.get(TENANT, request.session_id)
+        record = await self._manager.store.get(TENANT, request.session_id)
         return api.GetSessionResponse(session=messages.session(record))
 
     async def ListSessions(self, request: api.ListSessionsRequest, context: Context) -> api.ListSessionsResponse:
@@ -74,7 +73,7 @@ class AvatarServicer(AvatarServiceServicer):
             raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", message, retry_after_s=1.0)
         self._lists += 1
         try:
-            records, more = await self._registry.store.list_page(TENANT, size, request.page_token)
+            records, more = await self._manager.store.list_page(TENANT, size, request.page_token)
         finally:
             self._lists -= 1
         return api.ListSessionsResponse(
@@ -85,18 +84,18 @@ class AvatarServicer(AvatarServiceServicer):
     async def CloseSession(self, request: api.CloseSessionRequest, context: Context) -> api.CloseSessionResponse:
         """Ends a session."""
         self._check(request)
-        record = await self._registry.close(TENANT, request.session_id)
+        record = await self._manager.close(TENANT, request.session_id)
         return api.CloseSessionResponse(session=messages.session(record))
 
     async def GetServerInfo(self, request: api.GetServerInfoRequest, context: Context) -> api.GetServerInfoResponse:
         """Tells what is served."""
-        pipelines = self._registry.pipelines
+        pipelines = self._manager.pipelines
         ready = [pipeline for pipeline in pipelines if pipeline.ready]
         return api.GetServerInfoResponse(
             version=version("live-avatar"),
             preset=ready[0].preset.name if ready else "",
-            limits=self._registry.terms.limits.published(),
-            sessions_open=len(self._registry),
+            limits=messages.limits(self._limits),
+            sessions_open=len(self._manager),
             session_capacity=sum(pipeline.capacity for pipeline in ready),
             samples_per_second=SAMPLE_RATE_HZ,
             frames_per_second=ready[0].preset.stream.fps if ready else 0,
@@ -110,7 +109,7 @@ class AvatarServicer(AvatarServiceServicer):
         requests = aiter(request_iterator)
         opening = await self._unopened.first(context.peer(), first_open(requests))
         self._check(opening)
-        session = await self._registry.attach(opening.open.session_token)
+        session = await self._manager.attach(opening.open.session_token)
         state, reason = api.Session.STATE_FAILED, CLIENT_GONE
         try:
             await Stream(session, requests, context.write, self._telemetry).run(opening)
@@ -120,12 +119,13 @@ class AvatarServicer(AvatarServiceServicer):
             raise
         finally:
             # A client that has gone cancels this call; what follows must not depend on it.
-            self._registry.end_soon(session, state, reason)
+            self._manager.end_soon(session, state, reason)
 
     async def UpdateSession(self, request: api.UpdateSessionRequest, context: Context) -> api.UpdateSessionResponse:
         """Changes the prompt of a session that streams."""
         self._check(request)
-        record, block = await self._registry.update(TENANT, request)
+        prompt = check_update(request.config, request.update_mask.paths, self._limits)
+        record, block = await self._manager.update(TENANT, request.session_id, prompt)
         return api.UpdateSessionResponse(session=messages.session(record), effective_block_index=block)
 
     async def InterruptSession(
@@ -133,9 +133,9 @@ class AvatarServicer(AvatarServiceServicer):
     ) -> api.InterruptSessionResponse:
         """Barge-in."""
         self._check(request)
-        done = await self._registry.interrupt(TENANT, request)
+        done = await self._manager.interrupt(TENANT, request.session_id, request.request_id)
         return api.InterruptSessionResponse(
-            last_played_time=messages.duration(done.played_ns, messages.NANOSECONDS),
+            last_played_time=messages.duration(done.played_ns),
             first_clean_block_index=done.first_clean,
         )
 

@@ -1,13 +1,13 @@
 """One client's stream: its messages in, its video out, its blocks through the pipeline.
 
-Three tasks share a session: one reads the client, one feeds the pipeline, one delivers.  The first that fails ends
-the stream.  Knows the order of the protocol; the rules are the session's.
+Tasks share a session: one reads the client, one feeds the pipeline, one delivers, one writes events.  The first that
+fails ends the stream.  Knows the order of the protocol; the rules are those of the session and its delivery.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import closing
 
 from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming
 from live_avatar.serving.errors import ServiceError
@@ -15,14 +15,14 @@ from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway.api import messages
 from services.gateway.api.message_rate import MessageRate
-from services.gateway.api.validation import check_message
-from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER, check_update, not_yet_served, slow_consumer
+from services.gateway.api.validation import check_chunk, check_message, check_update
 from services.gateway.pipelines.pipeline import SERVICE
-from services.gateway.sessions.feeder import Feeder
-from services.gateway.sessions.progress import Arrived
-from services.gateway.sessions.punctuality import Punctuality
-from services.gateway.sessions.session import PRECONDITION, Session
-from services.gateway.video.muxer import Packer, Pictures, Unit, packer_for
+from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER, PRECONDITION, not_yet_served, slow_consumer
+from services.gateway.sessions.delivery import DeliveryCut
+from services.gateway.sessions.feeder import BlockFeeder
+from services.gateway.sessions.ledger import ArrivedBlock
+from services.gateway.sessions.session import Session
+from services.gateway.video.muxer import EncodedFrames, Fragment, Muxer, muxer_for
 from services.gateway.waiting import ungrouped
 
 
@@ -57,19 +57,18 @@ class Stream:
         telemetry: Telemetry,
     ) -> None:
         self._session = session
+        self._delivery = session.delivery
         self._requests = requests
         self._write = write
         self._telemetry = telemetry
         self._client_sequence = 0
         self._server_sequence = 0
-        self._punctuality = None if session.live is None else Punctuality(session, session.live, telemetry)
-        self._feeder = Feeder(session, telemetry, self._punctuality)
+        self._feeder = BlockFeeder(session, telemetry)
         self._writing = asyncio.Lock()
-        self._telling = asyncio.Lock()
+        self._emitting = asyncio.Lock()
         video = session.config.video
-        self._packer: Packer = packer_for(
-            video.encoding, session.preset, (video.width, video.height), session.config.audio.sample_rate_hz
-        )
+        self._rate_hz = session.config.audio.sample_rate_hz
+        self._muxer: Muxer = muxer_for(video.encoding, session.preset, (video.width, video.height), self._rate_hz)
 
     async def run(self, opening: api.StreamAvatarRequest) -> None:
         """Serves the client until it has all video of a finished session.
@@ -80,17 +79,16 @@ class Stream:
         session = self._session
         self._client_sequence = opening.client_sequence
         self._check_next(opening.open.next_client_sequence)
-        session.grant(opening.open.initial_video_credits)
+        session.credits.grant(opening.open.initial_video_credits)
         await self._respond(messages.opened(session.record, session.config, self._client_sequence))
-        with self._punctuality or nullcontext():
+        with closing(self._delivery):
             await self._run_all()
 
     async def _run_all(self) -> None:
         async with ungrouped(), asyncio.TaskGroup() as tasks:
             helpers = [tasks.create_task(self._read_all()), tasks.create_task(self._feeder.run())]
-            helpers.append(tasks.create_task(self._tell_all()))
-            if self._punctuality is not None:
-                helpers.append(tasks.create_task(self._punctuality.watch()))
+            helpers.append(tasks.create_task(self._emit_all()))
+            helpers.append(tasks.create_task(self._delivery.watch()))
             await self._deliver_all()
             for helper in helpers:
                 helper.cancel()
@@ -104,132 +102,135 @@ class Stream:
         session, limits = self._session, self._session.limits
         rate = MessageRate(limits.max_messages_per_second, limits.message_burst)
         while True:
-            await session.until(lambda: session.may_read)
+            await session.wait_for(lambda: self._delivery.may_read(session.credits.available))
             await rate.take()
             request = await anext(self._requests, None)
             if request is None:
-                session.finish()
+                self._delivery.finish()
+                session.changed.notify()
                 return
-            due = self._client_sequence + 1
-            if request.client_sequence != due:
-                message = f"client_sequence is {request.client_sequence} where {due} was due"
-                raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="client_sequence")
-            self._client_sequence = session.consumed = due
-            check_message(request, limits)
-            self._take(request)
-            session.touch(request.WhichOneof("payload") or "")
+            self._consume(request)
 
-    def _take(self, request: api.StreamAvatarRequest) -> None:
-        session = self._session
+    def _consume(self, request: api.StreamAvatarRequest) -> None:
+        """Takes one message after the last."""
+        due = self._client_sequence + 1
+        if request.client_sequence != due:
+            message = f"client_sequence is {request.client_sequence} where {due} was due"
+            raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="client_sequence")
+        self._client_sequence = due
+        self._session.events.message_consumed(due)
+        check_message(request, self._session.limits)
+        self.receive(request)
+        self._session.touch(request.WhichOneof("payload") or "")
+
+    def receive(self, request: api.StreamAvatarRequest) -> None:
+        """Does what a message of the client asks for.
+
+        Raises:
+            ServiceError: it breaks a limit, or comes at the wrong place.
+        """
+        session, delivery = self._session, self._delivery
         match request.WhichOneof("payload"):
             case "audio_chunk":
-                session.hear(request.audio_chunk)
+                chunk = request.audio_chunk
+                samples = check_chunk(chunk, session.config.audio, session.limits)
+                delivery.receive_audio(chunk.data, chunk.sample_offset, chunk.utterance_id, samples)
             case "end_of_utterance":
-                session.end_utterance(request.end_of_utterance.utterance_id)
+                delivery.end_utterance(request.end_of_utterance.utterance_id)
             case "credit":
-                session.grant(request.credit.video_units)
+                session.credits.grant(request.credit.video_units)
             case "playback_report":
-                session.report(request.playback_report)
+                delivery.report_playback(request.playback_report.played_through_time.ToNanoseconds())
             case "interrupt":
-                session.interrupt(request.interrupt.utterance_id, request.interrupt.request_id, in_order=True)
+                delivery.interrupt(request.interrupt.utterance_id, request.interrupt.request_id, in_order=True)
             case "update":
                 update = request.update
                 session.update(check_update(update.config, update.update_mask.paths, session.limits))
             case "finish":
-                session.finish()
+                delivery.finish()
             case "open":
                 raise ServiceError(PRECONDITION, "DUPLICATE_OPEN", "the stream is open already", field="payload")
             case _:
                 raise out_of_order("a message has a payload")
 
-    async def _tell_all(self) -> None:
-        """Writes what is to be told beside the video."""
+    async def _emit_all(self) -> None:
+        """Writes what the client learns beside the video."""
         session = self._session
         while True:
-            await session.until(lambda: bool(session.notices))
-            await self._tell_now()
+            await session.wait_for(lambda: bool(session.events))
+            await self._emit_now()
 
-    async def _tell_now(self) -> None:
-        """Writes what there is to tell, and returns when it is written, by whichever task that was begun."""
-        async with self._telling:
-            while self._session.notices:
-                await self._respond(self._session.notices.take())
+    async def _emit_now(self) -> None:
+        """Writes the events there are, and returns when they are written, by whichever task that was begun."""
+        async with self._emitting:
+            while self._session.events:
+                await self._respond(messages.notice(self._session.events.take()))
 
     async def _deliver_all(self) -> None:
-        session = self._session
+        session, ledger = self._session, self._session.ledger
         while True:
-            await session.until(lambda: session.delivered in session.arrived or session.all_delivered)
-            if session.delivered not in session.arrived:
+            await session.wait_for(lambda: ledger.next_arrived is not None or session.all_delivered)
+            arrived = ledger.next_arrived
+            if arrived is None:
                 break
-            await self._deliver_in_time(session.arrived[session.delivered])
-            arrived, now_ns = session.arrived.pop(session.delivered), time.monotonic_ns()
-            if session.live is not None and self._punctuality is not None:
-                self._punctuality.delivered(session.delivered, arrived, now_ns)
-                session.live.deliver(session.delivered, now_ns)
-            session.delivered += 1
+            await self._deliver_in_time(arrived)
+            self._delivery.delivered(arrived)
+            ledger.deliver()
             session.touch("video")
-            session.changes.notify()
-        tail = self._packer.finish()
+        tail = self._muxer.finish()
         if tail:
-            unit = Unit(data=tail, first_frame=self._shown_frames(), frame_count=0, keyframe=False)
-            await self._respond(messages.video_unit(unit, session.delivered, session.preset, idle=False, timings=()))
-        session.notices.block_ended(session.delivered, session.speech.played.end)
-        await self._tell_now()
+            frames = self._delivery.frames_shown
+            fragment = Fragment(data=tail, first_frame=frames, frame_count=0, keyframe=False)
+            await self._respond(messages.video_unit(fragment, ledger.delivered, session.preset, idle=False, timings=()))
+        session.events.block_ended(ledger.delivered, self._delivery.end_sample)
+        await self._emit_now()
 
-    def _shown_frames(self) -> int:
-        """Frames of a session that has ended."""
-        session = self._session
-        blocks = session.delivered * session.preset.frames_per_block
-        frames = session.speech.frames_spoken if session.live is None else blocks
-        return max(0, frames - session.preset.stream.dropped_frames)
-
-    async def _deliver_in_time(self, arrived: Arrived) -> None:
-        """``_deliver``, for which a live client has a certain time from the arrival of the pictures on."""
-        session = self._session
-        if session.live is None:
-            await self._deliver(arrived)
-            return
-        limit_s = session.limits.live_slow_consumer_s
+    async def _deliver_in_time(self, arrived: ArrivedBlock) -> None:
+        """``_deliver``, for which a live client has a certain time from the arrival of the frames on."""
+        take_s = self._delivery.bounds.take_s
         try:
-            async with asyncio.timeout(arrived.at + limit_s - time.monotonic()):
+            async with asyncio.timeout(None if take_s is None else arrived.at + take_s - time.monotonic()):
                 await self._deliver(arrived)
         except TimeoutError:
-            raise slow_consumer(f"a live block waited for {limit_s} s") from None
+            raise slow_consumer(f"a live block waited for {take_s} s") from None
 
-    async def _deliver(self, arrived: Arrived) -> None:
-        session, block = self._session, self._session.delivered
+    async def _deliver(self, arrived: ArrivedBlock) -> None:
+        session, block = self._session, arrived.index
         began = time.monotonic()
-        first_sample = session.speech.played.first
-        speech = session.speech.cut(block)
-        end = first_sample + speech.size
-        name = session.utterances.at(first_sample)
-        pictures = Pictures(block=block, first_frame=arrived.first_frame, frames=session.shown_frames(arrived))
-        units = list(self._packer.pack(pictures, speech))
+        cut = self._delivery.cut(arrived)
+        frames = EncodedFrames(block=block, first_frame=arrived.first_frame, frames=cut.frames)
+        fragments = list(self._muxer.mux(frames, cut.speech))
         timings = (*arrived.timings, _timing(arrived, began))
-        session.notices.block_begins(block, end)
-        await self._tell_now()
-        for unit in units:
-            await self._send_unit(messages.video_unit(unit, block, session.preset, idle=arrived.idle, timings=timings))
-            self._note_first_picture(block)
-        if speech.size and not self._packer.carries_audio:
-            data = session.speech.encode(speech)
-            await self._respond(messages.audio_unit(data, first_sample, speech.size, session.speech.rate_hz, name))
-        session.notices.block_ended(block, end)
-        await self._tell_now()
+        session.events.block_begins(block, cut.end_sample)
+        await self._emit_now()
+        for fragment in fragments:
+            unit = messages.video_unit(fragment, block, session.preset, idle=arrived.idle, timings=timings)
+            await self._send_unit(unit)
+            self._note_first_frame(block)
+        if cut.speech.size and not self._muxer.carries_audio:
+            await self._send_speech(cut)
+        session.events.block_ended(block, cut.end_sample)
+        await self._emit_now()
 
-    def _note_first_picture(self, block: int) -> None:
-        if self._session.heard_at is not None and block == 0:
-            self._telemetry.first_frame(time.monotonic() - self._session.heard_at)
+    async def _send_speech(self, cut: DeliveryCut) -> None:
+        data = self._delivery.encode(cut.speech)
+        await self._respond(
+            messages.audio_unit(data, cut.first_sample, cut.speech.size, self._rate_hz, cut.utterance_id)
+        )
+
+    def _note_first_frame(self, block: int) -> None:
+        if block == 0 and self._delivery.speech_at_s is not None:
+            self._telemetry.first_frame(time.monotonic() - self._delivery.speech_at_s)
 
     async def _send_unit(self, response: api.StreamAvatarResponse) -> None:
         """Spends one of the client's credits, waiting for it."""
         session = self._session
         try:
             async with asyncio.timeout(session.limits.slow_consumer_s):
-                await session.until(lambda: session.credits > 0)
+                await session.wait_for(lambda: session.credits.available > 0)
         except TimeoutError:
             raise slow_consumer(f"finished video waited for {session.limits.slow_consumer_s} s") from None
-        session.credits -= 1
+        session.credits.spend()
         await self._respond(response)
 
     async def _respond(self, response: api.StreamAvatarResponse) -> None:
@@ -243,8 +244,8 @@ class Stream:
             raise slow_consumer(f"finished video waited for {limit_s} s") from None
 
 
-def _timing(arrived: Arrived, began: float) -> BlockTiming:
-    """The gateway's own times: what a block waited for its turn and for the client, and its packing since ``began``."""
+def _timing(arrived: ArrivedBlock, began: float) -> BlockTiming:
+    """The gateway's own times: what a block waited for its slot and for the client, and its muxing since ``began``."""
     timing = BlockTiming(service=SERVICE)
     timing.queue_time.FromNanoseconds(int((arrived.waited_s + began - arrived.at) * 1e9))
     timing.encode_time.FromNanoseconds(int((time.monotonic() - began) * 1e9))

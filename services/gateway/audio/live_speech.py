@@ -18,7 +18,7 @@ from live_avatar.streaming.pacing import NS_PER_S
 from live_avatar.v1.media_pb2 import AudioFormat
 from services.gateway.audio.speech import Samples, Speech, join_small
 from services.gateway.audio.utterances import Utterances
-from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER
+from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
 
 MAX_UTTERANCES = 256
 """Utterances of one session that may wait or be on their way, however short they are."""
@@ -93,7 +93,7 @@ class LiveSpeech(Speech):
         if self.queued_samples + samples > most_s * self.rate_hz:
             raise _queue_full(f"more than {most_s} s of speech wait to be spoken")
 
-    def hear(self, data: bytes, sample_offset: int, name: str, now_ns: int) -> None:
+    def receive_audio(self, data: bytes, sample_offset: int, name: str, now_ns: int) -> None:
         """Takes a checked piece of the utterance that comes.
 
         Raises:
@@ -238,7 +238,7 @@ class LiveSpeech(Speech):
             self.played.append(samples)
         self.end = self.played.end
         self._open = not one.complete
-        self._utterances.hear(one.name, first, self.end)
+        self._utterances.add(one.name, first, self.end)
         if one.complete:
             self._utterances.end()
 

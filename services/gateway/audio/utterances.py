@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from live_avatar.serving.errors import ServiceError
-from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER
+from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Utterances:
         """Whether utterance ``name`` is among them and was not interrupted."""
         return any(one.name == name and not one.interrupted for one in self._waiting)
 
-    def hear(self, name: str, first: int, end: int) -> None:
+    def add(self, name: str, first: int, end: int) -> None:
         """Samples ``first`` to ``end`` - 1 of utterance ``name``; without a name, of the running one."""
         if not self._waiting or self._waiting[-1].complete:
             self._waiting.append(Utterance(name, first, end))

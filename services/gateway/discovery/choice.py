@@ -3,8 +3,6 @@
 Composes.  The Kubernetes client takes a second and 50 MB to import, so it comes in only where a cluster is asked.
 """
 
-import socket
-import uuid
 from collections.abc import Sequence
 
 from services.gateway.discovery.dns import DnsDiscovery, DnsName
@@ -12,7 +10,6 @@ from services.gateway.discovery.settings import DiscoverySettings
 from services.gateway.discovery.slices import PortNames
 from services.gateway.discovery.source import Discovery, parse_address
 from services.gateway.discovery.static import StaticDiscovery
-from services.gateway.election.singleton import Everyone, Singleton
 
 
 def open_discovery(pipelines: Sequence[str], settings: DiscoverySettings) -> Discovery:
@@ -34,21 +31,4 @@ def open_discovery(pipelines: Sequence[str], settings: DiscoverySettings) -> Dis
         DiscoveryV1Api(open_client(settings.kubeconfig)),
         ObjectName.parse(settings.service),
         PortNames(settings.head_port_name, settings.decoder_port_name),
-    )
-
-
-def open_singleton(settings: DiscoverySettings) -> Singleton:
-    """Who ends the sessions of vanished gateways; raises as ``open_discovery``."""
-    if settings.lease is None:
-        return Everyone()
-    from kubernetes.client import CoordinationV1Api
-
-    from services.gateway.cluster import ObjectName, open_client
-    from services.gateway.election.lease import LeaseHolder
-
-    return LeaseHolder(
-        CoordinationV1Api(open_client(settings.kubeconfig)),
-        ObjectName.parse(settings.lease),
-        f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
-        duration_s=settings.lease_seconds,
     )

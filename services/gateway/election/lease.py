@@ -1,4 +1,4 @@
-"""Who of several gateways does what one alone should do: the holder of a Lease of the cluster.
+"""Leader election among gateways by a Lease of the cluster: its holder is the leader.
 
 The rules are those of the cluster's own programs: a holder renews in time; another takes the Lease once it has seen
 no renewal for as long as it lasts, by its own clock.  Needs the verbs ``get``, ``create`` and ``update`` on ``leases``
@@ -60,19 +60,19 @@ class LeaseHolder:
         """Holder and renewal as last read."""
         self._seen_at = clock()
         """Since when they have been so."""
-        self._was_mine = False
+        self._was_leader = False
         self._log = structlog.get_logger(__name__).bind(lease=str(lease), identity=identity)
 
     @property
-    def mine(self) -> bool:
-        """See ``Singleton``."""
+    def is_leader(self) -> bool:
+        """See ``LeaderElection``."""
         now = self._clock()
         if self._unanswered and now - self._heard_at > self._duration_s:
             return True
         return now - self._renewed_at < self._duration_s
 
     async def run(self) -> None:
-        """See ``Singleton``; lets go of the Lease when cancelled."""
+        """See ``LeaderElection``; lets go of the Lease when cancelled."""
         loop = asyncio.get_running_loop()
         asked: asyncio.Future[None] | None = None
         try:
@@ -80,7 +80,7 @@ class LeaseHolder:
                 asked = loop.run_in_executor(None, self.renew)
                 await asyncio.wait([asked])
                 asked.result()
-                self._tell()
+                self._log_change()
                 await asyncio.sleep(self._duration_s / 3 * random.uniform(0.75, 1.0))
         finally:
             if asked is not None:  # a renewal under way would take back what is given back
@@ -174,11 +174,11 @@ class LeaseHolder:
             self._lease.name, self._lease.namespace, lease, _request_timeout=(_ANSWER_S, _ANSWER_S)
         )
 
-    def _tell(self) -> None:
-        mine = self.mine
-        if mine != self._was_mine:
-            self._was_mine = mine
-            self._log.info("does what one gateway alone should do" if mine else "leaves it to another gateway")
+    def _log_change(self) -> None:
+        leads = self.is_leader
+        if leads != self._was_leader:
+            self._was_leader = leads
+            self._log.info("does what one gateway alone should do" if leads else "leaves it to another gateway")
 
 
 def _twice(ask: Callable[[], None]) -> None:

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 
-from services.gateway.waiting import Changes
+from services.gateway.waiting import Condition
 
 NO_HURRY_NS = 2**63 - 1
 """Due time of a block that nobody waits for at a certain time."""
 
 
-class Turns:
+class DeadlineQueue:
     """The entrance of one pipeline; one block passes at a time.
 
     Args:
@@ -27,27 +27,27 @@ class Turns:
         self._waiting: list[tuple[int, int]] = []
         self._numbers = count()
         self._taken = False
-        self._changes = Changes()
+        self._changed = Condition()
 
     def notify(self) -> None:
         """The entrance may have opened."""
         if self._waiting:
-            self._changes.notify()
+            self._changed.notify()
 
     @asynccontextmanager
-    async def turn(self, due_ns: int) -> AsyncIterator[None]:
+    async def slot(self, due_ns: int) -> AsyncIterator[None]:
         """Waits for the turn of a block that is due at ``due_ns``; the body sends it."""
         me = (due_ns, next(self._numbers))
         heapq.heappush(self._waiting, me)
         try:
-            await self._changes.until(lambda: self._waiting[0] == me and not self._taken and self._open_now())
+            await self._changed.wait_for(lambda: self._waiting[0] == me and not self._taken and self._open_now())
         finally:
             self._waiting.remove(me)
             heapq.heapify(self._waiting)
-            self._changes.notify()
+            self._changed.notify()
         self._taken = True
         try:
             yield
         finally:
             self._taken = False
-            self._changes.notify()
+            self._changed.notify()

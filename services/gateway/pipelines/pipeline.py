@@ -18,7 +18,7 @@ from live_avatar.serving.errors import ServiceError, busy, from_session_failed, 
 from live_avatar.serving.link import Link, always
 from live_avatar.serving.observer import Observer
 from live_avatar.serving.timing import HopTiming
-from services.gateway.pipelines.deadline_queue import Turns
+from services.gateway.pipelines.deadline_queue import DeadlineQueue
 from services.gateway.pipelines.layout import capacity, check_layout, describe
 from services.gateway.pipelines.load import Load
 from services.gateway.pipelines.video_link import EncodedPortrait, Name, VideoLink
@@ -69,7 +69,7 @@ class Pipeline:
         self._video = VideoLink(decoder, timing)
         self._listeners: dict[Name, Listener] = {}
         self._opening: dict[Name, asyncio.Future[int]] = {}
-        self._turns = Turns(lambda: self._link.credits > 0 or not self._link.up)
+        self._slots = DeadlineQueue(lambda: self._link.credits > 0 or not self._link.up)
         self._load = Load()
         self._fault = "not connected"
         self._log = structlog.get_logger(__name__).bind(pipeline=head)
@@ -154,9 +154,9 @@ class Pipeline:
         """Sends a message down from the head; see ``Link.send``."""
         return await self._link.send(request, wanted)
 
-    def turn(self, due_ns: int) -> AbstractAsyncContextManager[None]:
-        """The turn of a block that is due at ``due_ns`` of the monotonic clock; the body sends it."""
-        return self._turns.turn(due_ns)
+    def slot(self, due_ns: int) -> AbstractAsyncContextManager[None]:
+        """The slot of a block that is due at ``due_ns`` of the monotonic clock; the body sends it."""
+        return self._slots.slot(due_ns)
 
     def close(self, key: SessionKey) -> None:
         """Frees a session on all services.  Idempotent; returns at once."""
@@ -171,7 +171,7 @@ class Pipeline:
                 if opening is not None and not opening.done():
                     opening.set_result(sum(part.bytes for part in response.opened.reservations))
             case "ack":
-                self._turns.notify()
+                self._slots.notify()
             case "session_failed":
                 self._fail(_name(response.session_failed.key), from_session_failed(response.session_failed))
 
@@ -182,7 +182,7 @@ class Pipeline:
     def link_down(self, error: ServiceError) -> None:
         """See ``LinkHandler``."""
         self._check()
-        self._turns.notify()
+        self._slots.notify()
         for name in tuple(self._listeners):
             self._fail(name, error)
 

@@ -5,14 +5,13 @@ Knows the rules of who may repeat what; the speech drops itself.
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S
-from services.gateway.api import messages
-from services.gateway.limits import INVALID, MESSAGE_OUT_OF_ORDER
-from services.gateway.sessions.events import Notices
-from services.gateway.sessions.live import Live
-from services.gateway.sessions.progress import Interruption
+from services.gateway.audio.live_speech import LiveSpeech
+from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER, PRECONDITION
+from services.gateway.sessions.events import EventQueue, Interruption
 
 UTTERANCE_OVER = "UTTERANCE_OVER"
 REMIND_AFTER_S = 2.0
@@ -25,59 +24,61 @@ class BargeIns:
     """See the module.
 
     Args:
-        live: what is interrupted.
-        notices: where the client is told of it.
+        speech: what is interrupted.
+        played_ns: media time that is played at a time of the monotonic clock.
+        events: where the client learns of it.
+        most_s: seconds of an interrupted utterance that may still come.
     """
 
-    def __init__(self, live: Live, notices: Notices) -> None:
-        self._live = live
-        self._notices = notices
+    def __init__(self, speech: LiveSpeech, played_ns: Callable[[int], int], events: EventQueue, most_s: int) -> None:
+        self._speech = speech
+        self._played_ns = played_ns
+        self._events = events
+        self._most_s = most_s
         self._done: OrderedDict[str, Interruption] = OrderedDict()
         self._names: list[str] = []
         self._remind_ns: int | None = None
 
-    def interrupt(
-        self, utterance_id: str, request_id: str, admitted: int, consumed: int, *, in_order: bool
-    ) -> Interruption:
+    def interrupt(self, utterance_id: str, request_id: str, admitted: int, *, in_order: bool) -> Interruption:
         """Drops all speech that has not been admitted.  Idempotent on ``request_id``.
 
         Args:
             utterance_id: drops nothing where this one is over already; empty: any.
             request_id: of the call; empty: a new one.
             admitted: blocks admitted so far.
-            consumed: sequence of the client's last message that was taken.
             in_order: the request came on the stream: the speech before it is meant, even where the call came first.
         """
         done = self._done.get(request_id) if request_id else None
-        if done is not None and not (in_order and self._live.speech.is_speaking):
+        if done is not None and not (in_order and self._speech.is_speaking):
             return done
-        speech, now_ns = self._live.speech, time.monotonic_ns()
-        new = Interruption(played_ns=self._live.played_ns(now_ns), first_clean=admitted)
-        drops = not utterance_id or speech.knows(utterance_id)
-        names = speech.drop(admitted) if drops else []
+        now_ns = time.monotonic_ns()
+        new = Interruption(played_ns=self._played_ns(now_ns), first_clean=admitted)
+        drops = not utterance_id or self._speech.knows(utterance_id)
+        names = self._speech.drop(admitted) if drops else []
         if drops:
             self._names, self._remind_ns = names, now_ns + int(REMIND_AFTER_S * NS_PER_S)
         if request_id and done is None:
             self._remember(request_id, new)
-        self._notices.interrupted(names, new, consumed if drops else 0)
+        self._events.interrupted(names, new, drops=drops)
         return done or new
 
-    def watch(self, most_s: int, admitted: int, consumed: int) -> None:
+    def watch(self, admitted: int) -> None:
         """Looks at a piece of speech that has just come: whether it was dropped, and for how long that goes on.
 
         Raises:
-            ServiceError: INVALID_ARGUMENT; more than ``most_s`` seconds of an interrupted utterance came.
+            ServiceError: INVALID_ARGUMENT; too much of an interrupted utterance came.
         """
-        speech = self._live.speech
-        if speech.dropped_samples > most_s * speech.rate_hz:
-            message = f"the utterance was interrupted, and {most_s} s more of it came; {_HOW}"
+        speech = self._speech
+        if speech.dropped_samples > self._most_s * speech.rate_hz:
+            message = f"the utterance was interrupted, and {self._most_s} s more of it came; {_HOW}"
             raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="audio_chunk.sample_offset")
         now_ns = time.monotonic_ns()
         if speech.dropped_samples and self._remind_ns is not None and now_ns >= self._remind_ns:
             self._remind_ns = None
-            at = Interruption(played_ns=self._live.played_ns(now_ns), first_clean=admitted)
-            warning = messages.warning(UTTERANCE_OVER, f"speech of an interrupted utterance is dropped; {_HOW}")
-            self._notices.interrupted(self._names[-1:], at, consumed, warning)
+            at = Interruption(played_ns=self._played_ns(now_ns), first_clean=admitted)
+            message = f"speech of an interrupted utterance is dropped; {_HOW}"
+            problem = ServiceError(PRECONDITION, UTTERANCE_OVER, message)
+            self._events.interrupted(self._names[-1:], at, drops=True, problem=problem)
 
     def _remember(self, request_id: str, done: Interruption) -> None:
         self._done[request_id] = done

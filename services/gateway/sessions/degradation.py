@@ -24,7 +24,7 @@ class Cause(StrEnum):
 
 
 @dataclass
-class Condition:
+class Degradation:
     """The state of one cause in one session.
 
     A session is degraded once ``NOTED_NS`` were lost with no calm between, and no longer after ``CALM_BLOCKS`` in time.

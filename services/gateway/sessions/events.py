@@ -1,34 +1,85 @@
-"""What a client is told beside the video, in the order in which it happened.
+"""What a client is to learn beside the video, in the order in which it happened.
 
 One queue for all of it: whoever finds that something happened adds to it in the same step, and one writer at a time
-takes from it, so that no event overtakes another.  Knows events and when they are due; nothing of streams.
+takes from it, so that no event overtakes another.  Plain data: knows nothing of messages or streams.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable
-
-from google.rpc import status_pb2
+from dataclasses import dataclass
+from enum import Enum, auto
 
 from live_avatar.config import Preset
 from live_avatar.serving.errors import ServiceError
-from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.api import messages
 from services.gateway.audio.utterances import Utterances
-from services.gateway.limits import slow_consumer
-from services.gateway.sessions.progress import Interruption
+from services.gateway.refusals import slow_consumer
 
-Event = api.StreamAvatarResponse.Event
-
+NANOSECONDS = 1_000_000_000
 MAX_WAITING = 1_024
 """Events; more than one block and one barge-in can make of all utterances that a session may hold."""
 
 
-class Notices:
-    """Those of one session that have not been written yet, oldest first.
+class EventKind(Enum):
+    """What happened; named as in the public API."""
+
+    UTTERANCE_STARTED = auto()
+    UTTERANCE_FINISHED = auto()
+    UTTERANCE_INTERRUPTED = auto()
+    UPDATE_APPLIED = auto()
+    WARNING = auto()
+    DEGRADED = auto()
+    RECOVERED = auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something happened that is not media."""
+
+    kind: EventKind
+    utterance_id: str = ""
+    media_ns: int = 0
+    """Where on the session's clock."""
+    block: int = 0
+    problem: ServiceError | None = None
+    """What is wrong, where something is; it does not end the stream."""
+    consumed: int = 0
+    """Sequence of the client's last message that came before a barge-in which dropped something."""
+
+
+@dataclass(frozen=True)
+class GoAway:
+    """The stream will end."""
+
+    time_left_s: float
+    reason: str
+
+
+Notice = Event | GoAway
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interruption:
+    """What a barge-in met."""
+
+    played_ns: int
+    """Media time up to which the client had played."""
+    first_clean: int
+    """First block without anything of what was interrupted."""
+
+
+def media_ns(count: int, per_second: int) -> int:
+    """The time of ``count`` samples or frames, in whole nanoseconds."""
+    return count * NANOSECONDS // per_second
+
+
+class EventQueue:
+    """Notices of one session that have not been written yet, oldest first.
 
     Args:
+        utterances: of the session.
         rate_hz: of the client's samples, in which utterances are measured.
-        changed: called whenever there is more to tell.
+        preset: of the session's pipeline.
+        changed: called whenever there is more to write.
         fail: called where the client leaves too much of it unread.
     """
 
@@ -45,15 +96,20 @@ class Notices:
         self._preset = preset
         self._changed = changed
         self._fail = fail
-        self._waiting: deque[api.StreamAvatarResponse] = deque()
+        self._waiting: deque[Notice] = deque()
         self._applied: deque[int] = deque()
-        """First blocks of updates of which this was not said yet."""
+        """First blocks of updates of which the event was not added yet."""
         self._announced_ends: set[str] = set()
+        self._consumed = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, notice: api.StreamAvatarResponse) -> None:
+    def message_consumed(self, sequence: int) -> None:
+        """The client's message ``sequence`` is taken; barge-ins name the last one before them."""
+        self._consumed = sequence
+
+    def add(self, notice: Notice) -> None:
         """Adds what is to be written next; of interruptions that nobody has read, the last one alone stays."""
         if self._waiting and _replaces(notice, self._waiting[-1]):
             self._waiting.pop()
@@ -63,22 +119,22 @@ class Notices:
         self._waiting.append(notice)
         self._changed()
 
-    def take(self) -> api.StreamAvatarResponse:
+    def take(self) -> Notice:
         """The oldest; raises IndexError where there is none."""
         return self._waiting.popleft()
 
     def go_away(self, time_left_s: float, reason: str) -> None:
-        """The stream will end; said once of each reason, and again only after ``goes_on``."""
+        """The stream will end; added once for each reason, and again only after ``goes_on``."""
         if reason not in self._announced_ends:
             self._announced_ends.add(reason)
-            self.add(messages.go_away(time_left_s, reason))
+            self.add(GoAway(time_left_s, reason))
 
     def goes_on(self, reason: str) -> None:
         """The stream does not end for ``reason`` after all."""
         self._announced_ends.discard(reason)
 
     def update_applied(self, block: int) -> None:
-        """An update holds from ``block`` on; it is said once that block is delivered."""
+        """An update holds from ``block`` on; the event is added once that block is delivered."""
         if not self._applied or self._applied[-1] != block:
             self._applied.append(block)
 
@@ -86,38 +142,46 @@ class Notices:
         """The video of ``block`` comes next, whose last sample is ``end`` - 1."""
         while self._applied and self._applied[0] <= block:
             first = self._applied.popleft()
-            at = messages.duration(first * self._preset.frames_per_block, self._preset.stream.fps)
-            self.add(messages.event(Event.KIND_UPDATE_APPLIED, "", at, first))
+            at = media_ns(first * self._preset.frames_per_block, self._preset.stream.fps)
+            self.add(Event(kind=EventKind.UPDATE_APPLIED, media_ns=at, block=first))
         for one in self._utterances.begun(end):
-            at = messages.duration(one.first, self._rate_hz)
-            self.add(messages.event(Event.KIND_UTTERANCE_STARTED, one.name, at, block))
+            self._add_utterance(EventKind.UTTERANCE_STARTED, one.name, one.first, block)
 
     def block_ended(self, block: int, end: int) -> None:
         """The client has the video up to sample ``end`` - 1, all of ``block``."""
         for one in self._utterances.ended(end):
-            at = messages.duration(one.end, self._rate_hz)
-            self.add(messages.event(Event.KIND_UTTERANCE_FINISHED, one.name, at, block))
+            self._add_utterance(EventKind.UTTERANCE_FINISHED, one.name, one.end, block)
 
     def interrupted(
-        self, names: Iterable[str], done: Interruption, consumed: int, warning: status_pb2.Status | None = None
+        self, names: Iterable[str], done: Interruption, *, drops: bool, problem: ServiceError | None = None
     ) -> None:
-        """A barge-in ended the utterances ``names``; where there was none, that is said without a name.
+        """A barge-in ended the utterances ``names``; where there was none, the event has no name.
 
         Args:
             names: of the utterances.
             done: where the barge-in met them.
-            consumed: sequence of the client's last message that came before it; 0: nothing was dropped.
-            warning: what the client does wrong since.
+            drops: speech was dropped.
+            problem: what the client does wrong since.
         """
-        at = messages.duration(done.played_ns, messages.NANOSECONDS)
         for name in list(names) or [""]:
-            notice = messages.event(Event.KIND_UTTERANCE_INTERRUPTED, name, at, done.first_clean, warning)
-            notice.event.last_consumed_client_sequence = consumed
-            self.add(notice)
+            self.add(
+                Event(
+                    kind=EventKind.UTTERANCE_INTERRUPTED,
+                    utterance_id=name,
+                    media_ns=done.played_ns,
+                    block=done.first_clean,
+                    problem=problem,
+                    consumed=self._consumed if drops else 0,
+                )
+            )
+
+    def _add_utterance(self, kind: EventKind, name: str, sample: int, block: int) -> None:
+        self.add(Event(kind=kind, utterance_id=name, media_ns=media_ns(sample, self._rate_hz), block=block))
 
 
-def _replaces(new: api.StreamAvatarResponse, old: api.StreamAvatarResponse) -> bool:
+def _replaces(new: Notice, old: Notice) -> bool:
     """Whether an event that waits is worth nothing beside a later one."""
-    same = (new.event.kind, new.event.utterance_id) == (old.event.kind, old.event.utterance_id)
-    later = new.event.last_consumed_client_sequence >= old.event.last_consumed_client_sequence
-    return same and later and new.event.kind == Event.KIND_UTTERANCE_INTERRUPTED
+    if not isinstance(new, Event) or not isinstance(old, Event):
+        return False
+    same = (new.kind, new.utterance_id) == (old.kind, old.utterance_id)
+    return same and new.kind is EventKind.UTTERANCE_INTERRUPTED and new.consumed >= old.consumed

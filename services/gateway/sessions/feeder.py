@@ -1,181 +1,159 @@
 """A session's way into its pipeline: speech, conditioning and blocks, each as soon as it may go.
 
-Knows the order of messages on the hop; when something may go is the session's to say.
+Knows the order of messages on the hop; when something may go is for the session and its delivery to say.
 """
 
 import asyncio
 import time
+from collections.abc import Iterable
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.novelty import PORTRAIT_UNLIKE_TRAINING
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, Sink, StreamBlocksRequest
-from live_avatar.serving.errors import ServiceError
-from live_avatar.serving.parts import PART_BYTES, conditioning_parts
+from live_avatar.serving.errors import ServiceError, as_service_error
+from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.telemetry import Telemetry, traceparent
-from services.gateway.api import messages
-from services.gateway.pipelines.deadline_queue import NO_HURRY_NS
-from services.gateway.sessions.live import Live
-from services.gateway.sessions.progress import InFlight
+from services.gateway.pipelines import messages
+from services.gateway.refusals import PRECONDITION
+from services.gateway.sessions.delivery import Admission, AudioPiece
+from services.gateway.sessions.events import Event, EventKind
 from services.gateway.sessions.prompts import IDLE_PERIOD_S
-from services.gateway.sessions.punctuality import Punctuality
-from services.gateway.sessions.session import Session
+from services.gateway.sessions.session import Phase, Session
 
-_PIECE_SAMPLES = PART_BYTES // 4
-"""Samples of one Audio message at most."""
+CONDITION_S = 60.0
+"""From a portrait to its sink, on the slowest device."""
+_RECORDED_TOGETHER = SAMPLE_RATE_HZ
+"""Of a recording the encoder makes nothing before its end: samples that go down together."""
 
 
-class Feeder:
-    """Feeds one session; ``punctuality`` is that of a live one."""
+class BlockFeeder:
+    """Feeds one session."""
 
-    def __init__(self, session: Session, telemetry: Telemetry, punctuality: Punctuality | None) -> None:
+    def __init__(self, session: Session, telemetry: Telemetry) -> None:
         self._session = session
+        self._delivery = session.delivery
         self._telemetry = telemetry
-        self._punctuality = punctuality
-        self._told_end = False
 
     async def run(self) -> None:
         """Returns when no block follows; raises what ended the session."""
-        session = self._session
-        while not session.all_admitted:
-            await session.until(lambda: self._has_control or session.may_enter() or session.all_admitted)
+        session, delivery = self._session, self._delivery
+        while not delivery.finished:
+            await session.wait_for(lambda: self._has_control or session.may_admit or delivery.finished)
             if self._has_control:
                 await self._send_control()
-            elif session.live is not None and session.may_enter():
-                await self._feed_live(session.live)
-            elif session.live is None:
-                await self._feed_offline()
+            else:
+                await self._feed()
 
     @property
     def _has_control(self) -> bool:
         """Something other than a block can go down."""
-        session = self._session
-        heard = session.speech.heard
-        # Of a recording the encoder makes nothing before its end: small pieces go down together.
-        recorded = session.whole_file and heard.end - heard.first >= SAMPLE_RATE_HZ
-        return bool(session.new_sink or session.update_due) or recorded
+        return self._session.has_conditioning or self._delivery.has_audio_ahead(_RECORDED_TOGETHER)
 
     async def _send_control(self) -> None:
         session = self._session
-        if session.new_sink is not None:
-            await self._send_sink(session.new_sink)
+        if session.conditioning.has_sink:
+            await self._send_sink()
         if session.update_due:
             await self._send_update()
-        if session.whole_file:
-            await self._send_all(self._speech())
+        await self._send_audio(self._delivery.audio_ahead())
 
-    async def _feed_offline(self) -> None:
+    async def _feed(self) -> None:
+        """Waits until the next block is due, then for its slot; what it holds is settled at the last moment."""
         session = self._session
-        if session.whole_file:
-            await self._send_all(self._speech())
-        if session.may_enter():
-            asked = time.monotonic()
-            async with session.pipeline.turn(NO_HURRY_NS):
-                requests = self._speech()
-                requests.append(self._admit(asked, idle=False))
-                await self._send_all(requests)
-
-    async def _feed_live(self, live: Live) -> None:
-        """Waits until the next block is due, then for its turn; what it holds is settled at the last moment."""
-        session = self._session
-        due_ns = await session.wait_due(live)
-        if due_ns is None:
+        await self._send_audio(self._delivery.audio_ahead())
+        slot_ns = await session.next_slot()
+        if slot_ns is None:
             return
         asked = time.monotonic()
-        async with session.pipeline.turn(due_ns):
-            if self._has_control or session.all_admitted or session.failure is not None:
+        async with session.pipeline.slot(slot_ns):
+            if self._has_control or self._delivery.finished or session.failure is not None:
                 return
-            filled = live.admit(time.monotonic_ns())
-            if self._punctuality is not None:
-                self._punctuality.admitted(session.admitted, filled)
-            requests = self._live_speech(live)
-            requests.append(self._admit(asked, idle=filled.idle))
-            await self._send_all(requests)
+            admission = self._delivery.admit(time.monotonic_ns())
+            block = self._admit(admission, time.monotonic() - asked)
+            await self._send_audio(admission.pieces)
+            await self._send(block)
 
-    def _speech(self) -> list[StreamBlocksRequest]:
-        """What the next block needs to hear, or of a whole file all there is, as messages."""
-        session, speech = self._session, self._session.speech
-        heard, requests = speech.heard, list[StreamBlocksRequest]()
-        # A streaming encoder holds little beyond the block it is at, so it gets no more than that needs.
-        lookahead = round(session.preset.stream.lookahead_s * SAMPLE_RATE_HZ)
-        end = heard.end if session.whole_file else min(heard.end, session.heard_end(session.admitted) + lookahead)
-        while heard.first < end or (speech.finished and not self._told_end and heard.first == heard.end):
-            first = heard.first
-            samples = heard.take(min(end, first + _PIECE_SAMPLES))
-            self._told_end = speech.finished and heard.first == heard.end
-            requests.append(messages.audio(session.key, samples, first, last=self._told_end))
-        return requests
-
-    def _live_speech(self, live: Live) -> list[StreamBlocksRequest]:
-        """What the next block hears: what is known of its look-ahead, and silence that later speech may replace."""
-        session, heard = self._session, live.speech.heard
-        block = session.admitted
-        lookahead = round(session.preset.stream.lookahead_s * SAMPLE_RATE_HZ)
-        first = heard.first
-        samples = heard.take(session.heard_end(block) + lookahead)
-        request = messages.audio(session.key, samples, first, silence=live.speech.look_ahead(block))
-        return [request]
-
-    def _admit(self, asked: float, *, idle: bool) -> StreamBlocksRequest:
+    def _admit(self, admission: Admission, waited_s: float) -> StreamBlocksRequest:
         """The next block as a message; from now on it counts as admitted."""
-        session, index = self._session, self._session.admitted
+        session, index = self._session, self._session.ledger.admitted
         span = self._telemetry.begin_block(session.key, index)
-        block = StreamBlocksRequest.Block(key=session.key, index=index, traceparent=traceparent(span), idle=idle)
-        block.budget.FromSeconds(session.limits.block_deadline_s)
-        now = time.monotonic()
-        session.in_flight[index] = InFlight(span=span, admitted_at=now, waited_s=now - asked, idle=idle)
-        session.admitted += 1
-        return StreamBlocksRequest(block=block)
+        session.ledger.admit(span, waited_s, idle=admission.idle)
+        deadline_s = session.limits.block_deadline_s
+        return messages.block(session.key, index, traceparent(span), deadline_s, idle=admission.idle)
 
-    async def _send_all(self, requests: list[StreamBlocksRequest]) -> None:
-        session = self._session
-        for request in requests:
-            await session.pipeline.send(request, lambda: session.failure is None)
+    async def _send_audio(self, pieces: Iterable[AudioPiece]) -> None:
+        for piece in pieces:
+            key, first = self._session.key, piece.first
+            await self._send(messages.audio(key, piece.samples, first, silence=piece.silence, last=piece.last))
 
-    async def _send_sink(self, data: bytes) -> None:
+    async def _send(self, request: StreamBlocksRequest) -> None:
         session = self._session
-        body = ConditioningBody(sink=parsed_sink(data))
-        switch = session.preset.stream.sink_switch_block
-        for part in conditioning_parts(session.key, max(switch, session.admitted), body.SerializeToString()):
+        await session.pipeline.send(request, lambda: session.failure is None)
+
+    async def _send_sink(self) -> None:
+        session, conditioning = self._session, self._session.conditioning
+        body = ConditioningBody(sink=parsed_sink(conditioning.new_sink()))
+        first = max(conditioning.switch_block, session.ledger.admitted)
+        for part in conditioning_parts(session.key, first, body.SerializeToString()):
             await session.pipeline.send(part)
-        session.new_sink, session.switched = None, True
+        conditioning.sink_sent()
 
     async def _send_update(self) -> None:
         """Sends a new prompt, which holds from the next block on; it takes turns with all sessions' blocks."""
         session = self._session
-        due_ns = NO_HURRY_NS if session.live is None else time.monotonic_ns()
-        async with session.pipeline.turn(due_ns):
-            block = session.admitted
+        async with session.pipeline.slot(self._delivery.slot_ns(time.monotonic_ns())):
+            block = session.ledger.admitted
             update = session.prompts.take(block)
             if update is None:
                 return
             body = ConditioningBody(prompt=update.prompt)
             for part in conditioning_parts(session.key, block, body.SerializeToString()):
-                await session.pipeline.send(part, lambda: session.failure is None)
+                await self._send(part)
             session.prompts.apply(update, block)
-        session.changes.notify()
+        session.changed.notify()
         # Whether another may follow without a block in between is a question of time.
-        asyncio.get_running_loop().call_later(IDLE_PERIOD_S, session.changes.notify)
+        asyncio.get_running_loop().call_later(IDLE_PERIOD_S, session.changed.notify)
 
 
-async def condition(session: Session, image: bytes, timeout_s: float) -> None:
+async def condition(session: Session, image: bytes, timeout_s: float = CONDITION_S) -> None:
+    """Encodes the portrait and sends it down with the prompt; whatever fails ends that session and no other.
+
+    Stops when the session is over: the portraits of those that are gone would keep later ones waiting.
+    """
+    working = asyncio.create_task(send_portrait(session, image, timeout_s))
+    over = asyncio.create_task(session.changed.wait_for(lambda: session.phase is Phase.OVER))
+    try:
+        await asyncio.wait([working, over], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        over.cancel()
+        working.cancel()
+    await asyncio.wait([working])
+    error = None if working.cancelled() else working.exception()
+    if error is not None:
+        session.fail(as_service_error(error))
+
+
+async def send_portrait(session: Session, image: bytes, timeout_s: float) -> None:
     """Encodes the portrait and sends it down with the prompt; warns of one the weights do not know.
 
     Raises:
         ServiceError: the portrait cannot be used, or the pipeline failed.
     """
-    size = messages.generated_size(session.config.video)
-    request = messages.portrait_request(image, session.config, size)
+    request = messages.portrait_request(image, session.config)
     encoded = await session.pipeline.encode_portrait(request, timeout_s)
     sink = parsed_sink(encoded.sink)
-    if encoded.novelty is not None and not encoded.novelty.is_familiar:
-        session.notices.add(messages.unlike_training(encoded.novelty))
+    novelty = encoded.novelty
+    if novelty is not None and not novelty.is_familiar:
+        problem = ServiceError(PRECONDITION, PORTRAIT_UNLIKE_TRAINING, novelty.message, novelty.metadata)
+        session.events.add(Event(kind=EventKind.WARNING, problem=problem))
     body = ConditioningBody(sink=sink, prompt=session.prompts.compose())
     for part in conditioning_parts(session.key, 0, body.SerializeToString()):
         await session.pipeline.send(part)
-    session.conditioned = True
-    session.changes.notify()
+    session.conditioning.portrait_sent()
+    session.changed.notify()
 
 
 def parsed_sink(data: bytes) -> Sink:

@@ -15,7 +15,7 @@ import structlog
 from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError
 from live_avatar.serving.logs import session_name
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.election.singleton import Singleton
+from services.gateway.election.leader import LeaderElection
 from services.gateway.store.records import LeaseLostError, SessionRecord
 from services.gateway.store.redis_access import STORE_LOST
 from services.gateway.store.renewals import Renewal
@@ -59,13 +59,13 @@ class Keeper:
     Args:
         store: of all sessions.
         lease_s: how long a lease lasts.
-        reaps: whether this gateway ends what others left.
+        election: the leader ends what other gateways left.
     """
 
-    def __init__(self, store: SessionStore, lease_s: float, reaps: Singleton) -> None:
+    def __init__(self, store: SessionStore, lease_s: float, election: LeaderElection) -> None:
         self._store = store
         self._lease_s = lease_s
-        self._reaps = reaps
+        self._election = election
         self._held: dict[str, _Held] = {}
         self._ends: dict[str, End] = {}
         self._log = structlog.get_logger(__name__)
@@ -73,7 +73,7 @@ class Keeper:
     async def run(self) -> None:
         """Works until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._reaps.run())
+            tasks.create_task(self._election.run())
             for work in (self._renew_all, self._store_ends, self._reap):
                 tasks.create_task(self._repeat(work))
 
@@ -163,7 +163,7 @@ class Keeper:
 
     async def _reap(self) -> None:
         """Ends the sessions of gateways that have vanished."""
-        if not self._reaps.mine:
+        if not self._election.is_leader:
             return
         try:
             for record in await self._store.reap({*self._held, *self._ends}):

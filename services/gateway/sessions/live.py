@@ -1,90 +1,200 @@
-"""When the next block of a live session is admitted, and what has become of the blocks before.
+"""Live delivery: a block enters the pipeline when its viewer needs it, with the speech that has come by then.
 
-Joins the pacing arithmetic and the speech that waits; reads no clock and waits for nothing.
+See ``Delivery``.  Joins the pacing arithmetic, the speech that waits and the watch over late blocks.
 """
 
-from dataclasses import dataclass
+import time
 
-from live_avatar.config import Preset
+from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S, Pacer, PacingRules
-from live_avatar.v1.media_pb2 import AudioFormat
 from services.gateway.audio.live_speech import Filled, LiveSpeech
-from services.gateway.audio.utterances import Utterances
+from services.gateway.audio.speech import Samples
+from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
+from services.gateway.sessions.barge_ins import BargeIns
+from services.gateway.sessions.delivery import Admission, AudioPiece, DeliveryBounds, DeliveryContext, DeliveryCut
+from services.gateway.sessions.events import Interruption
+from services.gateway.sessions.ledger import ArrivedBlock
+from services.gateway.sessions.punctuality import Punctuality
 
 _ROOM_BLOCKS = 2
 """Blocks beyond those in the pipeline that the default lead has room for: one that plays, one that enters at once."""
+_SPARE_BLOCKS = 2
+"""Blocks beyond one per service: one that is delivered, one that enters."""
+_QUIET = frozenset({"credit", "playback_report", "video"})
+"""What goes on by itself while nobody speaks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LiveRules:
-    """What an operator decides about live delivery."""
+class LiveDelivery:
+    """See ``Delivery``."""
 
-    max_lead_ms: int = 0
-    """Most that may be generated or on its way beyond what was played; 0: two blocks more than the pipeline holds."""
-    jitter_ms: int = 200
-    """Speech that is kept in hand against late pieces."""
-    margin_ms: int = 80
-    """Time a block should arrive before it is due."""
-
-
-class Live:
-    """Pacing of one session."""
-
-    def __init__(self, form: AudioFormat, preset: Preset, utterances: Utterances, rules: LiveRules, depth: int) -> None:
-        block_ms = 1000 * preset.frames_per_block // preset.stream.fps
-        self.speech = LiveSpeech(form, preset, utterances, rules.jitter_ms)
-        self.rules = PacingRules(
-            fps=preset.stream.fps,
-            frames_per_block=preset.frames_per_block,
-            dropped_frames=preset.stream.dropped_frames,
-            max_lead_ms=rules.max_lead_ms or (depth + _ROOM_BLOCKS) * block_ms,
-            margin_ms=rules.margin_ms,
-        )
-        self.pacer = Pacer(self.rules)
+    def __init__(self, context: DeliveryContext) -> None:
+        preset, limits = context.preset, context.limits
+        self.speech = LiveSpeech(context.config.audio, preset, context.utterances, context.rules.jitter_ms)
+        self.pacer = Pacer(_pacing(context))
         self.starved_blocks = 0
-        self._idle = True
+        self.speech_at_s: float | None = None
+        self.bounds = DeliveryBounds(
+            spare_blocks=_SPARE_BLOCKS,
+            idle_timeout_s=limits.live_idle_s,
+            quiet_messages=_QUIET,
+            idles_in_flight=True,
+            held_bytes=limits.max_unread_bytes,
+            take_s=limits.live_slow_consumer_s,
+        )
+        self.punctuality = Punctuality(context, self.pacer, lambda: self.finished)
+        self._barge_ins = BargeIns(self.speech, self.played_ns, context.events, limits.max_live_audio_s)
+        self._most_audio_s = limits.max_live_audio_s
+        self._utterances = context.utterances
+        self._ledger = context.ledger
+        self._preset = preset
+        self._lookahead = round(preset.stream.lookahead_s * SAMPLE_RATE_HZ)
+        self._was_idle = True
         """The block before was."""
 
     @property
-    def all_admitted(self) -> bool:
+    def has_next(self) -> bool:
+        """Always: where nobody speaks there is silence."""
+        return True
+
+    @property
+    def finished(self) -> bool:
         """No speech is left that has not been admitted."""
-        return self.speech.finished and self.speech.all_begun and not self.speech.spoken_in(self.pacer.next_block)
+        return self.speech.finished and self.speech.all_begun and not self.speech.spoken_in(self._ledger.admitted)
 
-    def admit_at_ns(self, now_ns: int) -> int | None:
-        """When the next block is to be admitted, as things stand: now or earlier means at once.
+    @property
+    def end_sample(self) -> int:
+        """See ``Delivery``."""
+        return self.speech.played.end
 
-        None: not before something is delivered or reported.
-        """
-        room_ns = self.pacer.room_at_ns(now_ns)
+    @property
+    def frames_shown(self) -> int:
+        """See ``Delivery``."""
+        return self.pacer.rules.first_frame(self._ledger.delivered)
+
+    def may_read(self, credits: int) -> bool:
+        """Always: what the client says next may be a barge-in."""
+        return True
+
+    def opened(self) -> None:
+        """The time to the first frame counts from here."""
+        self.speech_at_s = time.monotonic()
+
+    def receive_audio(self, data: bytes, sample_offset: int, utterance_id: str, samples: int) -> None:
+        """See ``Delivery``; speech of an interrupted utterance is dropped."""
+        if self.speech.finished:
+            raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, "speech came after its end", field="audio_chunk")
+        self.speech.check_room(samples, self._most_audio_s)
+        self.speech.receive_audio(data, sample_offset, utterance_id, time.monotonic_ns())
+        self._barge_ins.watch(self._ledger.admitted)
+
+    def end_utterance(self, utterance_id: str) -> None:
+        """See ``Delivery``."""
+        self.speech.end_utterance(utterance_id)
+
+    def finish(self) -> None:
+        """See ``Delivery``."""
+        if not self.speech.finished:
+            self.speech.finish()
+
+    def interrupt(self, utterance_id: str, request_id: str, *, in_order: bool) -> Interruption:
+        """See ``Delivery``."""
+        return self._barge_ins.interrupt(utterance_id, request_id, self._ledger.admitted, in_order=in_order)
+
+    def report_playback(self, media_ns: int) -> None:
+        """See ``Delivery``."""
+        rules = self.pacer.rules
+        frame = media_ns * rules.fps // NS_PER_S - rules.dropped_frames
+        self.pacer.playback.report(frame, time.monotonic_ns())
+
+    def played_ns(self, now_ns: int) -> int:
+        """Media time up to which the client has played."""
+        rules, frame = self.pacer.rules, self.pacer.playback.position(now_ns)
+        return rules.frames_to_ns(frame + rules.dropped_frames) if frame else 0
+
+    def next_admission_ns(self, now_ns: int) -> int | None:
+        """See ``Delivery``; None: not before something is delivered or reported."""
+        block = self._ledger.admitted
+        room_ns = self.pacer.room_at_ns(block, now_ns)
         if room_ns is None or room_ns > now_ns:
             return room_ns
-        block, latest_ns = self.pacer.next_block, max(self.pacer.needed_at_ns(now_ns), room_ns)
+        latest_ns = max(self.pacer.needed_at_ns(block, now_ns), room_ns)
         self.speech.begin(block, latest_ns - now_ns, now_ns)
-        if self._idle and self.speech.spoken_in(block) and self.speech.complete_in(block):
+        if self._was_idle and self.speech.spoken_in(block) and self.speech.complete_in(block):
             # Speech after silence: as soon as there is room.
             return now_ns
         return latest_ns
 
-    def admit(self, now_ns: int) -> Filled:
-        """Admits the next block; what it holds is settled."""
-        block = self.pacer.next_block
+    def slot_ns(self, due_ns: int) -> int:
+        """At that time."""
+        return due_ns
+
+    def has_audio_ahead(self, least: int) -> bool:
+        """Never: speech goes down with its block."""
+        return False
+
+    def audio_ahead(self) -> list[AudioPiece]:
+        """Nothing, see ``has_audio_ahead``."""
+        return []
+
+    def admit(self, now_ns: int) -> Admission:
+        """What is known of the next block and its look-ahead, and silence that later speech may replace."""
+        block = self._ledger.admitted
+        filled = self.fill(block, now_ns)
+        first = self.speech.heard.first
+        samples = self.speech.heard.take((block + 1) * self._preset.samples_per_block + self._lookahead)
+        piece = AudioPiece(samples=samples, first=first, silence=self.speech.look_ahead(block))
+        return Admission(pieces=(piece,), idle=filled.idle)
+
+    def fill(self, block: int, now_ns: int) -> Filled:
+        """Settles what ``block`` holds, which is admitted now."""
         self.speech.begin(block, 0, now_ns)
         filled = self.speech.fill(block)
-        self.pacer.admit(now_ns)
-        self._idle = filled.idle
+        self.pacer.admit(block, now_ns)
+        self._was_idle = filled.idle
         self.starved_blocks += filled.starved
+        self.punctuality.admitted(block, starved=filled.starved)
         return filled
 
-    def deliver(self, block: int, now_ns: int) -> None:
-        """All pictures of ``block`` have been written to the client."""
-        self.pacer.deliver(block, self.rules.end_frame(block), now_ns)
+    def cut(self, arrived: ArrivedBlock) -> DeliveryCut:
+        """See ``Delivery``."""
+        first = self.speech.played.first
+        return DeliveryCut(
+            speech=self.speech.cut(arrived.index),
+            first_sample=first,
+            utterance_id=self._utterances.at(first),
+            frames=arrived.frames,
+        )
 
-    def report(self, media_ns: int, now_ns: int) -> None:
-        """The client has played up to ``media_ns`` of the session."""
-        frame = media_ns * self.rules.fps // NS_PER_S - self.rules.dropped_frames
-        self.pacer.playback.report(frame, now_ns)
+    def encode(self, speech: Samples) -> bytes:
+        """See ``Delivery``."""
+        return self.speech.encode(speech)
 
-    def played_ns(self, now_ns: int) -> int:
-        """Media time up to which the client has played."""
-        frame = self.pacer.playback.position(now_ns)
-        return self.rules.frames_to_ns(frame + self.rules.dropped_frames) if frame else 0
+    def delivered(self, arrived: ArrivedBlock) -> None:
+        """See ``Delivery``."""
+        self.block_shown(arrived, time.monotonic_ns())
+
+    def block_shown(self, arrived: ArrivedBlock, now_ns: int) -> None:
+        """All frames of a block were written to the client by ``now_ns``."""
+        self.punctuality.delivered(arrived, now_ns)
+        self.pacer.deliver(arrived.index, self.pacer.rules.end_frame(arrived.index), now_ns)
+
+    async def watch(self) -> None:
+        """See ``Delivery``."""
+        await self.punctuality.watch()
+
+    def close(self) -> None:
+        """See ``Delivery``: a session that is over is no longer degraded."""
+        self.punctuality.close()
+
+
+def _pacing(context: DeliveryContext) -> PacingRules:
+    preset, rules = context.preset, context.rules
+    block_ms = 1000 * preset.frames_per_block // preset.stream.fps
+    return PacingRules(
+        fps=preset.stream.fps,
+        frames_per_block=preset.frames_per_block,
+        dropped_frames=preset.stream.dropped_frames,
+        max_lead_ms=rules.max_lead_ms or (context.depth + _ROOM_BLOCKS) * block_ms,
+        margin_ms=rules.margin_ms,
+    )

@@ -10,74 +10,62 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import grpc
 import structlog
 
 from live_avatar.portrait.sizing import target_size
-from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, as_service_error, stage_lost
+from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, stage_lost
 from live_avatar.serving.logs import session_name
 from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.api import messages
-from services.gateway.election.singleton import Everyone, Singleton
-from services.gateway.limits import CAUSE, Limits, check_create, check_update, expired
+from services.gateway.election.leader import LeaderElection, NoElection
+from services.gateway.pipelines import messages
 from services.gateway.pipelines.fleet import Fleet
 from services.gateway.pipelines.pipeline import SERVICE, Pipeline
+from services.gateway.refusals import CAUSE, PRECONDITION, expired
 from services.gateway.sessions.creation import Creations, create_failed
+from services.gateway.sessions.events import Interruption
 from services.gateway.sessions.failures import Failures
 from services.gateway.sessions.feeder import condition
 from services.gateway.sessions.keeper import End, Keeper, session_closed
-from services.gateway.sessions.live import LiveRules
-from services.gateway.sessions.progress import Interruption, Phase
-from services.gateway.sessions.session import IDLE, Session
+from services.gateway.sessions.negotiation import negotiated
+from services.gateway.sessions.policy import SessionPolicy
+from services.gateway.sessions.session import IDLE, Phase, Session
 from services.gateway.store.probe import StoreProbe
 from services.gateway.store.records import OVER, SessionRecord
 from services.gateway.store.store import SessionStore, not_found
 from services.gateway.store.tokens import check_token, make_token, named_session, token_hash
-from services.gateway.waiting import Changes
+from services.gateway.waiting import Condition
 
 _SWEEP_S = 0.5
 _NOTICE_S = 10.0
 """How long before its end a session is warned."""
-_CONDITION_S = 60.0
-"""From a portrait to its sink, on the slowest device."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What an operator decides about sessions."""
-
-    limits: Limits
-    token_key: bytes
-    """Session tokens are made with it; equal on all gateways that share a store."""
-    endpoint: str
-    """Address at which clients reach this very gateway; empty: the one they called."""
-    live: LiveRules
-    drain_s: float
-    """How long running sessions may go on once the gateway is asked to end."""
-    lease_s: float
-    """How long a session outlives its gateway's last sign of life."""
-
-
-class Registry:
+class SessionManager:
     """All sessions that this gateway holds; ``run`` must run while it is used."""
 
     def __init__(
-        self, store: SessionStore, fleet: Fleet, terms: Terms, telemetry: Telemetry, reaps: Singleton | None = None
+        self,
+        store: SessionStore,
+        fleet: Fleet,
+        policy: SessionPolicy,
+        telemetry: Telemetry,
+        election: LeaderElection | None = None,
     ) -> None:
         self.store = store
         self._fleet = fleet
-        self._keeper = Keeper(store, terms.lease_s, reaps or Everyone())
+        self._keeper = Keeper(store, policy.lease_s, election or NoElection())
         self._probe = StoreProbe(store)
-        self.terms = terms
+        self.policy = policy
         self._telemetry = telemetry
         self._sessions: dict[str, Session] = {}
-        self._changes = Changes()
+        self._changed = Condition()
         self._tasks: asyncio.TaskGroup | None = None
-        self._portraits = Portraits(terms.limits.portrait, "reference_image")
+        self._portraits = Portraits(policy.limits.portrait, "reference_image")
         self._creations = Creations(store, self._keeper)
         self._failures = Failures()
         self._draining = False
@@ -124,9 +112,9 @@ class Registry:
         for session in self._sessions.values():
             if session.phase is Phase.RESERVED:
                 session.fail(_draining())
-            session.warn(self.terms.drain_s, DRAINING)
+            session.warn(self.policy.drain_s, DRAINING)
         try:
-            await self._changes.until(lambda: not self._sessions)
+            await self._changed.wait_for(lambda: not self._sessions)
         finally:
             for session in self._sessions.values():
                 session.fail(_draining("this gateway ends"))
@@ -136,14 +124,16 @@ class Registry:
     ) -> tuple[SessionRecord, str]:
         """Makes a session, or finds the one this request id made; returns it with its token.
 
-        ``caller`` names who takes turns with others where portraits wait to be decoded; empty: unknown.
+        Args:
+            tenant: whose session it is.
+            request: checked against the table of limits.
+            caller: who takes turns with others where portraits wait to be decoded; empty: unknown.
 
         Raises:
-            ServiceError: the request breaks a limit, there is no room, or a service failed.
+            ServiceError: the portrait breaks a limit, there is no room, or a service failed.
         """
         if self._draining:
             raise _draining()
-        check_create(request, self.terms.limits)
         self._portraits.check(request.reference_image)
         new = self._record(tenant, request)
         async with self._creations.making(new):
@@ -170,32 +160,30 @@ class Registry:
         session.attach()
         return session
 
-    async def interrupt(self, tenant: str, request: api.InterruptSessionRequest) -> Interruption:
-        """Barge-in, see ``Session.interrupt``; raises ServiceError also where the session is not held here."""
-        session = await self._held(await self.store.get(tenant, request.session_id))
+    async def interrupt(self, tenant: str, session_id: str, request_id: str) -> Interruption:
+        """Barge-in, see ``Delivery.interrupt``; raises ServiceError also where the session is not held here."""
+        session = await self._held(await self.store.get(tenant, session_id))
         session.touch("interrupt")
-        return session.interrupt("", request.request_id)
+        return session.delivery.interrupt("", request_id, in_order=False)
 
-    async def update(self, tenant: str, request: api.UpdateSessionRequest) -> tuple[SessionRecord, int]:
+    async def update(self, tenant: str, session_id: str, prompt: str) -> tuple[SessionRecord, int]:
         """Changes the prompt; returns the session and the first block it holds for.
 
         Raises:
-            ServiceError: the request breaks a limit, the session is not held here or ends meanwhile.
+            ServiceError: the session is not held here, does not stream, or ends meanwhile.
         """
-        prompt = check_update(request.config, request.update_mask.paths, self.terms.limits)
-        session = await self._held(await self.store.get(tenant, request.session_id))
+        session = await self._held(await self.store.get(tenant, session_id))
         if session.phase is not Phase.STREAMING:
-            code = grpc.StatusCode.FAILED_PRECONDITION
-            raise ServiceError(code, "STREAM_NOT_OPEN", "the session's stream is not open yet")
+            raise ServiceError(PRECONDITION, "STREAM_NOT_OPEN", "the session's stream is not open yet")
         session.touch("update")
         with session.prompts.waiting_call():
             applied = session.update(prompt)
-            await session.until(lambda: applied.done() or session.phase is Phase.OVER)
+            await session.wait_for(lambda: applied.done() or session.phase is Phase.OVER)
         if not applied.done():
             raise expired("the session ended before the next block")
-        session.record = replace(session.record, config=session.config.SerializeToString())
-        await self.store.activate(session.record)
-        return session.record, applied.result()
+        record = session.refresh_record()
+        await self.store.activate(record)
+        return record, applied.result()
 
     async def close(self, tenant: str, session_id: str) -> SessionRecord:
         """Ends a session, wherever it is held; returns it.  Idempotent; raises ServiceError NOT_FOUND."""
@@ -220,7 +208,7 @@ class Registry:
         session.pipeline.close(session.key)
         session.end()
         self._telemetry.session_closed(SERVICE, session.key, 0)
-        self._changes.notify()
+        self._changed.notify()
         end = _end(session, state, reason)
         self._log.info("session ended", session=session_name(session.record.session_id), reason=end.reason)
         await self._keeper.end(end)
@@ -237,7 +225,7 @@ class Registry:
             ending.close()
 
     def _record(self, tenant: str, request: api.CreateSessionRequest) -> SessionRecord:
-        limits = self.terms.limits
+        limits = self.policy.limits
         session_id = secrets.token_hex(16)
         wanted_ms = -(-request.max_duration.ToNanoseconds() // 1_000_000)  # no time at all means the longest
         return SessionRecord(
@@ -249,7 +237,7 @@ class Registry:
             request_hash=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
             request_id=request.request_id,
             pipeline="",
-            endpoint=self.terms.endpoint,
+            endpoint=self.policy.endpoint,
             max_duration_ms=wanted_ms or limits.max_session_s * 1000,
             idle_timeout_ms=limits.idle_timeout_s * 1000,
         )
@@ -263,9 +251,9 @@ class Registry:
             area = pipeline.preset.max_area
             shape = await self._portraits.measure(request.reference_image, math.isqrt(area), caller)
             height, width = target_size(*shape, area)
-            config = messages.negotiated(request.config, (width, height), pipeline.preset)
+            config = negotiated(request.config, (width, height), pipeline.preset)
             record = replace(record, config=config.SerializeToString(), state=api.Session.STATE_ACTIVE)
-            session = Session(record, config, pipeline, self.terms.limits, self.terms.live)
+            session = Session(record, config, pipeline, self.policy, self._telemetry)
             await pipeline.open(messages.open_request(session.key, config, (width, height)), session)
             await self._begin(session, request.reference_image)
         except ServiceError as error:
@@ -289,7 +277,7 @@ class Registry:
         assert self._tasks is not None, "sessions begin while the registry runs"
         self._telemetry.session_opened(SERVICE, session.key, 0)
         self._log.info("session begun", session=session_name(name))
-        self._tasks.create_task(_condition(session, image))
+        self._tasks.create_task(condition(session, image))
 
     async def _place(self, record: SessionRecord) -> tuple[SessionRecord, Pipeline]:
         """A slot on the pipeline with most room."""
@@ -325,7 +313,7 @@ class Registry:
         raise ServiceError(code, "WRONG_GATEWAY", "another gateway holds the session", where)
 
     def _token(self, session_id: str) -> str:
-        return make_token(self.terms.token_key, session_id)
+        return make_token(self.policy.token_key, session_id)
 
     async def _sweep_all(self) -> None:
         """Ends what has expired, idles, is stuck, or failed without a client to tell."""
@@ -337,18 +325,17 @@ class Registry:
                     await self.end(session, api.Session.STATE_FAILED)
 
     def _sweep(self, session: Session) -> None:
-        limits, now = self.terms.limits, time.monotonic()
-        left_s = session.began_at + session.record.max_duration_ms / 1000 - now
-        _end_in_time(session, left_s, _NOTICE_S, ("MAX_DURATION", "the session has lasted as long as it may"))
-        if session.live is not None or not session.in_flight:
-            left_s = session.active_at + session.idle_timeout_s - now
+        now = time.monotonic()
+        end = ("MAX_DURATION", "the session has lasted as long as it may")
+        _end_in_time(session, session.life_left_s(now), _NOTICE_S, end)
+        left_s = session.idle_left_s(now)
+        if left_s is not None:
             notice_s = min(_NOTICE_S, session.idle_timeout_s / 2)
             _end_in_time(session, left_s, notice_s, (IDLE, f"nothing happened for {session.idle_timeout_s} s"))
-        oldest = min((flying.admitted_at for flying in session.in_flight.values()), default=now)
-        if now - oldest > limits.block_deadline_s:
+        oldest, deadline_s = session.ledger.oldest_admitted_at, self.policy.limits.block_deadline_s
+        if oldest is not None and now - oldest > deadline_s:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
-            message = f"a block took longer than {limits.block_deadline_s} s"
-            session.fail(ServiceError(code, "BLOCK_DEADLINE", message))
+            session.fail(ServiceError(code, "BLOCK_DEADLINE", f"a block took longer than {deadline_s} s"))
 
 
 def _end_in_time(session: Session, left_s: float, notice_s: float, ended: tuple[str, str]) -> None:
@@ -358,24 +345,6 @@ def _end_in_time(session: Session, left_s: float, notice_s: float, ended: tuple[
         session.fail(expired(message, reason))
     elif left_s < notice_s:
         session.warn(left_s, reason)
-
-
-async def _condition(session: Session, image: bytes) -> None:
-    """``condition``, with whatever it raises as the end of that session and of no other.
-
-    Stops when the session is over: the portraits of those that are gone would keep later ones waiting.
-    """
-    working = asyncio.create_task(condition(session, image, _CONDITION_S))
-    over = asyncio.create_task(session.changes.until(lambda: session.phase is Phase.OVER))
-    try:
-        await asyncio.wait([working, over], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        over.cancel()
-        working.cancel()
-    await asyncio.wait([working])
-    error = None if working.cancelled() else working.exception()
-    if error is not None:
-        session.fail(as_service_error(error))
 
 
 def _end(session: Session, state: int, reason: str = "") -> End:

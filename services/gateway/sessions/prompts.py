@@ -8,17 +8,26 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import grpc
 
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.sessions.progress import Update
 
 MAX_WAITING_CALLS = 16
 """Calls of one session that may wait for their change to go down."""
 IDLE_PERIOD_S = 1.0
 """A second change of the same block may follow after so long: while no block is admitted, one must not wait for it."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """A new prompt on its way."""
+
+    prompt: str
+    applied: "asyncio.Future[int]"
+    """First block it holds for."""
 
 
 class Prompts:

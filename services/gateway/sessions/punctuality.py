@@ -1,25 +1,22 @@
-"""Whether a live viewer has to wait, what for, and how that is told: as events and as metrics.
+"""Whether a live viewer has to wait, what for, and how that is reported: as events and as metrics.
 
 Knows the session's pacing and its blocks; when a block enters and how it is written is for others to say.
 """
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import grpc
 
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming
-from live_avatar.serving.telemetry import Telemetry
-from live_avatar.streaming.pacing import NS_PER_S
-from services.gateway.api import messages
-from services.gateway.audio.live_speech import Filled
-from services.gateway.sessions.degradation import NOTED_NS, Cause, Condition
-from services.gateway.sessions.events import Event
-from services.gateway.sessions.live import Live
-from services.gateway.sessions.progress import Arrived
-from services.gateway.sessions.session import Session
+from live_avatar.serving.errors import ServiceError
+from live_avatar.streaming.pacing import NS_PER_S, Pacer
+from services.gateway.sessions.degradation import NOTED_NS, Cause, Degradation
+from services.gateway.sessions.delivery import DeliveryContext
+from services.gateway.sessions.events import Event, EventKind, media_ns
+from services.gateway.sessions.ledger import ArrivedBlock
 
 STANDSTILL_NS = 2 * NS_PER_S
 """Waiting for one block that is told of before the block has come."""
@@ -42,70 +39,83 @@ _RECOVERED = {
 
 
 class Punctuality:
-    """That of one live stream; a context manager, since a session that is over is no longer degraded."""
+    """That of one live session.
 
-    def __init__(self, session: Session, live: Live, telemetry: Telemetry) -> None:
-        self._session = session
-        self._live = live
-        self._telemetry = telemetry
-        self._conditions = {cause: Condition() for cause in Cause}
+    Args:
+        context: of its delivery.
+        pacer: of its delivery.
+        finished: no block follows those that were admitted.
+    """
+
+    def __init__(self, context: DeliveryContext, pacer: Pacer, finished: Callable[[], bool]) -> None:
+        self._preset = context.preset
+        self._ledger = context.ledger
+        self._events = context.events
+        self._utterances = context.utterances
+        self._telemetry = context.telemetry
+        self._pacer = pacer
+        self._finished = finished
+        self._states = {cause: Degradation() for cause in Cause}
         self._busiest = ""
         """Service where a block was for longest, of the newest block that was long anywhere; empty after recovery."""
+        self._closed = False
 
-    def __enter__(self) -> "Punctuality":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for cause, condition in self._conditions.items():
-            if condition.degraded:
+    def close(self) -> None:
+        """Counts the session as degraded no longer.  Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for cause, state in self._states.items():
+            if state.degraded:
                 self._telemetry.degraded(cause, -1)
 
-    def admitted(self, block: int, filled: Filled) -> None:
-        """``block`` entered the pipeline with the speech that had come."""
-        if filled.starved:
+    def admitted(self, block: int, *, starved: bool) -> None:
+        """``block`` entered the pipeline; ``starved``: silence stands where the rest of its speech should."""
+        if starved:
             self._telemetry.audio_starved()
-        self._note(Cause.AUDIO_STARVED, block, self._live.rules.block_ns if filled.starved else 0)
+        self._note(Cause.AUDIO_STARVED, block, self._pacer.rules.block_ns if starved else 0)
 
-    def delivered(self, block: int, arrived: Arrived, now_ns: int) -> None:
-        """The client has all of ``block``; before playback is told."""
-        self._busiest = busiest(arrived.timings, self._live.rules.block_ns // 2) or self._busiest
+    def delivered(self, arrived: ArrivedBlock, now_ns: int) -> None:
+        """The client has all of a block; before playback is moved on."""
+        self._busiest = busiest(arrived.timings, self._pacer.rules.block_ns // 2) or self._busiest
         for cause, late_ns in self._late(arrived, now_ns).items():
             if late_ns:
                 self._telemetry.viewer_waited(cause, late_ns / NS_PER_S)
-            self._note(cause, block, late_ns)
+            self._note(cause, arrived.index, late_ns)
 
     async def watch(self) -> None:
-        """Tells of a viewer who waits before what they wait for has come; runs until cancelled."""
+        """Reports a viewer who waits before what they wait for has come; runs until cancelled."""
         while True:
             await asyncio.sleep(self._next_look_s(time.monotonic_ns()))
             self.look(time.monotonic_ns())
 
     def look(self, now_ns: int) -> None:
-        """Tells where the viewer has waited for long enough by now.
+        """Reports where the viewer has waited for long enough by now.
 
-        A block that has not come is given longer than that: it tells itself which service is slow.
+        A block that has not come is given longer than that: it says itself which service is slow.
         """
-        session, arrived = self._session, self._session.arrived.get(self._session.delivered)
+        block, arrived = self._ledger.delivered, self._ledger.next_arrived
         late = self._late(arrived, now_ns)
-        if session.all_delivered or (arrived is None and late[Cause.PIPELINE_SLOW] < STANDSTILL_NS):
+        all_delivered = self._finished() and not self._ledger.ahead
+        if all_delivered or (arrived is None and late[Cause.PIPELINE_SLOW] < STANDSTILL_NS):
             return
         for cause, late_ns in late.items():
-            condition = self._conditions[cause]
-            if condition.foresee(session.delivered, late_ns):
-                self._tell(cause, session.delivered, condition)
+            state = self._states[cause]
+            if state.foresee(block, late_ns):
+                self._report(cause, block, state)
 
     def _next_look_s(self, now_ns: int) -> float:
-        dry_ns = self._live.pacer.playback.dry_at_ns
+        dry_ns = self._pacer.playback.dry_at_ns
         if dry_ns is None:
             return _RARELY_S
         return min(_RARELY_S, max(_LOOK_S, (dry_ns + NOTED_NS - now_ns) / NS_PER_S))
 
-    def _late(self, arrived: Arrived | None, now_ns: int) -> dict[Cause, int]:
+    def _late(self, arrived: ArrivedBlock | None, now_ns: int) -> dict[Cause, int]:
         """By how much pipeline and client made the viewer wait for the next block up to now.
 
         None: it has not come from the pipeline.
         """
-        waited_ns = self._live.pacer.playback.waiting_ns(now_ns)
+        waited_ns = self._pacer.playback.waiting_ns(now_ns)
         if arrived is None:
             return {Cause.PIPELINE_SLOW: waited_ns, Cause.CLIENT_SLOW: 0}
         handing_ns = min(waited_ns, max(0, now_ns - int(arrived.at * NS_PER_S)))
@@ -113,25 +123,29 @@ class Punctuality:
         return {Cause.PIPELINE_SLOW: waited_ns - handing_ns, Cause.CLIENT_SLOW: client_ns}
 
     def _note(self, cause: Cause, block: int, late_ns: int) -> None:
-        condition = self._conditions[cause]
-        if condition.note(block, late_ns):
-            self._tell(cause, block, condition)
+        state = self._states[cause]
+        if state.note(block, late_ns):
+            self._report(cause, block, state)
 
-    def _tell(self, cause: Cause, block: int, condition: Condition) -> None:
-        degraded = condition.degraded
+    def _report(self, cause: Cause, block: int, state: Degradation) -> None:
+        degraded = state.degraded
         self._telemetry.degraded(cause, 1 if degraded else -1)
-        metadata = {"late_ms": f"{condition.late_ns // _NS_PER_MS}", "lost_ms": f"{condition.lost_ns // _NS_PER_MS}"}
+        metadata = {"late_ms": f"{state.late_ns // _NS_PER_MS}", "lost_ms": f"{state.lost_ns // _NS_PER_MS}"}
         message = (_DEGRADED if degraded else _RECOVERED)[cause]
         if cause is Cause.PIPELINE_SLOW and self._busiest:
             metadata["service"] = self._busiest
             message += f"; most time {'goes' if degraded else 'went'} into {self._busiest}"
             self._busiest = self._busiest if degraded else ""
         code = grpc.StatusCode.DEADLINE_EXCEEDED if degraded else grpc.StatusCode.OK
-        warning = messages.warning(cause.value, message, metadata, code)
-        kind = Event.KIND_DEGRADED if degraded else Event.KIND_RECOVERED
-        name = self._session.utterances.last if cause is Cause.AUDIO_STARVED else ""
-        at = messages.duration(self._session.heard_end(block - 1), SAMPLE_RATE_HZ)
-        self._session.notices.add(messages.event(kind, name, at, block, warning))
+        self._events.add(
+            Event(
+                kind=EventKind.DEGRADED if degraded else EventKind.RECOVERED,
+                utterance_id=self._utterances.last if cause is Cause.AUDIO_STARVED else "",
+                media_ns=media_ns(block * self._preset.samples_per_block, SAMPLE_RATE_HZ),
+                block=block,
+                problem=ServiceError(code, cause.value, message, metadata),
+            )
+        )
 
 
 def busiest(timings: Iterable[BlockTiming], least_ns: int) -> str:

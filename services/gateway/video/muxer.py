@@ -1,6 +1,6 @@
-"""Pictures of a block and the speech of the same span to what the client receives.
+"""EncodedFrames of a block and the speech of the same span to what the client receives.
 
-A ``Packer`` belongs to one session and is fed blocks in order.  All positions are integers: frame n is shown at
+A ``Muxer`` belongs to one session and is fed blocks in order.  All positions are integers: frame n is shown at
 (n + dropped frames) / fps and sample i heard at i / rate, both on the session's clock; an MP4 shows frame 0 from 0 on.
 Knows the encodings and the container; not who is waiting, nor why.
 """
@@ -30,8 +30,8 @@ Speech = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """Encoded pictures of one block that are to be shown."""
+class EncodedFrames:
+    """Encoded frames of one block that are to be shown."""
 
     block: int
     first_frame: int
@@ -39,7 +39,7 @@ class Pictures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
+class Fragment:
     """One piece of video for the client."""
 
     data: bytes
@@ -48,13 +48,13 @@ class Unit:
     keyframe: bool
 
 
-class Packer(Protocol):
+class Muxer(Protocol):
     """What turns blocks of one session into units of video."""
 
     carries_audio: bool
     """The units hold the speech as well; otherwise it travels beside them."""
 
-    def pack(self, pictures: Pictures, speech: Speech) -> Iterator[Unit]:
+    def mux(self, frames: EncodedFrames, speech: Speech) -> Iterator[Fragment]:
         """Units of the next block; ``speech`` [n] in [-1, 1] at the client's rate continues that of the last one."""
         ...
 
@@ -63,8 +63,8 @@ class Packer(Protocol):
         ...
 
 
-def packer_for(encoding: int, preset: Preset, size: tuple[int, int], rate_hz: int) -> Packer:
-    """The packer of a ``VideoFormat.Encoding``; ``size`` is (width, height), ``rate_hz`` the rate of the speech."""
+def muxer_for(encoding: int, preset: Preset, size: tuple[int, int], rate_hz: int) -> Muxer:
+    """The muxer of a ``VideoFormat.Encoding``; ``size`` is (width, height), ``rate_hz`` the rate of the speech."""
     if encoding == media_pb2.VideoFormat.ENCODING_FMP4:
         return FragmentedMp4(preset, size, rate_hz)
     if encoding == media_pb2.VideoFormat.ENCODING_H264_ANNEXB:
@@ -77,13 +77,13 @@ class AccessUnits:
 
     carries_audio = False
 
-    def pack(self, pictures: Pictures, speech: Speech) -> Iterator[Unit]:
-        """See ``Packer``; ``speech`` travels beside the video."""
-        if pictures.frames:
-            yield Unit(
-                data=b"".join(pictures.frames),
-                first_frame=pictures.first_frame,
-                frame_count=len(pictures.frames),
+    def mux(self, frames: EncodedFrames, speech: Speech) -> Iterator[Fragment]:
+        """See ``Muxer``; ``speech`` travels beside the video."""
+        if frames.frames:
+            yield Fragment(
+                data=b"".join(frames.frames),
+                first_frame=frames.first_frame,
+                frame_count=len(frames.frames),
                 keyframe=True,
             )
 
@@ -97,10 +97,10 @@ class RawFrames:
 
     carries_audio = False
 
-    def pack(self, pictures: Pictures, speech: Speech) -> Iterator[Unit]:
-        """See ``Packer``; ``speech`` travels beside the video."""
-        for offset, frame in enumerate(pictures.frames):
-            yield Unit(data=frame, first_frame=pictures.first_frame + offset, frame_count=1, keyframe=True)
+    def mux(self, frames: EncodedFrames, speech: Speech) -> Iterator[Fragment]:
+        """See ``Muxer``; ``speech`` travels beside the video."""
+        for offset, frame in enumerate(frames.frames):
+            yield Fragment(data=frame, first_frame=frames.first_frame + offset, frame_count=1, keyframe=True)
 
     def finish(self) -> bytes:
         """Nothing: every frame is complete."""
@@ -123,21 +123,21 @@ class FragmentedMp4:
         self._voice = AacVoice(rate_hz)
         self._sequence = 0
 
-    def pack(self, pictures: Pictures, speech: Speech) -> Iterator[Unit]:
-        """See ``Packer``.
+    def mux(self, frames: EncodedFrames, speech: Speech) -> Iterator[Fragment]:
+        """See ``Muxer``.
 
         Raises:
             ValueError: the first picture brings no parameter sets.
         """
         packets = self._voice.append(speech)
-        if not pictures.frames:
+        if not frames.frames:
             self._voice.put_back(packets)
             return
-        header = self._header(pictures.frames[0]) if self._sequence == 0 else b""
-        yield Unit(
-            data=header + self._fragment(self._video(pictures), self._voice.run(packets)),
-            first_frame=pictures.first_frame,
-            frame_count=len(pictures.frames),
+        header = self._header(frames.frames[0]) if self._sequence == 0 else b""
+        yield Fragment(
+            data=header + self._fragment(self._video(frames), self._voice.run(packets)),
+            first_frame=frames.first_frame,
+            frame_count=len(frames.frames),
             keyframe=True,
         )
 
@@ -148,15 +148,15 @@ class FragmentedMp4:
         run = self._voice.run(self._voice.finish())
         return self._fragment(run) if run.samples else b""
 
-    def _video(self, pictures: Pictures) -> mp4.Run:
-        held = self._dropped if pictures.first_frame == 0 else 0
-        durations = [TICKS_PER_FRAME] * len(pictures.frames) if held else []
+    def _video(self, frames: EncodedFrames) -> mp4.Run:
+        held = self._dropped if frames.first_frame == 0 else 0
+        durations = [TICKS_PER_FRAME] * len(frames.frames) if held else []
         if held:
             durations[0] += held * TICKS_PER_FRAME
         return mp4.Run(
             track_id=_VIDEO_TRACK,
-            start=(pictures.first_frame + self._dropped - held) * TICKS_PER_FRAME,
-            samples=[mp4.sample_of(frame) for frame in pictures.frames],
+            start=(frames.first_frame + self._dropped - held) * TICKS_PER_FRAME,
+            samples=[mp4.sample_of(frame) for frame in frames.frames],
             starts_with_keyframe=True,
             durations=durations,
         )

@@ -2,25 +2,25 @@
 
 import asyncio
 
-from services.gateway.waiting import Changes
+from services.gateway.waiting import Condition
 
 
 def test_a_change_wakes_those_whose_condition_holds_and_no_others() -> None:
     async def run() -> None:
-        changes, ready, looks = Changes(), False, 0
+        changed, ready, looks = Condition(), False, 0
 
         def holds() -> bool:
             nonlocal looks
             looks += 1
             return ready
 
-        waiting, next_one = asyncio.create_task(changes.until(holds)), asyncio.create_task(changes.next())
+        waiting, next_one = asyncio.create_task(changed.wait_for(holds)), asyncio.create_task(changed.wait())
         await asyncio.sleep(0)
-        changes.notify()
+        changed.notify()
         await next_one
         assert not waiting.done() and looks == 2, "asked where the change was made, and not woken to ask again"
         ready = True
-        changes.notify()
+        changed.notify()
         await waiting
 
     asyncio.run(run())
@@ -28,16 +28,16 @@ def test_a_change_wakes_those_whose_condition_holds_and_no_others() -> None:
 
 def test_a_condition_that_ceases_to_hold_before_the_waiter_runs_is_waited_for_again() -> None:
     async def run() -> None:
-        changes, room = Changes(), 0
-        waiting = asyncio.create_task(changes.until(lambda: room > 0))
+        changed, room = Condition(), 0
+        waiting = asyncio.create_task(changed.wait_for(lambda: room > 0))
         await asyncio.sleep(0)
         room = 1
-        changes.notify()
+        changed.notify()
         room = 0
         await asyncio.sleep(0.01)
         assert not waiting.done()
         room = 1
-        changes.notify()
+        changed.notify()
         await waiting
 
     asyncio.run(run())
@@ -45,12 +45,12 @@ def test_a_condition_that_ceases_to_hold_before_the_waiter_runs_is_waited_for_ag
 
 def test_one_who_gives_up_is_forgotten() -> None:
     async def run() -> None:
-        changes = Changes()
-        waiting = asyncio.create_task(changes.until(lambda: False))
+        changed = Condition()
+        waiting = asyncio.create_task(changed.wait_for(lambda: False))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait({waiting})
-        changes.notify()
+        changed.notify()
         assert waiting.cancelled()
 
     asyncio.run(run())

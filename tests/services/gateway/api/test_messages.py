@@ -1,19 +1,24 @@
 """What the gateway says, as clients read it."""
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
 from live_avatar.client.results import Event, from_response
-from live_avatar.serving.errors import DOMAIN
-from live_avatar.v1 import avatar_service_pb2 as api
+from live_avatar.serving.errors import DOMAIN, ServiceError
 from services.gateway.api import messages
+from services.gateway.sessions.events import NANOSECONDS, EventKind
+from services.gateway.sessions.events import Event as SessionEvent
 
-DEGRADED = api.StreamAvatarResponse.Event.KIND_DEGRADED
+PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+
+
+def degraded(problem: ServiceError | None = None) -> SessionEvent:
+    return SessionEvent(kind=EventKind.DEGRADED, utterance_id="u", media_ns=2 * NANOSECONDS, block=4, problem=problem)
 
 
 def test_a_warning_carries_a_reason_for_programs_and_a_sentence_for_people() -> None:
-    warning = messages.warning("PIPELINE_SLOW", "the pipeline is slow", {"service": "denoise-stage-0"})
+    problem = ServiceError(PRECONDITION, "PIPELINE_SLOW", "the pipeline is slow", {"service": "denoise-stage-0"})
+    warning = messages.notice(degraded(problem)).event.warning
 
     info = error_details_pb2.ErrorInfo()
     assert warning.details[0].Unpack(info)
@@ -27,8 +32,8 @@ def test_a_warning_carries_a_reason_for_programs_and_a_sentence_for_people() -> 
 
 
 def test_the_client_reads_an_events_warning() -> None:
-    warning = messages.warning("PIPELINE_SLOW", "the pipeline keeps up", code=grpc.StatusCode.OK)
-    event = from_response(messages.event(DEGRADED, "u", Duration(seconds=2), 4, warning))
+    problem = ServiceError(grpc.StatusCode.OK, "PIPELINE_SLOW", "the pipeline keeps up")
+    event = from_response(messages.notice(degraded(problem)))
 
     assert isinstance(event, Event) and event.warning is not None
     assert (event.warning.code, event.warning.reason) == (grpc.StatusCode.OK, "PIPELINE_SLOW")
@@ -36,6 +41,6 @@ def test_the_client_reads_an_events_warning() -> None:
 
 
 def test_an_event_without_a_problem_has_no_warning() -> None:
-    event = from_response(messages.event(DEGRADED, "u", Duration(seconds=2), 4))
+    event = from_response(messages.notice(degraded()))
 
     assert isinstance(event, Event) and event.warning is None

@@ -30,8 +30,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def watch(session: Session, video: StreamVideoResponse.Video) -> None:
         receive(session, video)
-        held = [one.size for one in session.arrived.values()] + [one.size for one in session.in_flight.values()]
-        sizes.append(sum(held))
+        sizes.append(session.ledger.held_bytes)
 
     monkeypatch.setattr(Session, "receive_video", watch)
     return sizes

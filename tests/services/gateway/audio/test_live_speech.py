@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.trace import INVALID_SPAN
 
 from live_avatar.config import TINY
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S
 from live_avatar.v1.media_pb2 import AudioFormat
 from services.gateway.audio.live_speech import MAX_UTTERANCES
-from services.gateway.audio.utterances import Utterances
-from services.gateway.sessions.live import Live, LiveRules
+from services.gateway.sessions.live import LiveDelivery
+from services.gateway.sessions.policy import LiveRules
+from tests.services.gateway.live_session import arrived, live_config, live_context
 
 RATE_HZ = 16_000
 BLOCK = TINY.samples_per_block
@@ -35,14 +37,15 @@ class Stage:
     admitted_ms: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        form = AudioFormat(encoding=AudioFormat.ENCODING_PCM_F32LE, sample_rate_hz=self.rate_hz, channel_count=1)
-        self.utterances = Utterances()
-        self.live = Live(form, TINY, self.utterances, LiveRules(jitter_ms=self.jitter_ms), depth=3)
+        config = live_config(self.rate_hz, AudioFormat.ENCODING_PCM_F32LE)
+        context = live_context(config, LiveRules(jitter_ms=self.jitter_ms))
+        self.utterances, self.ledger = context.utterances, context.ledger
+        self.live = LiveDelivery(context)
         self._flying: list[tuple[int, int]] = []
         self._offset = 0
 
     def speak(self, samples: np.ndarray[tuple[int], np.dtype[np.float32]], name: str = "") -> None:
-        self.live.speech.hear(samples.astype("<f4").tobytes(), self._offset, name, self.now_ms * MS)
+        self.live.speech.receive_audio(samples.astype("<f4").tobytes(), self._offset, name, self.now_ms * MS)
         self._offset += samples.size
 
     def end(self) -> None:
@@ -57,11 +60,12 @@ class Stage:
     def _step(self) -> None:
         now_ns = self.now_ms * MS
         while self._flying and self._flying[0][0] <= self.now_ms:
-            self.live.deliver(self._flying.pop(0)[1], now_ns)
-        due_ns = self.live.admit_at_ns(now_ns)
+            self.live.block_shown(arrived(self._flying.pop(0)[1]), now_ns)
+        due_ns = self.live.next_admission_ns(now_ns)
         if due_ns is not None and due_ns <= now_ns:
-            block = self.live.pacer.next_block
-            filled = self.live.admit(now_ns)
+            block = self.ledger.admitted
+            filled = self.live.fill(block, now_ns)
+            self.ledger.admit(INVALID_SPAN, 0.0, idle=filled.idle)
             self.idle.append(filled.idle)
             first = self.live.speech.heard.first
             assert first == block * BLOCK or self.live.speech.heard.first >= block * BLOCK
@@ -201,7 +205,7 @@ def test_nothing_of_an_interrupted_utterance_is_left(pause_ms: int) -> None:
     stage.run(3_000)
     stage.speak(ramp(4 * RATE_HZ), "old")
     stage.run(pause_ms)
-    clean = stage.live.pacer.next_block
+    clean = stage.ledger.admitted
     stage.live.speech.drop(clean)
     stage.speak(ramp(100, 4 * RATE_HZ + 1), "old")
     stage.run(1_000)

@@ -9,8 +9,8 @@ import pytest
 from kubernetes.client import CoordinationV1Api
 
 from services.gateway.cluster import ObjectName, open_client
+from services.gateway.election.leader import NoElection
 from services.gateway.election.lease import LeaseHolder
-from services.gateway.election.singleton import Everyone
 from tests.services.gateway.fake_kubernetes import FakeCluster
 from tests.services.gateway.fake_objects import Place
 
@@ -55,7 +55,7 @@ def test_one_of_two_has_it_for_as_long_as_it_renews(pair: tuple[LeaseHolder, Lea
     for _ in range(20):
         one.renew()
         two.renew()
-        assert (one.mine, two.mine) == (True, False)
+        assert (one.is_leader, two.is_leader) == (True, False)
         clock.now += DURATION_S / 3
 
 
@@ -65,14 +65,14 @@ def test_one_that_vanishes_is_followed_and_never_joined(
     one, two = pair
     one.renew()
     began = clock.now
-    while not two.mine:
+    while not two.is_leader:
         assert clock.now - began < 2 * DURATION_S
         clock.now += 1
         two.renew()
-        assert not (one.mine and two.mine)
+        assert not (one.is_leader and two.is_leader)
     assert clock.now - began >= DURATION_S
     one.renew()
-    assert (one.mine, two.mine) == (False, True)
+    assert (one.is_leader, two.is_leader) == (False, True)
     spec = cluster.objects.get(LEASES, LEASE.name)["spec"]
     assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("two", 1)
 
@@ -83,7 +83,7 @@ def test_one_that_ends_gives_it_back_at_once(pair: tuple[LeaseHolder, LeaseHolde
     two.renew()
     one.release()
     two.renew()
-    assert (one.mine, two.mine) == (False, True)
+    assert (one.is_leader, two.is_leader) == (False, True)
 
 
 def test_of_two_that_write_at_once_one_wins(
@@ -101,10 +101,10 @@ def test_of_two_that_write_at_once_one_wins(
     for _ in range(2):  # the first time both make the Lease, the second time both replace it
         monkeypatch.setattr(LeaseHolder, "_read", read_and_lose)
         one.renew()
-        assert (one.mine, two.mine) == (False, True)
+        assert (one.is_leader, two.is_leader) == (False, True)
         two.release()
     one.renew()
-    assert one.mine
+    assert one.is_leader
 
 
 @pytest.mark.parametrize("code", [None, 403, 500])
@@ -117,16 +117,16 @@ def test_without_an_api_server_everyone_does_it(
     clock.now += 2 * DURATION_S / 3
     for one in pair:
         one.renew()
-    assert [one.mine for one in pair] == [True, False], "what was last known holds for a while"
+    assert [one.is_leader for one in pair] == [True, False], "what was last known holds for a while"
     clock.now += DURATION_S
     for one in pair:
         one.renew()
-    assert [one.mine for one in pair] == [True, True]
+    assert [one.is_leader for one in pair] == [True, True]
     cluster.away, cluster.error = False, None
     for _ in range(2):
         for one in pair:
             one.renew()
-    assert sorted(one.mine for one in pair) == [False, True]
+    assert sorted(one.is_leader for one in pair) == [False, True]
 
 
 @pytest.mark.parametrize("lost", range(4))
@@ -138,12 +138,12 @@ def test_a_lost_answer_changes_nothing(
     cluster.lose = lost
     one.renew()
     two.renew()
-    assert (one.mine, two.mine) == (True, False)
+    assert (one.is_leader, two.is_leader) == (True, False)
     cluster.lose = lost
     clock.now += DURATION_S / 3
     one.renew()
     two.renew()
-    assert (one.mine, two.mine) == (True, False)
+    assert (one.is_leader, two.is_leader) == (True, False)
     spec = cluster.objects.get(LEASES, LEASE.name)["spec"]
     assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("one", 0)
     cluster.lose = lost
@@ -160,7 +160,7 @@ def test_it_renews_by_itself_and_gives_back_when_cancelled(cluster: FakeCluster,
         seen = set[str]()
         async with asyncio.timeout(10):
             while len(seen) < 3:
-                if one.mine:
+                if one.is_leader:
                     seen.add(cluster.objects.get(LEASES, LEASE.name)["spec"]["renewTime"])
                 await asyncio.sleep(0.02)
         running.cancel()
@@ -168,10 +168,10 @@ def test_it_renews_by_itself_and_gives_back_when_cancelled(cluster: FakeCluster,
             await running
 
     asyncio.run(run())
-    assert not one.mine
+    assert not one.is_leader
     assert cluster.objects.get(LEASES, LEASE.name)["spec"]["holderIdentity"] == ""
     assert cluster.asked == {("get", "leases"), ("create", "leases"), ("update", "leases")}
 
 
 def test_without_a_lease_every_gateway_does_it() -> None:
-    assert Everyone().mine
+    assert NoElection().is_leader

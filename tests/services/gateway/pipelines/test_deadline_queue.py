@@ -4,17 +4,17 @@ import asyncio
 
 from live_avatar.config import TINY
 from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, ServiceInfo
-from services.gateway.pipelines.deadline_queue import NO_HURRY_NS, Turns
+from services.gateway.pipelines.deadline_queue import NO_HURRY_NS, DeadlineQueue
 from services.gateway.pipelines.load import Load
 
 
 def test_the_earliest_due_enters_first_and_one_at_a_time() -> None:
     async def scenario() -> list[int]:
         credits, entered = [0], list[int]()
-        turns = Turns(lambda: credits[0] > 0)
+        queue = DeadlineQueue(lambda: credits[0] > 0)
 
         async def enter(due_ns: int) -> None:
-            async with turns.turn(due_ns):
+            async with queue.slot(due_ns):
                 credits[0] -= 1
                 entered.append(due_ns)
                 await asyncio.sleep(0)
@@ -24,7 +24,7 @@ def test_the_earliest_due_enters_first_and_one_at_a_time() -> None:
         assert entered == []
         for count in range(1, 6):
             credits[0] += 1
-            turns.notify()
+            queue.notify()
             await asyncio.sleep(0.01)
             assert len(entered) == count
         await asyncio.gather(*waiting)
@@ -36,17 +36,17 @@ def test_the_earliest_due_enters_first_and_one_at_a_time() -> None:
 def test_one_who_leaves_the_queue_holds_up_nobody() -> None:
     async def scenario() -> None:
         free = [False]
-        turns = Turns(lambda: free[0])
+        queue = DeadlineQueue(lambda: free[0])
 
         async def enter(due_ns: int) -> int:
-            async with turns.turn(due_ns):
+            async with queue.slot(due_ns):
                 return due_ns
 
         first, second = asyncio.create_task(enter(1)), asyncio.create_task(enter(2))
         await asyncio.sleep(0)
         first.cancel()
         free[0] = True
-        turns.notify()
+        queue.notify()
         assert await asyncio.wait_for(second, 10) == 2
 
     asyncio.run(scenario())

@@ -5,16 +5,14 @@ import time
 import numpy as np
 import pytest
 
-from live_avatar.config import TINY
 from live_avatar.serving.errors import ServiceError, from_status
 from live_avatar.v1 import avatar_service_pb2 as api
-from live_avatar.v1.media_pb2 import AudioFormat
-from services.gateway.audio.utterances import Utterances
-from services.gateway.sessions.barge_ins import UTTERANCE_OVER, BargeIns
-from services.gateway.sessions.events import Notices
-from services.gateway.sessions.live import Live, LiveRules
+from services.gateway.api import messages
+from services.gateway.limits import Limits
+from services.gateway.sessions.barge_ins import UTTERANCE_OVER
+from services.gateway.sessions.live import LiveDelivery
+from tests.services.gateway.live_session import RATE_HZ, live_config, live_context
 
-RATE_HZ = 16_000
 PIECE = 1_000
 MOST_S = 2
 
@@ -23,33 +21,31 @@ class Conversation:
     """A live session's speech, and the events that its client gets."""
 
     def __init__(self) -> None:
-        form = AudioFormat(encoding=AudioFormat.ENCODING_PCM_S16LE, sample_rate_hz=RATE_HZ, channel_count=1)
-        utterances = Utterances()
-        self.live = Live(form, TINY, utterances, LiveRules(), depth=3)
-        self.notices = Notices(utterances, RATE_HZ, TINY, lambda: None, self._fail)
-        self.barge_ins = BargeIns(self.live, self.notices)
+        context = live_context(live_config(), limits=Limits(max_live_audio_s=MOST_S))
+        self.live = LiveDelivery(context)
+        self.queue = context.events
         self.events: list[api.StreamAvatarResponse.Event] = []
         self.sequence = 0
 
-    def _fail(self, error: ServiceError) -> None:
-        raise error
-
     def speak(self, offset: int, name: str = "", samples: int = PIECE) -> None:
-        self.sequence += 1
-        self.live.speech.hear(np.full(samples, 100, "<i2").tobytes(), offset, name, 0)
-        self.barge_ins.watch(MOST_S, 0, self.sequence)
+        self._count()
+        self.live.receive_audio(np.full(samples, 100, "<i2").tobytes(), offset, name, samples)
         self._read()
 
     def interrupt(self, name: str = "", request_id: str = "", *, in_order: bool = False) -> int:
         if in_order:
-            self.sequence += 1
-        done = self.barge_ins.interrupt(name, request_id, 0, self.sequence, in_order=in_order)
+            self._count()
+        done = self.live.interrupt(name, request_id, in_order=in_order)
         self._read()
         return done.first_clean
 
+    def _count(self) -> None:
+        self.sequence += 1
+        self.queue.message_consumed(self.sequence)
+
     def _read(self) -> None:
-        while self.notices:
-            self.events.append(self.notices.take().event)
+        while self.queue:
+            self.events.append(messages.notice(self.queue.take()).event)
 
     @property
     def waits(self) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,12 +13,12 @@ from live_avatar.client.results import Event, from_response
 from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.pacing import NS_PER_S
-from services.gateway.audio.live_speech import Filled
-from services.gateway.sessions.degradation import CALM_BLOCKS, NOTED_NS, Cause, Condition
-from services.gateway.sessions.progress import Arrived
-from services.gateway.sessions.punctuality import STANDSTILL_NS, Punctuality
+from services.gateway.api import messages
+from services.gateway.sessions.degradation import CALM_BLOCKS, NOTED_NS, Cause, Degradation
+from services.gateway.sessions.ledger import ArrivedBlock
+from services.gateway.sessions.punctuality import STANDSTILL_NS
 from services.gateway.sessions.session import Session
-from tests.services.gateway.sessions.test_event_order import arrived, live_session
+from tests.services.gateway.live_session import admit, arrive, arrived, delivery_of, live_session
 
 BLOCK_NS = 480_000_000
 MS = NS_PER_S // 1000
@@ -26,31 +27,31 @@ Busy = tuple[tuple[str, int], ...]
 BUSY: Busy = ("audio-encoder", 20), ("denoise-stage-2", 900), ("vae-decoder", 100)
 
 
-def changes(condition: Condition, lateness: list[int]) -> list[int]:
+def changes(condition: Degradation, lateness: list[int]) -> list[int]:
     """Blocks at which the state changes."""
     return [block for block, late_ns in enumerate(lateness) if condition.note(block, late_ns)]
 
 
 def test_one_late_block_is_enough_where_a_viewer_notices_it() -> None:
-    assert changes(Condition(), [0, NOTED_NS - 1, 0, 0, 0, 0, 0]) == []
-    assert changes(Condition(), [0, NOTED_NS, 0, 0, 0, 0, 0]) == [1, 5]
+    assert changes(Degradation(), [0, NOTED_NS - 1, 0, 0, 0, 0, 0]) == []
+    assert changes(Degradation(), [0, NOTED_NS, 0, 0, 0, 0, 0]) == [1, 5]
 
 
 def test_a_pipeline_that_is_a_little_too_slow_is_found_in_the_end() -> None:
-    assert changes(Condition(), [NOTED_NS // 10] * 20) == [9]
+    assert changes(Degradation(), [NOTED_NS // 10] * 20) == [9]
 
 
 def test_little_delays_with_calm_between_are_nothing() -> None:
-    assert changes(Condition(), ([NOTED_NS // 2] + [0] * CALM_BLOCKS) * 20) == []
+    assert changes(Degradation(), ([NOTED_NS // 2] + [0] * CALM_BLOCKS) * 20) == []
 
 
 def test_a_flapping_pipeline_is_told_of_once() -> None:
-    assert changes(Condition(), [NOTED_NS, 0, 0] * 50) == [0]
+    assert changes(Degradation(), [NOTED_NS, 0, 0] * 50) == [0]
 
 
 @given(st.lists(st.sampled_from([0, 0, 0, 1, NOTED_NS // 3, NOTED_NS, 10 * NOTED_NS]), max_size=200))
 def test_changes_are_rare_whatever_happens(lateness: list[int]) -> None:
-    condition, found = Condition(), list[bool]()
+    condition, found = Degradation(), list[bool]()
     blocks = []
     for block, late_ns in enumerate(lateness):
         if condition.foresee(block, late_ns) | condition.note(block, late_ns):
@@ -67,41 +68,43 @@ class Watched:
     """A live session under a fake clock: blocks are handed out as the test says, and everything told is kept."""
 
     def __init__(self) -> None:
-        self.session: Session = asyncio.run(_made())
-        assert self.session.live is not None
-        self.live = self.session.live
         self.telemetry = Counting("test")
-        self.punctuality = Punctuality(self.session, self.live, self.telemetry)
+        self.session: Session = asyncio.run(_made(self.telemetry))
+        self.live = delivery_of(self.session)
+        self.punctuality = self.live.punctuality
         self.now_ns = time.monotonic_ns()
 
     def deliver(self, after_ns: int, *, held_ns: int = 0, busy: Busy = BUSY) -> list[Event]:
         """The next block comes from the pipeline so long after the last one, and the client takes it later still."""
         self.now_ns += after_ns + held_ns
-        block = self.session.delivered
-        self.session.admitted = block + 1
-        self.punctuality.delivered(block, came(block, (self.now_ns - held_ns) / NS_PER_S, busy), self.now_ns)
-        self.live.deliver(block, self.now_ns)
-        self.session.delivered += 1
+        block = self._next_block()
+        self.live.block_shown(came(block, (self.now_ns - held_ns) / NS_PER_S, busy), self.now_ns)
+        self.session.ledger.deliver()
         return self.events()
 
     def wait(self, duration_ns: int, *, is_there: bool = False) -> list[Event]:
         """Time passes without a delivery; the next block came from the pipeline at its beginning, or has not come."""
-        block = self.session.delivered
-        self.session.admitted = block + 1
+        block = self._next_block()
         if is_there:
-            self.session.arrived[block] = came(block, self.now_ns / NS_PER_S)
+            arrive(self.session, came(block, self.now_ns / NS_PER_S))
         self.now_ns += duration_ns
         self.punctuality.look(self.now_ns)
-        self.session.arrived.clear()
         return self.events()
 
+    def _next_block(self) -> int:
+        """Index of the one that is delivered next, which is admitted."""
+        if not self.session.ledger.ahead:
+            admit(self.session)
+        return self.session.ledger.delivered
+
     def events(self) -> list[Event]:
-        responses = [self.session.notices.take() for _ in range(len(self.session.notices))]
+        waiting = [self.session.events.take() for _ in range(len(self.session.events))]
+        responses = [messages.notice(notice) for notice in waiting]
         return [result for response in responses if isinstance(result := from_response(response), Event)]
 
 
-async def _made() -> Session:
-    return live_session()
+async def _made(telemetry: Telemetry) -> Session:
+    return live_session(telemetry)
 
 
 class Counting(Telemetry):
@@ -119,7 +122,7 @@ class Counting(Telemetry):
         self.waited_s[Cause(reason)] += seconds
 
 
-def came(block: int, at: float, busy: Busy = BUSY) -> Arrived:
+def came(block: int, at: float, busy: Busy = BUSY) -> ArrivedBlock:
     timings = []
     for service, milliseconds in busy:
         timings.append(BlockTiming(service=service))
@@ -215,7 +218,7 @@ def test_blocks_in_time_are_not_told_of() -> None:
 def test_starved_speech_has_a_reason() -> None:
     watched = Watched()
     for block in range(12):
-        watched.punctuality.admitted(block, Filled(idle=False, starved=block < 3))
+        watched.punctuality.admitted(block, starved=block < 3)
     events = watched.events()
     assert told(events) == [("DEGRADED", "AUDIO_STARVED"), ("RECOVERED", "AUDIO_STARVED")]
     assert [event.block_index for event in events] == [0, 2 + CALM_BLOCKS]
@@ -224,18 +227,18 @@ def test_starved_speech_has_a_reason() -> None:
 def test_several_causes_hold_at_the_same_time() -> None:
     watched, events = Watched(), list[Event]()
     for block in range(4):
-        watched.punctuality.admitted(block, Filled(idle=False, starved=True))
+        watched.punctuality.admitted(block, starved=True)
         events += watched.deliver(2 * BLOCK_NS)
     assert told(events) == [("DEGRADED", "AUDIO_STARVED"), ("DEGRADED", "PIPELINE_SLOW")]
     for block in range(4, 12):
-        watched.punctuality.admitted(block, Filled(idle=True, starved=False))
+        watched.punctuality.admitted(block, starved=False)
         events += watched.deliver(2 * BLOCK_NS)
     assert told(events)[2:] == [("RECOVERED", "AUDIO_STARVED")]
 
 
 def test_a_session_that_is_over_is_no_longer_counted() -> None:
     watched = Watched()
-    with watched.punctuality:
+    with closing(watched.live):
         watched.deliver(0)
         watched.deliver(2_000 * MS)
         assert watched.telemetry.sessions[Cause.PIPELINE_SLOW] == 1
@@ -249,7 +252,7 @@ def test_reports_do_not_hide_that_the_viewer_waits() -> None:
     for _ in range(15):
         watched.now_ns += 200 * MS
         frames = min(9, (watched.now_ns - time.monotonic_ns()) * 25 // NS_PER_S)
-        watched.live.report((frames + 3) * NS_PER_S // 25, watched.now_ns)
+        watched.live.pacer.playback.report(frames, watched.now_ns)
         events += watched.wait(0)
     assert told(events) == [("DEGRADED", "PIPELINE_SLOW")]
     watched.deliver(0)

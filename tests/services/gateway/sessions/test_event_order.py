@@ -3,26 +3,18 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from live_avatar.config import TINY
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
-from live_avatar.v1.media_pb2 import AudioFormat, VideoFormat
 from services.gateway.api.stream import Stream
-from services.gateway.limits import Limits
-from services.gateway.pipelines.pipeline import Pipeline
-from services.gateway.sessions.live import LiveRules
-from services.gateway.sessions.progress import Arrived, Phase
+from services.gateway.sessions.events import GoAway
 from services.gateway.sessions.session import IDLE, Session
-from services.gateway.store.records import SessionRecord
+from tests.services.gateway.live_session import admit, arrive, arrived, live_session
 
-RATE_HZ = 16_000
 Request = api.StreamAvatarRequest
 Response = api.StreamAvatarResponse
 Event = Response.Event
@@ -30,25 +22,6 @@ STARTED, FINISHED = Event.KIND_UTTERANCE_STARTED, Event.KIND_UTTERANCE_FINISHED
 INTERRUPTED, APPLIED = Event.KIND_UTTERANCE_INTERRUPTED, Event.KIND_UPDATE_APPLIED
 ORDERS = [[STARTED, FINISHED], [STARTED, INTERRUPTED], [INTERRUPTED]]
 """Events of one utterance."""
-
-
-def live_session() -> Session:
-    """A session that streams, on a pipeline that does nothing."""
-    config = api.SessionConfig(
-        audio=AudioFormat(encoding=AudioFormat.ENCODING_PCM_S16LE, sample_rate_hz=RATE_HZ, channel_count=1),
-        video=VideoFormat(encoding=VideoFormat.ENCODING_RAW_RGB24, width=16, height=16),
-        delivery=api.DELIVERY_LIVE,
-        listening=api.LISTENING_STREAMING,
-    )
-    record = SessionRecord(
-        session_id="one", tenant="", state=0, config=b"", token_hash=b"", request_hash=b"", request_id="",
-        pipeline="", endpoint="",
-    )  # fmt: skip
-    pipeline = cast(Pipeline, SimpleNamespace(preset=TINY, services=("hearing", "denoising", "decoding")))
-    session = Session(record, config, pipeline, Limits(), LiveRules())
-    session.phase = Phase.STREAMING
-    session.credits = 10**6
-    return session
 
 
 class Line:
@@ -81,43 +54,41 @@ class Line:
             self.spoken.append(self._name)
         piece = Request.AudioChunk(data=b"\1\0" * 3_000, sample_offset=self._sent, utterance_id=self._name)
         self._sent += 3_000
-        self.session.hear(piece)
+        self.stream.receive(Request(audio_chunk=piece))
 
     def _end(self) -> None:
-        self.session.end_utterance(self._name)
+        self.session.delivery.end_utterance(self._name)
         self._name = ""
 
     def _interrupt(self) -> None:
         """By the client that speaks: what it says next is another utterance."""
-        self.session.interrupt("")
+        self.session.delivery.interrupt("", "", in_order=False)
         self._name = ""
 
     def _interrupt_unawares(self) -> None:
         """By somebody else: the client goes on with what it says."""
-        self.session.interrupt("")
+        self.session.delivery.interrupt("", "", in_order=False)
 
     def _interrupt_old(self) -> None:
         """Of an utterance that is over, or is not."""
         if self.spoken:
-            self.session.interrupt(self.spoken[0])
+            self.session.delivery.interrupt(self.spoken[0], "", in_order=False)
 
     def _update(self) -> None:
         self.updated.add(self.session.update("a fox").result())
 
     def _admit(self) -> None:
         session = self.session
-        if session.live is None or session.all_admitted or session.admitted - session.delivered > 5:
+        if session.delivery.finished or session.ledger.ahead > 5:
             return
-        filled = session.live.admit(time.monotonic_ns())
-        assert self.stream._punctuality is not None
-        self.stream._punctuality.admitted(session.admitted, filled)
-        session.arrived[session.admitted] = arrived(session.admitted, idle=filled.idle)
-        session.admitted += 1
-        session.changes.notify()
+        admission = session.delivery.admit(time.monotonic_ns())
+        arrive(session, arrived(admit(session, idle=admission.idle), idle=admission.idle))
+        session.changed.notify()
 
     async def finish(self, delivering: "asyncio.Task[None]") -> None:
         """Lets the stream come to its end."""
-        self.session.finish()
+        self.session.delivery.finish()
+        self.session.changed.notify()
         while not delivering.done():
             self._admit()
             await asyncio.sleep(0)
@@ -135,19 +106,12 @@ async def _no_requests() -> AsyncIterator[Request]:
         yield request
 
 
-def arrived(block: int, *, idle: bool = False) -> Arrived:
-    first = max(0, block * TINY.frames_per_block - TINY.stream.dropped_frames)
-    end = (block + 1) * TINY.frames_per_block - TINY.stream.dropped_frames
-    frames = (b"p",) * (end - first)
-    return Arrived(first_frame=first, frames=frames, timings=(), at=time.monotonic(), waited_s=0.0, idle=idle)
-
-
 def play(acts: list[str], pauses: list[int]) -> Line:
     """A whole stream; ``wait`` among the acts lets its tasks run."""
 
     async def scenario() -> Line:
         line = Line(pauses)
-        telling = asyncio.create_task(line.stream._tell_all())
+        telling = asyncio.create_task(line.stream._emit_all())
         delivering = asyncio.create_task(line.stream._deliver_all())
         for act in acts:
             if act == "wait":
@@ -185,7 +149,7 @@ ACTS = st.sampled_from(
 def test_the_events_of_every_utterance_are_in_order(acts: list[str], pauses: list[int]) -> None:
     line = play(acts, pauses)
     assert [one.server_sequence for one in line.written] == list(range(len(line.written)))
-    assert not line.session.notices
+    assert not line.session.events
     for name in line.spoken:
         assert [event.kind for event in line.utterance_events() if event.utterance_id == name] in ORDERS, name
     for kind in (STARTED, FINISHED):
@@ -202,7 +166,7 @@ def test_the_events_of_every_utterance_are_in_order(acts: list[str], pauses: lis
 def check_updates(line: Line) -> None:
     """Each block from which on an update holds is told once, and in order."""
     blocks = [event.block_index for event in line.events() if event.kind == APPLIED]
-    assert blocks == sorted(block for block in line.updated if block < line.session.delivered)
+    assert blocks == sorted(block for block in line.updated if block < line.session.ledger.delivered)
 
 
 def check_places(line: Line) -> None:
@@ -242,7 +206,7 @@ def test_what_is_told_last_is_written_before_the_stream_ends() -> None:
     """The task that tells may have begun to write when the last block has left."""
     line = play([*["admit", "wait"] * 3, *["wait"] * 50, "interrupt"], [*[0] * 36, 40])
     assert line.events()[-1].kind == INTERRUPTED
-    assert not line.session.notices
+    assert not line.session.events
 
 
 @pytest.fixture
@@ -255,8 +219,8 @@ def session() -> Iterator[Session]:
 
 def go_aways(session: Session) -> list[str]:
     """Reasons of what is to be told."""
-    told: list[Any] = [session.notices.take() for _ in range(len(session.notices))]
-    return [one.go_away.reason for one in told]
+    waiting = [session.events.take() for _ in range(len(session.events))]
+    return [notice.reason for notice in waiting if isinstance(notice, GoAway)]
 
 
 def test_the_end_of_a_stream_is_announced_once_for_each_reason(session: Session) -> None:

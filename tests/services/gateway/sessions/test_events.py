@@ -4,42 +4,38 @@ import grpc
 
 from live_avatar.config import TINY
 from live_avatar.serving.errors import ServiceError
-from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.api import messages
 from services.gateway.audio.utterances import Utterances
-from services.gateway.sessions.events import MAX_WAITING, Event, Notices
-
-Response = api.StreamAvatarResponse
+from services.gateway.sessions.events import MAX_WAITING, Event, EventKind, EventQueue, media_ns
 
 
-def event(kind: "Event.Kind.ValueType", name: str = "", block: int = 0) -> Response:
-    return messages.event(kind, name, messages.duration(block, 25), block)
+def event(kind: EventKind, name: str = "", block: int = 0) -> Event:
+    return Event(kind=kind, utterance_id=name, media_ns=media_ns(block, 25), block=block)
 
 
-def new_notices(failures: list[ServiceError]) -> Notices:
-    return Notices(Utterances(), 16_000, TINY, lambda: None, failures.append)
+def new_queue(failures: list[ServiceError]) -> EventQueue:
+    return EventQueue(Utterances(), 16_000, TINY, lambda: None, failures.append)
 
 
 def test_interruptions_that_nobody_has_read_are_one() -> None:
-    notices = new_notices([])
-    notices.add(event(Event.KIND_DEGRADED))
+    queue = new_queue([])
+    queue.add(event(EventKind.DEGRADED))
     for block in range(10_000):
-        notices.add(event(Event.KIND_UTTERANCE_INTERRUPTED, "a", block))
-    notices.add(event(Event.KIND_UTTERANCE_INTERRUPTED, "b", 3))
-    told = [notices.take().event for _ in range(len(notices))]
-    assert [(one.kind, one.utterance_id, one.block_index) for one in told] == [
-        (Event.KIND_DEGRADED, "", 0),
-        (Event.KIND_UTTERANCE_INTERRUPTED, "a", 9_999),
-        (Event.KIND_UTTERANCE_INTERRUPTED, "b", 3),
+        queue.add(event(EventKind.UTTERANCE_INTERRUPTED, "a", block))
+    queue.add(event(EventKind.UTTERANCE_INTERRUPTED, "b", 3))
+    waiting = [queue.take() for _ in range(len(queue))]
+    assert [(one.kind, one.utterance_id, one.block) for one in waiting if isinstance(one, Event)] == [
+        (EventKind.DEGRADED, "", 0),
+        (EventKind.UTTERANCE_INTERRUPTED, "a", 9_999),
+        (EventKind.UTTERANCE_INTERRUPTED, "b", 3),
     ]
 
 
 def test_a_client_that_reads_no_events_is_a_slow_consumer() -> None:
     failures: list[ServiceError] = []
-    notices = new_notices(failures)
+    queue = new_queue(failures)
     for block in range(MAX_WAITING):
-        notices.add(event(Event.KIND_DEGRADED, block=block))
+        queue.add(event(EventKind.DEGRADED, block=block))
     assert not failures
-    notices.add(event(Event.KIND_RECOVERED))
+    queue.add(event(EventKind.RECOVERED))
     assert [(one.code, one.reason) for one in failures] == [(grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER")]
-    assert len(notices) == MAX_WAITING
+    assert len(queue) == MAX_WAITING

@@ -11,7 +11,7 @@ import pytest
 
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.election.singleton import Everyone
+from services.gateway.election.leader import NoElection
 from services.gateway.sessions.keeper import End, Keeper
 from services.gateway.store.records import LeaseLostError, SessionRecord
 from services.gateway.store.renewals import Renewal
@@ -51,7 +51,7 @@ class FakeStore:
 
 
 def kept(store: FakeStore) -> Keeper:
-    return Keeper(cast("SessionStore", store), LEASE_S, Everyone())
+    return Keeper(cast("SessionStore", store), LEASE_S, NoElection())
 
 
 async def run(keeper: Keeper, seconds: float) -> None:

@@ -106,7 +106,7 @@ def test_nothing_is_decoded_where_there_is_no_room(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_a_header_shows_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager.Registry, "_place", lambda *_: pytest.fail("a place was taken"))
+    monkeypatch.setattr(manager.SessionManager, "_place", lambda *_: pytest.fail("a place was taken"))
 
     async def scenario() -> None:
         async with whole_system() as running:

@@ -15,12 +15,12 @@ from live_avatar.v1.media_pb2 import VideoFormat
 from services.gateway.video.muxer import (
     AAC_PACKET_SAMPLES,
     TICKS_PER_FRAME,
+    EncodedFrames,
+    Fragment,
     FragmentedMp4,
-    Packer,
-    Pictures,
+    Muxer,
     Speech,
-    Unit,
-    packer_for,
+    muxer_for,
 )
 from services.vae_decoder.media import H264Encoder
 
@@ -34,23 +34,25 @@ def first_frame(block: int) -> int:
     return max(0, block * PER_BLOCK - DROPPED)
 
 
-def film(blocks: int, bright: set[int]) -> Iterator[Pictures]:
+def film(blocks: int, bright: set[int]) -> Iterator[EncodedFrames]:
     """Black pictures but for the ``bright`` ones."""
     encoder = H264Encoder(*SIZE, FPS)
     for block in range(blocks):
         first, last = first_frame(block), first_frame(block + 1)
         pixels = np.zeros((last - first, SIZE[1], SIZE[0], 3), np.uint8)
         pixels[[frame - first for frame in bright if first <= frame < last]] = 255
-        yield Pictures(block=block, first_frame=first, frames=tuple(encoder.encode(pixels, starts_block=True)))
+        yield EncodedFrames(block=block, first_frame=first, frames=tuple(encoder.encode(pixels, starts_block=True)))
 
 
-def pack_all(packer: Packer, pictures: Iterator[Pictures], speech: Speech, rate_hz: int) -> tuple[list[Unit], bytes]:
+def mux_all(
+    muxer: Muxer, pictures: Iterator[EncodedFrames], speech: Speech, rate_hz: int
+) -> tuple[list[Fragment], bytes]:
     """Units of all blocks, and what is left at the end."""
-    units: list[Unit] = []
+    units: list[Fragment] = []
     for one in pictures:
         first, last = (n * PER_BLOCK * rate_hz // FPS for n in (one.block, one.block + 1))
-        units += packer.pack(one, speech[first:last])
-    return units, packer.finish()
+        units += muxer.mux(one, speech[first:last])
+    return units, muxer.finish()
 
 
 def clicks(seconds: list[float], length_s: float, rate_hz: int) -> Speech:
@@ -79,9 +81,9 @@ def heard(data: bytes) -> tuple[float, np.ndarray[tuple[int], np.dtype[np.float3
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 32_123, 48_000])
 def test_clicks_and_flashes_meet_in_the_file(rate_hz: int) -> None:
     at = [0.52, 1.0, 1.96, 2.84]
-    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, rate_hz)
+    muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, rate_hz)
     bright = {round(second * FPS) - DROPPED for second in at}
-    units, tail = pack_all(packer, film(6, bright), clicks(at, 2.88, rate_hz), rate_hz)
+    units, tail = mux_all(muxer, film(6, bright), clicks(at, 2.88, rate_hz), rate_hz)
     data = b"".join(unit.data for unit in units) + tail
     frames = shown(data)
     following = [n / FPS for n in range(DROPPED + 1, 6 * PER_BLOCK)]
@@ -113,8 +115,8 @@ def test_the_first_picture_is_held_from_the_beginning(blocks: int) -> None:
 
 
 def test_only_the_first_fragment_tells_durations() -> None:
-    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
-    units, _ = pack_all(packer, film(3, set()), clicks([], 1.44, 16_000), 16_000)
+    muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
+    units, _ = mux_all(muxer, film(3, set()), clicks([], 1.44, 16_000), 16_000)
     runs = [video_run(unit.data) for unit in units]
     held = (DROPPED + 1) * TICKS_PER_FRAME
     assert runs == [
@@ -125,17 +127,17 @@ def test_only_the_first_fragment_tells_durations() -> None:
 
 
 def test_a_film_of_a_single_picture_shows_it_to_its_end() -> None:
-    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
+    muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
     pictures, *_ = film(1, set())
-    only = Pictures(block=0, first_frame=0, frames=pictures.frames[:1])
-    (unit,) = packer.pack(only, clicks([], 0.16, 16_000))
+    only = EncodedFrames(block=0, first_frame=0, frames=pictures.frames[:1])
+    (unit,) = muxer.mux(only, clicks([], 0.16, 16_000))
     assert video_run(unit.data) == (0, [(DROPPED + 1) * TICKS_PER_FRAME])
 
 
 def test_a_film_of_a_later_block_is_not_held_from_the_beginning() -> None:
-    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
+    muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
     _, later = film(2, set())
-    (unit,) = packer.pack(later, clicks([], 0.48, 16_000))
+    (unit,) = muxer.mux(later, clicks([], 0.48, 16_000))
     assert video_run(unit.data) == (PER_BLOCK * TICKS_PER_FRAME, [])
 
 
@@ -157,10 +159,10 @@ def test_a_film_that_is_put_into_other_boxes_begins_with_its_picture(movflags: s
 
 def test_every_block_is_complete_when_it_leaves() -> None:
     """A viewer who has the units up to a block can play it: nothing is kept back for the next one."""
-    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
+    muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
     speech, data = clicks([], 1.44, 16_000), b""
     for pictures in film(3, set()):
-        for unit in packer.pack(pictures, speech[pictures.block * 7_680 : (pictures.block + 1) * 7_680]):
+        for unit in muxer.mux(pictures, speech[pictures.block * 7_680 : (pictures.block + 1) * 7_680]):
             data += unit.data
         assert len(shown(data)) == first_frame(pictures.block + 1)
         _, samples, rate_hz = heard(data)
@@ -168,8 +170,8 @@ def test_every_block_is_complete_when_it_leaves() -> None:
 
 
 def test_one_fragment_per_block_after_one_header() -> None:
-    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
-    units, tail = pack_all(packer, film(3, set()), clicks([], 1.44, 16_000), 16_000)
+    muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
+    units, tail = mux_all(muxer, film(3, set()), clicks([], 1.44, 16_000), 16_000)
     assert [boxes(unit.data) for unit in units] == [["ftyp", "moov", "moof", "mdat"], *[["moof", "mdat"]] * 2]
     assert boxes(tail) == ["moof", "mdat"]
     assert [(unit.first_frame, unit.frame_count, unit.keyframe) for unit in units] == [
@@ -178,8 +180,8 @@ def test_one_fragment_per_block_after_one_header() -> None:
 
 
 def packed_film(blocks: int) -> bytes:
-    packer = packer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
-    units, tail = pack_all(packer, film(blocks, set()), clicks([], blocks * 0.48, 16_000), 16_000)
+    muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
+    units, tail = mux_all(muxer, film(blocks, set()), clicks([], blocks * 0.48, 16_000), 16_000)
     return b"".join(unit.data for unit in units) + tail
 
 
@@ -220,35 +222,35 @@ def test_a_session_without_video_has_no_file() -> None:
 
 
 def test_a_block_whose_pictures_are_all_cut_keeps_its_speech() -> None:
-    packer = FragmentedMp4(TINY, SIZE, 16_000)
+    muxer = FragmentedMp4(TINY, SIZE, 16_000)
     pictures, *_ = film(1, set())
     speech = clicks([], 0.5, 16_000)
-    units = list(packer.pack(pictures, speech[:7_680]))
-    assert list(packer.pack(Pictures(block=1, first_frame=9, frames=()), speech[7_680:])) == []
-    _, samples, _ = heard(units[0].data + packer.finish())
+    units = list(muxer.mux(pictures, speech[:7_680]))
+    assert list(muxer.mux(EncodedFrames(block=1, first_frame=9, frames=()), speech[7_680:])) == []
+    _, samples, _ = heard(units[0].data + muxer.finish())
     assert samples.size >= speech.size
 
 
 def test_a_file_cannot_begin_without_parameter_sets() -> None:
     pictures, *_ = film(1, set())
-    packer = FragmentedMp4(TINY, SIZE, 16_000)
-    broken = Pictures(block=0, first_frame=0, frames=pictures.frames[1:])
+    muxer = FragmentedMp4(TINY, SIZE, 16_000)
+    broken = EncodedFrames(block=0, first_frame=0, frames=pictures.frames[1:])
     with pytest.raises(ValueError, match="parameter sets"):
-        list(packer.pack(broken, clicks([], 0.48, 16_000)))
+        list(muxer.mux(broken, clicks([], 0.48, 16_000)))
 
 
 def test_access_units_are_one_stream() -> None:
-    packer = packer_for(VideoFormat.ENCODING_H264_ANNEXB, TINY, SIZE, 16_000)
-    units, tail = pack_all(packer, film(3, {5}), clicks([], 1.44, 16_000), 16_000)
-    assert (len(units), tail, packer.carries_audio) == (3, b"", False)
+    muxer = muxer_for(VideoFormat.ENCODING_H264_ANNEXB, TINY, SIZE, 16_000)
+    units, tail = mux_all(muxer, film(3, {5}), clicks([], 1.44, 16_000), 16_000)
+    assert (len(units), tail, muxer.carries_audio) == (3, b"", False)
     with av.open(io.BytesIO(b"".join(unit.data for unit in units)), mode="r", format="h264") as file:
         bright = [frame.to_ndarray(format="gray").mean() > 128 for frame in file.decode(video=0)]
     assert (len(bright), bright.index(True)) == (33, 5)
 
 
 def test_raw_pictures_are_one_unit_each() -> None:
-    packer = packer_for(VideoFormat.ENCODING_RAW_RGB24, TINY, SIZE, 16_000)
-    pictures = Pictures(block=1, first_frame=9, frames=(b"a", b"b"))
-    assert [(unit.first_frame, unit.frame_count, unit.data) for unit in packer.pack(pictures, clicks([], 0, 1))] == [
+    muxer = muxer_for(VideoFormat.ENCODING_RAW_RGB24, TINY, SIZE, 16_000)
+    pictures = EncodedFrames(block=1, first_frame=9, frames=(b"a", b"b"))
+    assert [(unit.first_frame, unit.frame_count, unit.data) for unit in muxer.mux(pictures, clicks([], 0, 1))] == [
         (9, 1, b"a"), (10, 1, b"b")
     ]  # fmt: skip
