@@ -37,6 +37,17 @@ class Waiting:
     heard_samples: int = 0
     played_samples: int = 0
 
+    def add(self, played: Samples, heard: Samples) -> None:
+        """Adds a piece, as the viewer and as the model hears it."""
+        join_small(self.played, played)
+        self.played_samples += played.size
+        join_small(self.heard, heard)
+        self.heard_samples += heard.size
+
+    def finish(self) -> None:
+        """None of its speech follows."""
+        self.complete = True
+
 
 @dataclass(frozen=True, kw_only=True)
 class Filled:
@@ -125,7 +136,7 @@ class LiveSpeech(Speech):
             self.end = self.played.end
             self._utterances.extend(self.end)
             return
-        _add(self._waiting[-1], samples, heard)
+        self._waiting[-1].add(samples, heard)
 
     def end_utterance(self, name: str = "") -> None:
         """Completes the utterance that comes; nothing happens where none does, or where ``name`` is another's."""
@@ -142,8 +153,8 @@ class LiveSpeech(Speech):
             self._open = False
             self._utterances.end()
             return
-        _add(self._waiting[-1], np.empty(0, np.float32), tail)
-        self._waiting[-1].complete = True
+        self._waiting[-1].add(np.empty(0, np.float32), tail)
+        self._waiting[-1].finish()
 
     def finish(self) -> None:
         """No more speech will come."""
@@ -245,10 +256,3 @@ class LiveSpeech(Speech):
 
 def _queue_full(message: str) -> ServiceError:
     return ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "AUDIO_QUEUE_FULL", message)
-
-
-def _add(one: Waiting, played: Samples, heard: Samples) -> None:
-    join_small(one.played, played)
-    one.played_samples += played.size
-    join_small(one.heard, heard)
-    one.heard_samples += heard.size

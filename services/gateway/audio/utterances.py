@@ -19,9 +19,25 @@ class Utterance:
     end: int
     complete: bool = False
     started: bool = False
-    """The client has been told that it began."""
+    """Its beginning was reported to the client."""
     interrupted: bool = False
-    """A barge-in ended it; its remaining speech is delivered without another word about it."""
+    """A barge-in ended it; its remaining speech is delivered without a further event about it."""
+
+    def start(self) -> None:
+        """Its beginning is reported now."""
+        self.started = True
+
+    def extend(self, end: int) -> None:
+        """It reaches to sample ``end`` - 1 now."""
+        self.end = end
+
+    def finish(self) -> None:
+        """None of its speech follows."""
+        self.complete = True
+
+    def interrupt(self, end: int) -> None:
+        """Ends it at sample ``end`` where it lasts longer."""
+        self.end, self.interrupted, self.complete = min(self.end, end), True, True
 
 
 class Utterances:
@@ -58,11 +74,11 @@ class Utterances:
         """Samples ``first`` to ``end`` - 1 of utterance ``name``; without a name, of the running one."""
         if not self._waiting or self._waiting[-1].complete:
             self._waiting.append(Utterance(name, first, end))
-        self._waiting[-1].end = end
+        self._waiting[-1].extend(end)
 
     def extend(self, end: int) -> None:
         """The running one reaches to sample ``end`` - 1 now."""
-        self._waiting[-1].end = end
+        self._waiting[-1].extend(end)
 
     def interrupt(self, end: int) -> list[str]:
         """Ends all there are: nothing of them is heard from sample ``end`` on.
@@ -73,23 +89,23 @@ class Utterances:
         names = [one.name for one in self._waiting if not one.interrupted]
         self._waiting = deque(one for one in self._waiting if one.first < end)
         for one in self._waiting:
-            one.end, one.interrupted, one.complete = min(one.end, end), True, True
+            one.interrupt(end)
         return names
 
     def end(self) -> None:
         """The running one is complete."""
         if self._waiting:
-            self._waiting[-1].complete = True
+            self._waiting[-1].finish()
 
     def at(self, sample: int) -> str:
         """Name of the utterance that holds ``sample``; empty in silence."""
         return next((one.name for one in self._waiting if one.first <= sample < one.end), "")
 
     def begun(self, end: int) -> list[Utterance]:
-        """Those that begin before sample ``end`` and of which this was not said yet; not those that are over."""
+        """Those that begin before sample ``end`` and of which this was not reported yet; not those that are over."""
         begun = [one for one in self._waiting if one.first < end and not one.started and not one.interrupted]
         for one in begun:
-            one.started = True
+            one.start()
         return begun
 
     def ended(self, end: int) -> list[Utterance]:

@@ -39,6 +39,10 @@ class _Held:
     lost: Lost
     renewed_at: float
 
+    def renewed(self, at: float) -> None:
+        """The lease was prolonged by a question of time ``at``."""
+        self.renewed_at = max(self.renewed_at, at)
+
 
 @dataclass(frozen=True)
 class End:
@@ -136,7 +140,7 @@ class Keeper:
 
     def _judge(self, held: _Held, outcome: Renewal, began: float) -> None:
         if outcome is None:
-            held.renewed_at = max(held.renewed_at, began)
+            held.renewed(began)
         elif isinstance(outcome, LeaseLostError):
             held.lost(_taken(outcome.record))
         elif began - held.renewed_at > _OUTAGE_LEASES * self._lease_s:
