@@ -1,31 +1,137 @@
-"""Which conditioning of a session is down, on its way, or due: the portrait and the model's own first latent.
+"""What the blocks of one session are conditioned on, and what of it is down, on its way, or due.
 
-Knows the order of sinks; nothing of messages.
+The portrait comes first, then the model's own first latent.  Of new prompts at most one waits, whatever the client
+sends, and at most one goes down per admitted block, so that a session costs the text encoder no more than its share.
+Knows nothing of streams or pipelines.
 """
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+
+from live_avatar.serving.errors import ServiceError
+from live_avatar.v1 import avatar_service_pb2 as api
+
+MAX_WAITING_CALLS = 16
+"""Calls of one session that may wait for their change to go down."""
+IDLE_PERIOD_S = 1.0
+"""A second change of the same block may follow after so long: while no block is admitted, one must not wait for it."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """A new prompt on its way."""
+
+    prompt: str
+    applied: "asyncio.Future[int]"
+    """First block it holds for."""
+
+
+class Prompts:
+    """Changes of ``config.prompt``; all calls from one event loop.
+
+    Args:
+        config: of the session; its prompt is always the one that holds from the next block on.
+        applied: called with the first block of each change.
+    """
+
+    def __init__(self, config: api.SessionConfig, applied: Callable[[int], None]) -> None:
+        self._config = config
+        self._note_applied = applied
+        self._composed = False
+        self._pending: Update | None = None
+        self._sent_block = -1
+        self._sent_at = 0.0
+        self._calls = 0
+
+    def compose(self) -> str:
+        """The prompt of the first conditioning, which is sent now; later changes need a conditioning of their own."""
+        self._composed = True
+        return self._config.prompt
+
+    def ask(self, prompt: str, block: int) -> "asyncio.Future[int]":
+        """Asks for ``prompt`` in place of whatever waits; ``block`` is the next to be admitted.
+
+        Returns:
+            The first block that the newest prompt holds for, once it is known; one answer for all who asked since the
+            last change went down.
+        """
+        applied = self._pending.applied if self._pending else asyncio.get_running_loop().create_future()
+        self._pending = Update(prompt, applied)
+        if not self._composed or prompt == self._config.prompt:
+            self._config.prompt = prompt
+            self.apply(self._pending, block)
+            self._pending = None
+        return applied
+
+    def due(self, block: int) -> bool:
+        """Whether a change may go down before ``block``, the next to be admitted."""
+        if self._pending is None or not self._composed:
+            return False
+        return block > self._sent_block or time.monotonic() - self._sent_at >= IDLE_PERIOD_S
+
+    def take(self, block: int) -> Update | None:
+        """The change to send down before ``block``; ``apply`` follows.  None where it has become needless."""
+        update, self._pending = self._pending, None
+        if update is not None:
+            self._config.prompt = update.prompt
+            self._sent_block, self._sent_at = block, time.monotonic()
+        return update
+
+    def apply(self, update: Update, block: int) -> None:
+        """``update`` holds from ``block`` on."""
+        self._note_applied(block)
+        if not update.applied.done():
+            update.applied.set_result(block)
+
+    @contextmanager
+    def waiting_call(self) -> Iterator[None]:
+        """The place of a call that waits for its change.
+
+        Raises:
+            ServiceError: RESOURCE_EXHAUSTED; too many wait.
+        """
+        if self._calls >= MAX_WAITING_CALLS:
+            message = f"{MAX_WAITING_CALLS} updates of this session wait already"
+            raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", message, retry_after_s=1.0)
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
 
 
 class Conditioning:
-    """The sinks of one session.
+    """Sinks and prompt of one session.
 
     Args:
+        prompts: of the session.
         switch_block: first block that needs the model's own first latent as its sink.
     """
 
-    def __init__(self, switch_block: int) -> None:
+    def __init__(self, prompts: Prompts, switch_block: int) -> None:
+        self.prompts = prompts
         self.switch_block = switch_block
         self._ready = False
         self._new_sink: bytes | None = None
         self._switched = False
 
     @property
-    def ready(self) -> bool:
-        """Sink version 0 and the prompt are on their way."""
-        return self._ready
-
-    @property
     def has_sink(self) -> bool:
         """The model's own first latent is there and was not sent down."""
         return self._new_sink is not None
+
+    def has_update(self, block: int) -> bool:
+        """A new prompt may go down before ``block``, the next to be admitted."""
+        return self._ready and self.prompts.due(block)
+
+    def is_due(self, block: int) -> bool:
+        """Something may go down before ``block``, the next to be admitted."""
+        return self.has_sink or self.has_update(block)
 
     def allows(self, block: int) -> bool:
         """Everything that ``block`` is conditioned on is on its way."""

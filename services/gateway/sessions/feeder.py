@@ -18,9 +18,9 @@ from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.telemetry import Telemetry, traceparent
 from services.gateway.pipelines import messages
 from services.gateway.refusals import PRECONDITION
+from services.gateway.sessions.conditioning import IDLE_PERIOD_S
 from services.gateway.sessions.delivery import Admission, AudioPiece
 from services.gateway.sessions.events import Event, EventKind
-from services.gateway.sessions.prompts import IDLE_PERIOD_S
 from services.gateway.sessions.session import Phase, Session
 
 CONDITION_S = 60.0
@@ -50,13 +50,15 @@ class BlockFeeder:
     @property
     def _has_control(self) -> bool:
         """Something other than a block can go down."""
-        return self._session.has_conditioning or self._delivery.has_audio_ahead(_RECORDED_TOGETHER)
+        session = self._session
+        is_due = session.conditioning.is_due(session.ledger.admitted)
+        return is_due or self._delivery.has_audio_ahead(_RECORDED_TOGETHER)
 
     async def _send_control(self) -> None:
         session = self._session
         if session.conditioning.has_sink:
             await self._send_sink()
-        if session.update_due:
+        if session.conditioning.has_update(session.ledger.admitted):
             await self._send_update()
         await self._send_audio(self._delivery.audio_ahead())
 
@@ -106,13 +108,13 @@ class BlockFeeder:
         session = self._session
         async with session.pipeline.slot(self._delivery.slot_ns(time.monotonic_ns())):
             block = session.ledger.admitted
-            update = session.prompts.take(block)
+            update = session.conditioning.prompts.take(block)
             if update is None:
                 return
             body = ConditioningBody(prompt=update.prompt)
             for part in conditioning_parts(session.key, block, body.SerializeToString()):
                 await self._send(part)
-            session.prompts.apply(update, block)
+            session.conditioning.prompts.apply(update, block)
         session.changed.notify()
         # Whether another may follow without a block in between is a question of time.
         asyncio.get_running_loop().call_later(IDLE_PERIOD_S, session.changed.notify)
@@ -149,7 +151,7 @@ async def send_portrait(session: Session, image: bytes, timeout_s: float) -> Non
     if novelty is not None and not novelty.is_familiar:
         problem = ServiceError(PRECONDITION, PORTRAIT_UNLIKE_TRAINING, novelty.message, novelty.metadata)
         session.events.add(Event(kind=EventKind.WARNING, problem=problem))
-    body = ConditioningBody(sink=sink, prompt=session.prompts.compose())
+    body = ConditioningBody(sink=sink, prompt=session.conditioning.prompts.compose())
     for part in conditioning_parts(session.key, 0, body.SerializeToString()):
         await session.pipeline.send(part)
     session.conditioning.portrait_sent()

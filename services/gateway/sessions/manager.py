@@ -176,7 +176,7 @@ class SessionManager:
         if session.phase is not Phase.STREAMING:
             raise ServiceError(PRECONDITION, "STREAM_NOT_OPEN", "the session's stream is not open yet")
         session.touch("update")
-        with session.prompts.waiting_call():
+        with session.conditioning.prompts.waiting_call():
             applied = session.update(prompt)
             await session.wait_for(lambda: applied.done() or session.phase is Phase.OVER)
         if not applied.done():

@@ -19,7 +19,7 @@ from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway.audio.utterances import Utterances
 from services.gateway.pipelines.pipeline import Pipeline
 from services.gateway.refusals import PRECONDITION, expired
-from services.gateway.sessions.conditioning import Conditioning
+from services.gateway.sessions.conditioning import Conditioning, Prompts
 from services.gateway.sessions.credits import CreditWindow
 from services.gateway.sessions.delivery import Delivery, DeliveryContext
 from services.gateway.sessions.events import EventQueue
@@ -27,7 +27,6 @@ from services.gateway.sessions.ledger import BlockLedger
 from services.gateway.sessions.live import LiveDelivery
 from services.gateway.sessions.offline import OfflineDelivery
 from services.gateway.sessions.policy import SessionPolicy
-from services.gateway.sessions.prompts import Prompts
 from services.gateway.store.records import SessionRecord
 from services.gateway.waiting import Condition
 
@@ -76,8 +75,8 @@ class Session:
         self.ledger = BlockLedger()
         utterances, rate_hz = Utterances(), config.audio.sample_rate_hz
         self.events = EventQueue(utterances, rate_hz, self.preset, self.changed.notify, self.fail)
-        self.prompts = Prompts(config, self.events.update_applied)
-        self.conditioning = Conditioning(self.preset.stream.sink_switch_block)
+        prompts = Prompts(config, self.events.update_applied)
+        self.conditioning = Conditioning(prompts, self.preset.stream.sink_switch_block)
         form = LiveDelivery if config.delivery == api.DELIVERY_LIVE else OfflineDelivery
         self.delivery: Delivery = form(
             DeliveryContext(
@@ -142,7 +141,7 @@ class Session:
 
     def update(self, prompt: str) -> "asyncio.Future[int]":
         """Changes the prompt from the next block on; returns which one that is, once it is known."""
-        applied = self.prompts.ask(prompt, self.ledger.admitted)
+        applied = self.conditioning.prompts.ask(prompt, self.ledger.admitted)
         self.changed.notify()
         return applied
 
@@ -150,16 +149,6 @@ class Session:
         """The record with the config as it is now."""
         self.record = replace(self.record, config=self.config.SerializeToString())
         return self.record
-
-    @property
-    def has_conditioning(self) -> bool:
-        """A new sink or prompt may go down now: the first conditioning comes before them."""
-        return self.conditioning.has_sink or self.update_due
-
-    @property
-    def update_due(self) -> bool:
-        """A new prompt may go down now."""
-        return self.conditioning.ready and self.prompts.due(self.ledger.admitted)
 
     @property
     def may_admit(self) -> bool:
@@ -181,7 +170,7 @@ class Session:
         while True:
             if self.failure is not None:
                 raise self.failure
-            if self.has_conditioning or self.delivery.finished or not self.may_admit:
+            if self.conditioning.is_due(self.ledger.admitted) or self.delivery.finished or not self.may_admit:
                 return None
             now_ns = time.monotonic_ns()
             due_ns = self.delivery.next_admission_ns(now_ns)

@@ -11,7 +11,7 @@ FOREIGN = {
     "cluster.py": {"configuration"},
     "election/lease.py": {"lease", "spec"},
     "sessions/negotiation.py": {"result"},
-    "sessions/prompts.py": {"self._config"},
+    "sessions/conditioning.py": {"self._config"},
     "video/muxer.py": {"encoder", "frame"},
 }
 """Protobuf messages, Kubernetes objects and codecs: they have no methods to be changed by."""

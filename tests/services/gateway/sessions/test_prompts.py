@@ -11,8 +11,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.sessions import prompts as prompts_module
-from services.gateway.sessions.prompts import MAX_WAITING_CALLS, Prompts
+from services.gateway.sessions import conditioning
+from services.gateway.sessions.conditioning import MAX_WAITING_CALLS, Prompts
 from tests.services.gateway.clients import (
     RATE_HZ,
     Gateway,
@@ -218,7 +218,7 @@ def asked(prompts: Prompts, texts: list[str], block: int) -> "list[asyncio.Futur
 
 
 def test_one_change_waits_and_all_who_asked_share_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts_module, "IDLE_PERIOD_S", 3600.0)
+    monkeypatch.setattr(conditioning, "IDLE_PERIOD_S", 3600.0)
 
     async def scenario() -> None:
         applied: list[int] = []

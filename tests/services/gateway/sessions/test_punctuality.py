@@ -14,9 +14,8 @@ from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.pacing import NS_PER_S
 from services.gateway.api import messages
-from services.gateway.sessions.degradation import CALM_BLOCKS, NOTED_NS, Cause, Degradation
 from services.gateway.sessions.ledger import ArrivedBlock
-from services.gateway.sessions.punctuality import STANDSTILL_NS
+from services.gateway.sessions.punctuality import CALM_BLOCKS, NOTED_NS, STANDSTILL_NS, Cause, Degradation
 from services.gateway.sessions.session import Session
 from tests.services.gateway.live_session import admit, arrive, arrived, delivery_of, live_session
 
