@@ -32,17 +32,17 @@ class Waiting:
     came_ns: int
     """When its first piece came."""
     complete: bool = False
-    heard: deque[Samples] = field(default_factory=deque)
-    played: deque[Samples] = field(default_factory=deque)
-    heard_samples: int = 0
-    played_samples: int = 0
+    audio_in: deque[Samples] = field(default_factory=deque)
+    audio_out: deque[Samples] = field(default_factory=deque)
+    audio_in_samples: int = 0
+    audio_out_samples: int = 0
 
-    def add(self, played: Samples, heard: Samples) -> None:
-        """Adds a piece, as the viewer and as the model hears it."""
-        join_small(self.played, played)
-        self.played_samples += played.size
-        join_small(self.heard, heard)
-        self.heard_samples += heard.size
+    def add(self, audio_out: Samples, audio_in: Samples) -> None:
+        """Adds a piece, at the client's rate and at the model's."""
+        join_small(self.audio_out, audio_out)
+        self.audio_out_samples += audio_out.size
+        join_small(self.audio_in, audio_in)
+        self.audio_in_samples += audio_in.size
 
     def finish(self) -> None:
         """None of its speech follows."""
@@ -60,7 +60,7 @@ class Filled:
 
 
 class LiveSpeech(Speech):
-    """See the module; ``utterances`` is told where each one lies."""
+    """See the module; reports to ``utterances`` where each one lies."""
 
     def __init__(self, form: AudioFormat, preset: Preset, utterances: Utterances, jitter_ms: int) -> None:
         super().__init__(form, preset)
@@ -81,8 +81,8 @@ class LiveSpeech(Speech):
     @property
     def queued_samples(self) -> int:
         """Client's samples that are held."""
-        waiting = sum(one.played_samples for one in self._waiting)
-        return self.played.end - self.played.first + waiting
+        waiting = sum(one.audio_out_samples for one in self._waiting)
+        return self.audio_out.end - self.audio_out.first + waiting
 
     @property
     def all_begun(self) -> bool:
@@ -126,17 +126,17 @@ class LiveSpeech(Speech):
             raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="utterance_id")
         if begins and len(self._waiting) + len(self._utterances) >= MAX_UTTERANCES:
             raise _queue_full(f"{MAX_UTTERANCES} utterances wait to be spoken")
-        samples, heard = self._take(data, sample_offset)
+        samples, audio_in = self._take(data, sample_offset)
         if begins:
             self._coming = name
             self._waiting.append(Waiting(name, now_ns))
         if self._open:
-            self.heard.append(heard)
-            self.played.append(samples)
-            self.end = self.played.end
+            self.audio_in.append(audio_in)
+            self.audio_out.append(samples)
+            self.end = self.audio_out.end
             self._utterances.extend(self.end)
             return
-        self._waiting[-1].add(samples, heard)
+        self._waiting[-1].add(samples, audio_in)
 
     def end_utterance(self, name: str = "") -> None:
         """Completes the utterance that comes; nothing happens where none does, or where ``name`` is another's."""
@@ -149,7 +149,7 @@ class LiveSpeech(Speech):
         self._utterance_samples = self._first_offset = 0
         tail = self._resampler.finish()
         if self._open:
-            self.heard.append(tail)
+            self.audio_in.append(tail)
             self._open = False
             self._utterances.end()
             return
@@ -172,9 +172,9 @@ class LiveSpeech(Speech):
         self.dropped_samples = 0
         self._resampler.reset()
         self._open = False
-        self.heard.truncate(block * self._block)
-        self.played.truncate(self.block_start(block))
-        self.end = min(self.end, self.played.end)
+        self.audio_in.truncate(block * self._block)
+        self.audio_out.truncate(self.block_start(block))
+        self.end = min(self.end, self.audio_out.end)
         return self._utterances.interrupt(self.block_start(block)) + unplaced
 
     def _forget(self) -> None:
@@ -185,7 +185,7 @@ class LiveSpeech(Speech):
     def begin(self, block: int, slack_ns: int, now_ns: int) -> None:
         """Lets utterances begin that may, in ``block``, the next to be admitted."""
         while self._waiting and not self._open:
-            first = max(self.heard.end, block * self._block)
+            first = max(self.audio_in.end, block * self._block)
             room = (block + 1) * self._block - first
             if room <= 0 or not self._may_begin(self._waiting[0], room, slack_ns, now_ns):
                 return
@@ -193,38 +193,40 @@ class LiveSpeech(Speech):
 
     def spoken_in(self, block: int) -> bool:
         """Some speech of ``block`` is there."""
-        return self.heard.end > block * self._block
+        return self.audio_in.end > block * self._block
 
     def complete_in(self, block: int) -> bool:
         """All speech of ``block`` is there, with the look-ahead where the utterance goes on."""
         end = (block + 1) * self._block
-        return self.heard.end >= end + self._lookahead if self._open else self.spoken_in(block)
+        return self.audio_in.end >= end + self._lookahead if self._open else self.spoken_in(block)
 
     def fill(self, block: int) -> Filled:
         """Puts silence where ``block``, which is admitted now, holds no speech."""
         end = (block + 1) * self._block
         idle = not self.spoken_in(block)
-        missing = end - self.heard.end
+        missing = end - self.audio_in.end
         filled = Filled(idle=idle, starved=self._open and missing > 0)
         if missing <= 0:
             return filled
         # The resampler holds back a little of a running utterance: its silence is put before that in both clocks.
-        at = min(self.heard.end * self.rate_hz // SAMPLE_RATE_HZ, self.played.end) if self._open else self.played.end
-        self.heard.append(np.zeros(missing, np.float32))
-        added = max(0, self.block_start(block + 1) - at)
-        self.played.insert_silence(at, added)
+        at = self.audio_out.end
         if self._open:
-            self.end = self.played.end
+            at = min(at, self.audio_in.end * self.rate_hz // SAMPLE_RATE_HZ)
+        self.audio_in.append(np.zeros(missing, np.float32))
+        added = max(0, self.block_start(block + 1) - at)
+        self.audio_out.insert_silence(at, added)
+        if self._open:
+            self.end = self.audio_out.end
             self._utterances.extend(self.end)
         return filled
 
     def look_ahead(self, block: int) -> int:
         """Samples of silence that stand for what is not known yet of the look-ahead of ``block``."""
-        return max(0, (block + 1) * self._block + self._lookahead - self.heard.end)
+        return max(0, (block + 1) * self._block + self._lookahead - self.audio_in.end)
 
     def cut(self, block: int) -> Samples:
         """What is played during ``block``; earlier samples are gone."""
-        return self.played.take(self.block_start(block + 1))
+        return self.audio_out.take(self.block_start(block + 1))
 
     def block_start(self, block: int) -> int:
         """First sample of ``block``, at the client's rate."""
@@ -236,18 +238,18 @@ class LiveSpeech(Speech):
             return True
         slack = max(0, slack_ns) * SAMPLE_RATE_HZ // NS_PER_S
         wanted = room + self._jitter
-        if one.heard_samples >= room + self._lookahead and one.heard_samples + slack >= wanted:
+        if one.audio_in_samples >= room + self._lookahead and one.audio_in_samples + slack >= wanted:
             return True
         waited = (now_ns - one.came_ns) * SAMPLE_RATE_HZ // NS_PER_S
         return slack_ns <= 0 and waited >= self._block + self._jitter
 
     def _place(self, one: Waiting) -> None:
-        first = self.played.end
-        for samples in one.heard:
-            self.heard.append(samples)
-        for samples in one.played:
-            self.played.append(samples)
-        self.end = self.played.end
+        first = self.audio_out.end
+        for samples in one.audio_in:
+            self.audio_in.append(samples)
+        for samples in one.audio_out:
+            self.audio_out.append(samples)
+        self.end = self.audio_out.end
         self._open = not one.complete
         self._utterances.add(one.name, first, self.end)
         if one.complete:

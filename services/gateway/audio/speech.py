@@ -1,4 +1,4 @@
-"""The speech of one session: from the client's chunks to what the model hears and what the viewer hears.
+"""The speech of one session: from the client's chunks to the audio for the model and the audio for the viewer.
 
 Two clocks run side by side, the client's samples and the model's 16 kHz, tied together by exact fractions, so that
 neither drifts.  Knows audio alone: not when a block may start, nor who asks.
@@ -93,10 +93,10 @@ class Speech:
         self._utterance_samples = 0
         self._first_offset = 0
         """What the client calls the first sample of the running utterance."""
-        self.heard = SampleQueue()
-        """What the model hears, at its rate."""
-        self.played = SampleQueue()
-        """What the viewer hears, at the client's rate."""
+        self.audio_in = SampleQueue()
+        """For the model, at its rate."""
+        self.audio_out = SampleQueue()
+        """For the viewer, at the client's rate."""
         self.end = 0
         """Client's samples up to the end of the last utterance's speech, without silence added after it."""
         self.finished = False
@@ -107,28 +107,28 @@ class Speech:
         Raises:
             ServiceError: INVALID_ARGUMENT; the chunk leaves a gap, goes back, or holds what is no number.
         """
-        samples, heard = self._take(data, sample_offset)
-        self.played.append(samples)
-        self.heard.append(heard)
-        self.end = self.played.end
+        samples, audio_in = self._take(data, sample_offset)
+        self.audio_out.append(samples)
+        self.audio_in.append(audio_in)
+        self.end = self.audio_out.end
 
     def end_utterance(self) -> None:
         """Completes the utterance and adds the silence that lets its last block be heard to its end."""
         if not self._utterance_samples:
             return
         self._utterance_samples = 0
-        self.heard.append(self._resampler.finish())
+        self.audio_in.append(self._resampler.finish())
         block_end = -(-self.blocks_spoken * self._frames_per_block * self.rate_hz // self._fps)
-        played_end = block_end + ceil(self._lookahead_s * self.rate_hz)
-        self.played.append(np.zeros(played_end - self.played.end, np.float32))
-        heard_end = played_end * SAMPLE_RATE_HZ // self.rate_hz
-        self.heard.append(np.zeros(max(0, heard_end - self.heard.end), np.float32))
+        audio_out_end = block_end + ceil(self._lookahead_s * self.rate_hz)
+        self.audio_out.append(np.zeros(audio_out_end - self.audio_out.end, np.float32))
+        block_end = audio_out_end * SAMPLE_RATE_HZ // self.rate_hz
+        self.audio_in.append(np.zeros(max(0, block_end - self.audio_in.end), np.float32))
 
     def finish(self) -> None:
         """No more speech will come."""
         if self._utterance_samples:
             self._utterance_samples = 0
-            self.heard.append(self._resampler.finish())
+            self.audio_in.append(self._resampler.finish())
         self.finished = True
 
     @property
@@ -144,7 +144,7 @@ class Speech:
     def cut(self, block: int) -> Samples:
         """What is played during ``block``, but nothing after the end of finished speech; earlier samples are gone."""
         end = (block + 1) * self._frames_per_block * self.rate_hz // self._fps
-        return self.played.take(min(end, self.end) if self.finished else end)
+        return self.audio_out.take(min(end, self.end) if self.finished else end)
 
     def encode(self, samples: Samples) -> bytes:
         """Samples as the client sent them."""

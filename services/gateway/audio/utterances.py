@@ -1,4 +1,4 @@
-"""Which utterance is heard when.
+"""Which utterance lies where on the session's clock.
 
 Knows names and samples; nothing of audio itself.
 """
@@ -81,7 +81,7 @@ class Utterances:
         self._waiting[-1].extend(end)
 
     def interrupt(self, end: int) -> list[str]:
-        """Ends all there are: nothing of them is heard from sample ``end`` on.
+        """Ends all there are: none of their speech follows from sample ``end`` on.
 
         Returns the names of those that were not interrupted before.  One whose speech lies before ``end`` as a whole is
         among them: not all of its video has come.

@@ -40,15 +40,15 @@ class KubernetesDiscovery:
         loop = asyncio.get_running_loop()
         broken: asyncio.Future[None] = loop.create_future()
 
-        def tell(call: Callable[..., object], argument: object) -> None:
+        def notify(call: Callable[..., object], argument: object) -> None:
             with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(call, argument)
 
         def live() -> None:
             try:
-                self._watch.follow(lambda slices: self._compare(slices, lambda all_of_them: tell(found, all_of_them)))
+                self._watch.follow(lambda slices: self._compare(slices, lambda all_of_them: notify(found, all_of_them)))
             except BaseException as error:  # noqa: BLE001 - raised again by whoever awaits ``broken``
-                tell(broken.set_exception, error)
+                notify(broken.set_exception, error)
 
         thread = threading.Thread(target=live, name="discovery", daemon=True)
         thread.start()

@@ -75,5 +75,5 @@ def _check_steps(stages: Sequence[ServiceInfo]) -> None:
     counts = {stage.step_count for stage in stages}
     steps = [step for stage in stages for step in stage.steps]
     if len(counts) != 1 or steps != list(range(counts.copy().pop())):
-        told = ", ".join(f"{stage.name} {list(stage.steps)} of {stage.step_count}" for stage in stages)
-        raise ValueError(f"every denoising step must be performed once and in order, but there are: {told}")
+        found = ", ".join(f"{stage.name} {list(stage.steps)} of {stage.step_count}" for stage in stages)
+        raise ValueError(f"every denoising step must be performed once and in order, but there are: {found}")

@@ -209,8 +209,8 @@ async def _encoded(decoder: "VaeDecoderServiceAsyncStub", request: EncodePortrai
 def _novelty(piece: EncodePortraitResponse) -> Novelty | None:
     if not piece.HasField("novelty"):
         return None
-    told = piece.novelty
-    return Novelty(measured=told.measured, threshold=told.threshold, trained_on=told.trained_on)
+    novelty = piece.novelty
+    return Novelty(measured=novelty.measured, threshold=novelty.threshold, trained_on=novelty.trained_on)
 
 
 def _lost(error: ServiceError) -> ServiceError:

@@ -65,7 +65,7 @@ class LiveDelivery:
     @property
     def end_sample(self) -> int:
         """See ``Delivery``."""
-        return self.speech.played.end
+        return self.speech.audio_out.end
 
     @property
     def frames_shown(self) -> int:
@@ -141,8 +141,8 @@ class LiveDelivery:
         """What is known of the next block and its look-ahead, and silence that later speech may replace."""
         block = self._ledger.admitted
         filled = self.fill(block, now_ns)
-        first = self.speech.heard.first
-        samples = self.speech.heard.take((block + 1) * self._preset.samples_per_block + self._lookahead)
+        first = self.speech.audio_in.first
+        samples = self.speech.audio_in.take((block + 1) * self._preset.samples_per_block + self._lookahead)
         piece = AudioPiece(samples=samples, first=first, silence=self.speech.look_ahead(block))
         return Admission(pieces=(piece,), idle=filled.idle)
 
@@ -158,7 +158,7 @@ class LiveDelivery:
 
     def cut(self, arrived: ArrivedBlock) -> DeliveryCut:
         """See ``Delivery``."""
-        first = self.speech.played.first
+        first = self.speech.audio_out.first
         return DeliveryCut(
             speech=self.speech.cut(arrived.index),
             first_sample=first,

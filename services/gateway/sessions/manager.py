@@ -274,7 +274,7 @@ class SessionManager:
             if isinstance(error, ServiceError) and error.reason == SESSION_NOT_FOUND:
                 raise session.failure or create_failed("the session was ended while it was being made") from error
             raise
-        assert self._tasks is not None, "sessions begin while the registry runs"
+        assert self._tasks is not None, "sessions begin while the manager runs"
         self._telemetry.session_opened(SERVICE, session.key, 0)
         self._log.info("session begun", session=session_name(name))
         self._tasks.create_task(condition(session, image))
@@ -316,7 +316,7 @@ class SessionManager:
         return make_token(self.policy.token_key, session_id)
 
     async def _sweep_all(self) -> None:
-        """Ends what has expired, idles, is stuck, or failed without a client to tell."""
+        """Ends what has expired, idles, is stuck, or failed without a client that learns of it."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             for session in tuple(self._sessions.values()):

@@ -1,6 +1,6 @@
 """Offline delivery: speech enters the pipeline as fast as it is taken, and ends with its last block.
 
-See ``Delivery``.  The model hears either all speech before the first block or each block as its speech comes.
+See ``Delivery``.  The audio encoder gets either all speech before the first block, or that of each block as it comes.
 """
 
 import time
@@ -46,11 +46,11 @@ class OfflineDelivery:
 
     @property
     def has_next(self) -> bool:
-        """The speech of the next block has come, with what the model must hear beyond it."""
+        """The speech of the next block has come, with its look-ahead."""
         block = self._ledger.admitted
         if self._speech.finished:
             return block < self._speech.blocks_spoken
-        return not self._whole_file and self._speech.heard.end >= self._heard_end(block) + self._lookahead
+        return not self._whole_file and self._speech.audio_in.end >= self._block_end(block) + self._lookahead
 
     @property
     def finished(self) -> bool:
@@ -60,7 +60,7 @@ class OfflineDelivery:
     @property
     def end_sample(self) -> int:
         """See ``Delivery``."""
-        return self._speech.played.end
+        return self._speech.audio_out.end
 
     @property
     def frames_shown(self) -> int:
@@ -80,7 +80,7 @@ class OfflineDelivery:
             raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, "speech came after its end", field="audio_chunk")
         self._check_room(samples)
         self._utterances.check(utterance_id)
-        first = self._speech.played.end
+        first = self._speech.audio_out.end
         self._speech.append(data, sample_offset)
         self._utterances.add(utterance_id, first, self._speech.end)
         self._note_speech()
@@ -119,22 +119,22 @@ class OfflineDelivery:
 
     def has_audio_ahead(self, least: int) -> bool:
         """So much of a whole file waits: the encoder makes nothing before its end."""
-        return self._whole_file and self._speech.heard.end - self._speech.heard.first >= least
+        return self._whole_file and self._speech.audio_in.end - self._speech.audio_in.first >= least
 
     def audio_ahead(self) -> list[AudioPiece]:
         """All there is of a whole file."""
-        return self._pieces(self._speech.heard.end) if self._whole_file else []
+        return self._pieces(self._speech.audio_in.end) if self._whole_file else []
 
     def admit(self, now_ns: int) -> Admission:
-        """What the next block needs to hear, or of a whole file all that is left."""
+        """The speech and look-ahead of the next block, or of a whole file all that is left."""
         # A streaming encoder holds little beyond the block it is at, so it gets no more than that needs.
-        needed = self._heard_end(self._ledger.admitted) + self._lookahead
-        end = self._speech.heard.end if self._whole_file else min(self._speech.heard.end, needed)
+        needed = self._block_end(self._ledger.admitted) + self._lookahead
+        end = self._speech.audio_in.end if self._whole_file else min(self._speech.audio_in.end, needed)
         return Admission(pieces=tuple(self._pieces(end)), idle=False)
 
     def cut(self, arrived: ArrivedBlock) -> DeliveryCut:
         """See ``Delivery``; the last block has more frames than speech."""
-        first = self._speech.played.first
+        first = self._speech.audio_out.first
         return DeliveryCut(
             speech=self._speech.cut(arrived.index),
             first_sample=first,
@@ -158,20 +158,20 @@ class OfflineDelivery:
     @property
     def _held(self) -> int:
         """Client's samples that wait for delivery."""
-        return self._speech.played.end - self._speech.played.first
+        return self._speech.audio_out.end - self._speech.audio_out.first
 
-    def _heard_end(self, block: int) -> int:
+    def _block_end(self, block: int) -> int:
         """Position after the last sample of ``block``, at the model's rate."""
         return (block + 1) * self._preset.samples_per_block
 
     def _pieces(self, end: int) -> list[AudioPiece]:
         """The speech before position ``end``, in pieces of one message each."""
         speech, pieces = self._speech, list[AudioPiece]()
-        heard = speech.heard
-        while heard.first < end or (speech.finished and not self._sent_end and heard.first == heard.end):
-            first = heard.first
-            samples = heard.take(min(end, first + _PIECE_SAMPLES))
-            self._sent_end = speech.finished and heard.first == heard.end
+        audio_in = speech.audio_in
+        while audio_in.first < end or (speech.finished and not self._sent_end and audio_in.first == audio_in.end):
+            first = audio_in.first
+            samples = audio_in.take(min(end, first + _PIECE_SAMPLES))
+            self._sent_end = speech.finished and audio_in.first == audio_in.end
             pieces.append(AudioPiece(samples=samples, first=first, last=self._sent_end))
         return pieces
 

@@ -24,7 +24,7 @@ NOTED_NS = 120_000_000
 CALM_BLOCKS = 4
 """Blocks in time after which a cause is over; it changes no more often than this."""
 STANDSTILL_NS = 2 * NS_PER_S
-"""Waiting for one block that is told of before the block has come."""
+"""Waiting for one block that is reported before the block has come."""
 _LOOK_S = 0.1
 """How long a viewer who waits may go unnoticed beyond ``NOTED_NS``."""
 _RARELY_S = 0.5

@@ -67,10 +67,10 @@ class Stage:
             filled = self.live.fill(block, now_ns)
             self.ledger.admit(INVALID_SPAN, 0.0, idle=filled.idle)
             self.idle.append(filled.idle)
-            first = self.live.speech.heard.first
-            assert first == block * BLOCK or self.live.speech.heard.first >= block * BLOCK
+            first = self.live.speech.audio_in.first
+            assert first == block * BLOCK or self.live.speech.audio_in.first >= block * BLOCK
             self.played.append(self.live.speech.cut(block))
-            self.heard.append(self.live.speech.heard.take((block + 1) * BLOCK))
+            self.heard.append(self.live.speech.audio_in.take((block + 1) * BLOCK))
             self.admitted_ms.append(self.now_ms)
             self._flying.append((self.now_ms + LATENCY_MS, block))
 
@@ -251,5 +251,5 @@ def test_no_more_utterances_wait_than_may_however_short_they_are() -> None:
     assert caught.value.reason == "AUDIO_QUEUE_FULL"
     stage.end()
     stage.run(4_000)
-    assert len(stage.utterances.ended(stage.live.speech.played.end)) == MAX_UTTERANCES
+    assert len(stage.utterances.ended(stage.live.speech.audio_out.end)) == MAX_UTTERANCES
     stage.speak(np.ones(1, np.float32), "when there is room again")

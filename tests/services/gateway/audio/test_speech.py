@@ -44,13 +44,13 @@ def test_samples_come_out_as_they_were_sent(encoding: "AudioFormat.Encoding.Valu
     one.append(data, 0)
     one.finish()
     assert one.encode(one.cut(0)) == data
-    assert one.heard.end == 1_000
+    assert one.audio_in.end == 1_000
 
 
 def test_the_model_hears_full_scale_at_most() -> None:
     one = speech(encoding=F32)
     one.append(np.array([1e30, -1e30, 0.5], "<f4").tobytes(), 0)
-    assert one.played.take(3).tolist() == [1.0, -1.0, 0.5]
+    assert one.audio_out.take(3).tolist() == [1.0, -1.0, 0.5]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -94,7 +94,7 @@ def test_blocks_cut_the_played_speech_without_loss(rate_hz: int, chunks: list[in
     blocks = [one.cut(block) for block in range(one.blocks_spoken)]
     assert one.encode(np.concatenate(blocks)) == whole
     assert all(abs(block.size - 0.48 * rate_hz) <= 1 for block in blocks[:-1])
-    assert abs(one.heard.end - sum(chunks) * SAMPLE_RATE_HZ / rate_hz) <= 1
+    assert abs(one.audio_in.end - sum(chunks) * SAMPLE_RATE_HZ / rate_hz) <= 1
 
 
 @pytest.mark.parametrize("rate_hz", RATES)
@@ -104,15 +104,15 @@ def test_both_clocks_agree_after_many_utterances(rate_hz: int) -> None:
         one.append(pcm(1_234 + 577 * index, index), 0)
         one.end_utterance()
         lookahead = TINY.stream.lookahead_s * SAMPLE_RATE_HZ
-        assert one.heard.end >= one.blocks_spoken * BLOCK + int(lookahead)
-        assert abs(one.heard.end * rate_hz - one.played.end * SAMPLE_RATE_HZ) < 2 * max(rate_hz, SAMPLE_RATE_HZ)
+        assert one.audio_in.end >= one.blocks_spoken * BLOCK + int(lookahead)
+        assert abs(one.audio_in.end * rate_hz - one.audio_out.end * SAMPLE_RATE_HZ) < 2 * max(rate_hz, SAMPLE_RATE_HZ)
 
 
 def test_silence_after_an_utterance_is_not_part_of_finished_speech() -> None:
     one = speech()
     one.append(pcm(5_000), 0)
     one.end_utterance()
-    assert one.played.end > BLOCK
+    assert one.audio_out.end > BLOCK
     one.finish()
     assert one.cut(0).size == 5_000
 
@@ -121,7 +121,7 @@ def test_an_utterance_without_speech_adds_nothing() -> None:
     one = speech()
     one.end_utterance()
     one.finish()
-    assert (one.end, one.played.end, one.heard.end, one.blocks_spoken) == (0, 0, 0, 0)
+    assert (one.end, one.audio_out.end, one.audio_in.end, one.blocks_spoken) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("size", [1, 3, 160])
