@@ -44,8 +44,3 @@ class DiscoverySettings(Group):
     kubeconfig: Path | None = Field(
         default=None, description="kubeconfig file of the cluster; unset: the cluster in which this pod runs"
     )
-
-    @property
-    def asks_cluster(self) -> bool:
-        """The API server of a cluster is needed."""
-        return self.service is not None or self.lease is not None
