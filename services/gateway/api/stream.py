@@ -188,8 +188,11 @@ class Stream:
     async def _deliver_in_time(self, arrived: ArrivedBlock) -> None:
         """``_deliver``, for which a live client has a certain time from the arrival of the frames on."""
         take_s = self._delivery.bounds.take_s
+        if take_s is None:
+            await self._deliver(arrived)
+            return
         try:
-            async with asyncio.timeout(None if take_s is None else arrived.at + take_s - time.monotonic()):
+            async with asyncio.timeout(arrived.at + take_s - time.monotonic()):
                 await self._deliver(arrived)
         except TimeoutError:
             raise slow_consumer(f"a live block waited for {take_s} s") from None

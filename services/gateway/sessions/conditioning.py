@@ -131,7 +131,7 @@ class Conditioning:
 
     def is_due(self, block: int) -> bool:
         """Something may go down before ``block``, the next to be admitted."""
-        return self.has_sink or self.has_update(block)
+        return self._new_sink is not None or (self._ready and self.prompts.due(block))
 
     def allows(self, block: int) -> bool:
         """Everything that ``block`` is conditioned on is on its way."""

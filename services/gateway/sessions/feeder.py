@@ -41,7 +41,7 @@ class BlockFeeder:
         """Returns when no block follows; raises what ended the session."""
         session, delivery = self._session, self._delivery
         while not delivery.finished:
-            await session.wait_for(lambda: self._has_control or session.may_admit or delivery.finished)
+            await session.wait_for(lambda: session.may_admit or self._has_control or delivery.finished)
             if self._has_control:
                 await self._send_control()
             else:

@@ -153,8 +153,10 @@ class Session:
     @property
     def may_admit(self) -> bool:
         """The next block may enter the pipeline, as far as pipeline and speech are concerned."""
-        has_sinks = self.conditioning.allows(self.ledger.admitted)
-        return has_sinks and self.ledger.ahead < self._most_ahead and self.delivery.has_next
+        ledger = self.ledger
+        if ledger.ahead >= self._most_ahead:
+            return False
+        return self.conditioning.allows(ledger.admitted) and self.delivery.has_next
 
     @property
     def all_delivered(self) -> bool:
