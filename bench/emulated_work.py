@@ -21,6 +21,7 @@ from live_avatar.serving.reservations import Reservations, Room
 from live_avatar.serving.work import Deliver
 from live_avatar.streaming.block import Sink
 from live_avatar.streaming.picture import latent_size
+from live_avatar.streaming.sinks import SinkSchedule
 from services.vae_decoder.media import H264Encoder, Pixels
 from services.vae_decoder.video import Audience
 
@@ -182,8 +183,9 @@ class EmulatedDecoder(EmulatedWork):
         opened = self._sessions.get(block.key)
         shape = latent_shape(self._preset, opened.width, opened.height)
         latent = wire.tensor_from_message(block.latent, "latent", shape)
-        if block.index == 0:
-            data = wire.sink_to_message(Sink(version=1, reference=latent[:, :1], motion=None)).SerializeToString()
+        own = SinkSchedule(self._preset.stream).own_latent(block.index, latent)
+        if own is not None:
+            data = wire.sink_to_message(Sink(version=1, reference=own, motion=None)).SerializeToString()
             sink = StreamVideoResponse.NewSink(key=block.key, data=data)
             self._audience.post(block.key, StreamVideoResponse(new_sink=sink))
         self._wait()

@@ -207,6 +207,8 @@ class StreamConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MAX_STEPS:
             raise ValueError(f"steps={self.steps} must lie in 1..{MAX_STEPS}")
+        if self.sink_switch_block < 1:
+            raise ValueError(f"sink_switch_block={self.sink_switch_block} must be at least 1: block 0 makes the sink")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,3 +56,8 @@ def test_public_settings_that_are_not_served_are_refused() -> None:
         dit_config_from_public({"enable_motioner": True})
     with pytest.raises(ValueError, match="audio_inject_layers"):
         dit_config_from_public({"dim": 96})
+
+
+def test_a_sink_that_would_hold_before_it_is_made_is_refused() -> None:
+    with pytest.raises(ValueError, match="sink_switch_block=0 must be at least 1"):
+        replace(TINY.stream, sink_switch_block=0)

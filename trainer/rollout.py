@@ -8,20 +8,26 @@ its own, as the stages of a pipeline do.  ``Replay`` gives single blocks of a ro
 Letters: F latents, N blocks, h and w latent pixels.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from live_avatar.config import StreamConfig
 from live_avatar.model.attention import attend
+from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokens
-from live_avatar.model.dit import NoisyInput, TextKV
+from live_avatar.model.dit import NoisyInput
+from live_avatar.model.fast_step import EagerStep
 from live_avatar.model.kv_cache import KVWindow, StreamingAttention
+from live_avatar.streaming import rollout
 from live_avatar.streaming.block import Block, Conditioning, Sink
+from live_avatar.streaming.clean_history import clean_time, remember_clean
 from live_avatar.streaming.denoiser import Denoiser, StageSession
 from live_avatar.streaming.draws import PhiloxDraws
 from live_avatar.streaming.schedule import Schedule
+from live_avatar.streaming.sinks import SinkSchedule
 from trainer.draws import generator, normal
 from trainer.network import Batch, SpeechToVideo, audio_of_block, audio_of_blocks, geometry_of, text_of
 
@@ -75,28 +81,12 @@ class _StepDraws:
 def roll_out(network: SpeechToVideo, clip: Batch, rules: Rules, step: int, seed: int) -> RolledOut:
     """The blocks of ``clip`` (a batch of one) from noise, each up to its pass ``step``."""
     clip = clip.to(network.dtype)
-    passes = [_denoiser(network, rules, index) for index in range(step + 1)]
-    geometry = geometry_of(network, clip.latents)
-    sessions = [denoiser.open(seed, geometry) for denoiser in passes]
-    conditioning = Conditioning(from_block=0, sink=first_sink(clip), text=clip.text[0])
+    passes = _Passes(network, rules, step, seed, geometry_of(network, clip.latents))
     with torch.no_grad():
         audio = blocks_of(audio_of_blocks(network.audio, clip.speech, _blocks(clip, rules)), rules.stream)
-    noisy: list[Tensor] = []
-    clean: list[Tensor] = []
-    for index, tokens in enumerate(audio):
-        for denoiser, session in zip(passes, sessions, strict=True):
-            if conditioning.from_block == index:
-                denoiser.condition(session, conditioning)
-        given, made = _walk(passes, sessions, Block(index=index, audio=tokens), seed, rules)
-        if rules.clean_history:
-            for denoiser, session in zip(passes, sessions, strict=True):
-                _remember_clean(network, session, made, tokens, denoiser)
-        if index == 0:
-            own = first_sink(clip).own(made[:, :1])
-            conditioning = Conditioning(from_block=rules.stream.sink_switch_block, sink=own)
-        noisy.append(given)
-        clean.append(made)
-    return RolledOut(seed, step, torch.cat(noisy, dim=1)[None], torch.cat(clean, dim=1)[None])
+    schedule = SinkSchedule(rules.stream)
+    clean = list(rollout.roll_out(passes, schedule, schedule.first(first_sink(clip), clip.text[0]), audio))
+    return RolledOut(seed, step, torch.cat(passes.noisy, dim=1)[None], torch.cat(clean, dim=1)[None])
 
 
 def first_sink(clip: Batch) -> Sink:
@@ -110,26 +100,65 @@ def blocks_of(audio: AudioTokens, stream: StreamConfig) -> list[AudioTokens]:
     return [audio_of_block(audio, block, stream.latents_per_block) for block in range(count)]
 
 
-def _denoiser(network: SpeechToVideo, rules: Rules, step: int) -> Denoiser:
-    schedule, steps = rules.schedule(step)
-    draws = _StepDraws(PhiloxDraws(rules.stream.reference_distance), step)
-    return Denoiser(network.dit, rules.stream, schedule, steps, draws)
+class _Pass(Denoiser):
+    """The pass from the level of one step of serving to clean."""
+
+    def __init__(self, network: SpeechToVideo, rules: Rules, step: int) -> None:
+        schedule, steps = rules.schedule(step)
+        draws = _StepDraws(PhiloxDraws(rules.stream.reference_distance), step)
+        super().__init__(network.dit, rules.stream, schedule, steps, draws)
 
 
-def _walk(
-    passes: list[Denoiser], sessions: list[StageSession], block: Block, seed: int, rules: Rules
-) -> tuple[Tensor, Tensor]:
-    """One block through all passes: what the last was given and what it made, [16, F, h, w]; ordinary tensors."""
-    for step, (denoiser, session) in enumerate(zip(passes, sessions, strict=True)):
-        if block.latent is None:
-            given = denoiser.draws.noise(seed, block.index, _shape(denoiser, session)).to(denoiser.device)
-        else:
-            given = _noised_again(block.latent, rules.levels[step], seed, block.index, step)
-            block = Block(index=block.index, audio=block.audio, latent=given)
-        block = denoiser.denoise(session, block)
-    assert block.latent is not None
-    # Made in inference mode, where tensors may not enter a graph: copies may.
-    return given.to(block.latent.dtype).clone(), block.latent.clone()
+class _CleanHistoryPass(_Pass):
+    """A pass whose block becomes history when it is clean, which is after the last pass."""
+
+    def _remember(self, session: StageSession, latent: Tensor, audio: AudioTokens) -> None:
+        """Nothing: ``remember`` does."""
+
+    @torch.inference_mode()
+    def remember(self, session: StageSession, clean: Tensor, audio: AudioTokens) -> None:
+        """Makes the block [16, F, h, w] just denoised history, with its clean keys and values."""
+        assert session.text is not None
+        for step, window in session.windows.items():
+            distance = self.draws.distance(session.seed, window.block, step)
+            latent = NoisyInput(latent=clean[None], time=clean_time(self.model), audio=audio)
+            remember_clean(EagerStep(self.model), latent, session.text, window, distance)
+
+
+class _Passes:
+    """The passes of a roll-out up to the one at t_s, as a pipeline; keeps what the last was given."""
+
+    def __init__(self, network: SpeechToVideo, rules: Rules, step: int, seed: int, geometry: Geometry) -> None:
+        self.rules, self.seed = rules, seed
+        kind = _CleanHistoryPass if rules.clean_history else _Pass
+        self.chain = rollout.StageChain([kind(network, rules, index) for index in range(step + 1)], seed, geometry)
+        self.noisy: list[Tensor] = []
+        """[16, F, h, w] of every block"""
+
+    def condition(self, conditioning: Conditioning) -> None:
+        """See ``live_avatar.streaming.rollout.Pipeline``."""
+        self.chain.condition(conditioning)
+
+    def denoise(self, block: Block) -> Tensor:
+        """See ``live_avatar.streaming.rollout.Pipeline``; ordinary tensors."""
+        for step, (denoiser, session) in enumerate(self._passes()):
+            if block.latent is None:
+                given = denoiser.draws.noise(self.seed, block.index, _shape(denoiser, session)).to(denoiser.device)
+            else:
+                given = _noised_again(block.latent, self.rules.levels[step], self.seed, block.index, step)
+                block = replace(block, latent=given)
+            block = denoiser.denoise(session, block)
+        assert block.latent is not None
+        # Made in inference mode, where tensors may not enter a graph: copies may.
+        clean = block.latent.clone()
+        self.noisy.append(given.to(clean.dtype).clone())
+        for denoiser, session in self._passes():
+            if isinstance(denoiser, _CleanHistoryPass):
+                denoiser.remember(session, clean, block.audio)
+        return clean
+
+    def _passes(self) -> Iterator[tuple[Denoiser, StageSession]]:
+        return zip(self.chain.stages, self.chain.sessions, strict=True)
 
 
 def _noised_again(clean: Tensor, level: float, seed: int, block: int, step: int) -> Tensor:
@@ -146,26 +175,6 @@ def _shape(denoiser: Denoiser, session: StageSession) -> tuple[int, ...]:
 
 def _blocks(clip: Batch, rules: Rules) -> int:
     return clip.latents.shape[2] // rules.stream.latents_per_block
-
-
-@torch.inference_mode()
-def _remember_clean(
-    network: SpeechToVideo, session: StageSession, clean: Tensor, audio: AudioTokens, denoiser: Denoiser
-) -> None:
-    """Puts the keys and values of the clean block in the place of those that its passes left."""
-    assert session.text is not None
-    for step, window in session.windows.items():
-        window.block -= 1
-        distance = denoiser.draws.distance(session.seed, window.block, step)
-        _clean_pass(network, window, clean[None], audio, session.text, distance)
-        window.commit()
-
-
-def _clean_pass(
-    network: SpeechToVideo, window: KVWindow, clean: Tensor, audio: AudioTokens, text: TextKV, distance: int
-) -> None:
-    time = network.dit.embed_time(torch.zeros(1, 1, device=clean.device))
-    network.dit(NoisyInput(latent=clean, time=time, audio=audio), None, text, window.begin(distance))
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,8 @@ class Replay:
         self.schedule, (self.step,) = rules.schedule(rolled.step)
         self.draws = PhiloxDraws(rules.stream.reference_distance)
         self.blocks = _blocks(clip, rules)
+        self.sinks = SinkSchedule(rules.stream)
+        self.pending = self.sinks.first(first_sink(self.clip), self.clip.text[0])
         self.window = KVWindow(
             geometry_of(network, clip.latents),
             latents_per_block=rules.stream.latents_per_block,
@@ -216,7 +227,7 @@ class Replay:
     def next_block(self, network: SpeechToVideo) -> Tensor:
         """The clean latents [1, 16, f, h, w] of the next block, with a graph of this block alone."""
         dit, block = network.dit, self.window.block
-        self._set_sink(network, block)
+        self._apply_due(network, block)
         noisy = self._part(self.rolled.noisy, block)
         time = dit.embed_time(torch.full((1, 1), self.schedule.timestep(self.step), device=noisy.device))
         distance = self.draws.distance(self.rolled.seed, block, self.rolled.step)
@@ -226,18 +237,21 @@ class Replay:
         clean = self.schedule.advance(noisy, velocity, self.step)
         if self.rules.clean_history:
             with torch.no_grad():
-                _clean_pass(network, self.window, clean.detach(), self.audio[block], text, distance)
-        self.window.commit()
+                latent = NoisyInput(latent=clean.detach(), time=clean_time(dit), audio=self.audio[block])
+                remember_clean(EagerStep(dit), latent, text, self.window, distance)
+        else:
+            self.window.commit()
+        rolled = self._part(self.rolled.clean, block)[0]
+        self.pending = self.sinks.after_block(block, rolled, first_sink(self.clip)) or self.pending
         return clean
 
     @torch.no_grad()
-    def _set_sink(self, network: SpeechToVideo, block: int) -> None:
+    def _apply_due(self, network: SpeechToVideo, block: int) -> None:
         """Prefills the sink that holds from ``block``, where one begins there."""
-        sink = first_sink(self.clip)
-        if block == self.rules.stream.sink_switch_block:
-            sink = sink.own(self.rolled.clean[0, :, :1])
-        elif block != 0:
+        if self.pending.from_block != block:
             return
+        sink = self.pending.sink
+        assert sink is not None
         motion = None if sink.motion is None else sink.motion[None]
         prefill = self.window.prefill()
         text = network.dit.embed_text(self.clip.text)

@@ -11,10 +11,23 @@ from torch import Tensor
 from live_avatar.config import StreamConfig
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokens
-from live_avatar.model.dit import CausalDiT, NoisyInput
+from live_avatar.model.dit import CausalDiT, NoisyInput, TextKV, TimeEmbedding
+from live_avatar.model.fast_step import StepForward
+from live_avatar.model.kv_cache import KVWindow
 from live_avatar.streaming.denoiser import Denoiser, StageSession
 from live_avatar.streaming.draws import Draws
 from live_avatar.streaming.schedule import Schedule
+
+
+def clean_time(model: CausalDiT) -> TimeEmbedding:
+    """The embedding of noise level 0."""
+    return model.embed_time(torch.zeros(1, 1, device=model.patch_embedding.weight.device))
+
+
+def remember_clean(forward: StepForward, clean: NoisyInput, text: TextKV, window: KVWindow, distance: int) -> None:
+    """Makes a block history with the keys and values of its ``clean`` latents, over those of the block last begun."""
+    forward(clean, text, window, distance)
+    window.commit()
 
 
 class CleanHistoryDenoiser(Denoiser):
@@ -23,7 +36,7 @@ class CleanHistoryDenoiser(Denoiser):
     def __init__(self, model: CausalDiT, rules: StreamConfig, schedule: Schedule, draws: Draws) -> None:
         super().__init__(model, rules, schedule, range(schedule.steps), draws)
         with torch.inference_mode():
-            self._clean = model.embed_time(torch.zeros(1, 1, device=self.device))
+            self._clean = clean_time(model)
 
     @property
     def windows_per_session(self) -> int:
@@ -40,5 +53,5 @@ class CleanHistoryDenoiser(Denoiser):
         # The pass is one more step in the count of the random numbers.
         distance = self.draws.distance(session.seed, window.block, self.schedule.steps)
         assert session.text is not None
-        self._forward(NoisyInput(latent=latent, time=self._clean, audio=audio), session.text, window, distance)
-        window.commit()
+        clean = NoisyInput(latent=latent, time=self._clean, audio=audio)
+        remember_clean(self._forward, clean, session.text, window, distance)

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from live_avatar.config import MOTION_LATENTS, Preset
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokens
-from live_avatar.streaming.block import Block, Conditioning, Sink
+from live_avatar.streaming.block import Sink
 from live_avatar.streaming.denoiser import Denoiser
+from live_avatar.streaming.rollout import StageChain, roll_out
+from live_avatar.streaming.sinks import SinkSchedule
 
 LEAST_WORST_DB = 20.0
 """Of the worst block, for a stage to pass."""
@@ -60,7 +62,9 @@ def signal_over_error_db(actual: Tensor, expected: Tensor) -> float:
     return math.inf if error == 0 else 10 * math.log10(float(expected.double().square().sum()) / error)
 
 
-def roll_out(denoiser: Denoiser, preset: Preset, size: tuple[int, int], blocks: int, seed: int = 0) -> Iterator[Tensor]:
+def synthetic_session(
+    denoiser: Denoiser, preset: Preset, size: tuple[int, int], blocks: int, seed: int = 0
+) -> Iterator[Tensor]:
     """Clean latents [16, F, h, w] of ``blocks`` blocks of a made-up session.
 
     Args:
@@ -78,16 +82,13 @@ def roll_out(denoiser: Denoiser, preset: Preset, size: tuple[int, int], blocks: 
 
     motion = random(config.latent_channels, MOTION_LATENTS, *size) if config.use_motion else None
     sink = Sink(version=0, reference=random(config.latent_channels, 1, *size), motion=motion)
-    session = denoiser.open(seed, geometry)
-    denoiser.condition(session, Conditioning(from_block=0, sink=sink, text=random(config.text_len, config.text_dim)))
-    for index in range(blocks):
-        local = random(1, 1, latents, config.audio_tokens + 1, config.dim)
-        block = Block(index=index, audio=AudioTokens(local, random(1, 1, latents, config.dim)))
-        latent = denoiser.denoise(session, block).latent
-        assert latent is not None
-        if index == 0:
-            own = Conditioning(from_block=preset.stream.sink_switch_block, sink=sink.own(latent[:, :1]))
-            denoiser.condition(session, own)
+    schedule = SinkSchedule(preset.stream)
+    first = schedule.first(sink, random(config.text_len, config.text_dim))
+    audio = (
+        AudioTokens(random(1, 1, latents, config.audio_tokens + 1, config.dim), random(1, 1, latents, config.dim))
+        for _ in range(blocks)
+    )
+    for latent in roll_out(StageChain([denoiser], seed, geometry), schedule, first, audio):
         yield latent.clone()
 
 
@@ -105,7 +106,7 @@ class _SplitLinear(nn.Module):
         return front + F.linear(x[..., half:], self.weight[:, half:], self.bias)
 
 
-def sum_otherwise(model: nn.Module) -> None:
+def reorder_reduction(model: nn.Module) -> None:
     """Makes the linear layers of a model's layers sum in another order; just as right, but for rounding."""
     for layer in model.get_submodule("layers").modules():
         for name, child in list(layer.named_children()):

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokens
-from live_avatar.streaming.block import Block, Conditioning, Sink
+from live_avatar.streaming.block import Sink
 from live_avatar.streaming.decoder import FrameDecoder, Frames
 from live_avatar.streaming.denoiser import Denoiser
+from live_avatar.streaming.rollout import StageChain, roll_out
+from live_avatar.streaming.sinks import SinkSchedule
 
 
 @dataclass(frozen=True)
@@ -48,22 +50,12 @@ def generate(
         seed: of the session's random numbers.
     """
     _, _, height, width = sink.reference.shape
-    sessions = [stage.open(seed, Geometry(config=stage.model.config, height=height, width=width)) for stage in stages]
+    chain = StageChain(stages, seed, Geometry(config=stages[0].model.config, height=height, width=width))
     pictures = decoder.open()
     decoder.warm(pictures, warmup)
-    conditioning = Conditioning(from_block=0, sink=sink, text=text)
-    for index, tokens in enumerate(audio):
-        for stage, session in zip(stages, sessions, strict=True):
-            if conditioning.from_block == index:
-                stage.condition(session, conditioning)
-        block = Block(index=index, audio=tokens)
-        for stage, session in zip(stages, sessions, strict=True):
-            block = stage.denoise(session, block)
-        assert block.latent is not None
-        if index == 0:
-            own = sink.own(block.latent[:, :1])
-            conditioning = Conditioning(from_block=decoder.rules.sink_switch_block, sink=own)
-        yield Generated(index, block.latent, tuple(decoder.decode(pictures, index, block.latent)))
+    schedule = SinkSchedule(decoder.rules)
+    for index, latent in enumerate(roll_out(chain, schedule, schedule.first(sink, text), audio)):
+        yield Generated(index, latent, tuple(decoder.decode(pictures, index, latent)))
 
 
 def warmup_latents(sink: Sink, decoder: FrameDecoder) -> Tensor:

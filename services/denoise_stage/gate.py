@@ -19,7 +19,7 @@ from live_avatar.model import fp8
 from live_avatar.model.device import open_device
 from live_avatar.model.networks import Networks, open_networks
 from live_avatar.streaming.denoiser import Denoiser
-from live_avatar.streaming.gate import LEAST_WORST_DB, Drift, drift, roll_out, sum_otherwise
+from live_avatar.streaming.gate import LEAST_WORST_DB, Drift, drift, reorder_reduction, synthetic_session
 from services.denoise_stage.loading import load_denoiser
 
 BLOCKS = 100
@@ -31,17 +31,17 @@ def measure(networks: Networks, blocks: int, least_worst_db: float, *, kv: bool 
     factor = system.vae.spatial_factor
     height, width = (side // factor for side in largest_size(system))
     exact = load_denoiser(networks, range(system.stream.steps), system.stream.steps)
-    latents = list(roll_out(exact, system, (height, width), blocks))
+    latents = list(synthetic_session(exact, system, (height, width), blocks))
 
     def compared(how: str) -> Drift:
         model = copy.deepcopy(exact.model)
         if how == "rounding":
-            sum_otherwise(model)
+            reorder_reduction(model)
         else:
             fp8.quantise(model, system.dit)
         kv_dtype = fp8.FP8 if kv and how == "fp8" else None
         other = Denoiser(model, system.stream, exact.schedule, exact.steps, exact.draws, kv_dtype=kv_dtype)
-        return drift(list(roll_out(other, system, (height, width), blocks)), latents)
+        return drift(list(synthetic_session(other, system, (height, width), blocks)), latents)
 
     rounding, eight = compared("rounding"), compared("fp8")
     return {

@@ -26,6 +26,7 @@ from live_avatar.serving.work import Deliver
 from live_avatar.streaming.block import Sink
 from live_avatar.streaming.decoder import DecoderSession, FrameDecoder, Frames
 from live_avatar.streaming.picture import latent_size
+from live_avatar.streaming.sinks import SinkSchedule
 from services.vae_decoder.encoding import Encoded, EncoderThread
 from services.vae_decoder.media import VideoEncoder, open_encoder
 from services.vae_decoder.video import Audience
@@ -64,6 +65,7 @@ class VaeDecoderWork:
     ) -> None:
         self._preset = preset
         self._decoder = decoder
+        self._sinks = SinkSchedule(preset.stream)
         self._encoder = encoder
         self._audience = audience
         self._sessions: Reservations[_Session] = Reservations(room)
@@ -122,8 +124,9 @@ class VaeDecoderWork:
             raise _invalid(
                 "MESSAGE_OUT_OF_ORDER", f"block {block.index} came where block {session.decoding.next_block} was due"
             )
-        if block.index == 0:
-            self._send_sink(block.key, Sink(session.sink_version + 1, latent[:, :1], motion=None))
+        own = self._sinks.own_latent(block.index, latent)
+        if own is not None:
+            self._send_sink(block.key, Sink(session.sink_version + 1, own, motion=None))
         pieces = list(self._pieces(block, session, latent.to(self._device)))
         return _Delivery(block, pieces, self._audience)
 

@@ -13,7 +13,7 @@ from live_avatar.model.fast_step import CompiledStep, StepForward
 from live_avatar.model.fp8 import FP8, quantise
 from live_avatar.model.kv_cache import KVWindow
 from live_avatar.streaming.denoiser import Denoiser
-from live_avatar.streaming.gate import Drift, drift, roll_out, signal_over_error_db, sum_otherwise
+from live_avatar.streaming.gate import Drift, drift, reorder_reduction, signal_over_error_db, synthetic_session
 from live_avatar.streaming.schedule import inference_schedule
 from tests.model.random_dit import CONFIG, random_dit
 from tests.streaming.small_pipeline import DRAWS, GEOMETRY, RULES
@@ -35,7 +35,7 @@ def denoiser(model: CausalDiT, forward: StepForward | None = None, kv_dtype: tor
 
 
 def rolled_out(side: Denoiser, preset: Preset = SMALL) -> list[torch.Tensor]:
-    return list(roll_out(side, preset, SIZE, BLOCKS))
+    return list(synthetic_session(side, preset, SIZE, BLOCKS))
 
 
 def test_decibels() -> None:
@@ -54,7 +54,7 @@ def test_the_same_side_twice_does_not_drift() -> None:
 def test_another_order_of_summation_is_rounding_and_8_bits_are_more() -> None:
     exact = rolled_out(denoiser(random_dit()))
     split, eight = random_dit(), random_dit()
-    sum_otherwise(split)
+    reorder_reduction(split)
     quantise(eight, CONFIG)
     rounding, linear = (drift(rolled_out(denoiser(model)), exact) for model in (split, eight))
     kv = drift(rolled_out(denoiser(random_dit(), kv_dtype=FP8)), exact)
@@ -65,7 +65,7 @@ def test_another_order_of_summation_is_rounding_and_8_bits_are_more() -> None:
 
 def test_8_bit_keys_and_values_are_reserved_as_such() -> None:
     side = denoiser(random_dit(), kv_dtype=FP8)
-    rolled = roll_out(side, SMALL, SIZE, 1)
+    rolled = synthetic_session(side, SMALL, SIZE, 1)
     next(rolled)
     session = side.open(0, GEOMETRY)
     text = 2 * CONFIG.num_layers * CONFIG.text_len * CONFIG.dim * 4
@@ -79,7 +79,7 @@ def test_a_compiled_roll_out_in_bfloat16_differs_by_no_more_than_rounding() -> N
     model = random_dit()
     model.to(torch.bfloat16)
     split = copy.deepcopy(model)
-    sum_otherwise(split)
+    reorder_reduction(split)
     step = CompiledStep(model)
     step.warm_up([KVWindow(GEOMETRY, latents_per_block=3, window_blocks=RULES.window_blocks, dtype=torch.bfloat16)])
     exact = rolled_out(denoiser(model))
