@@ -21,7 +21,7 @@ from pydantic import Field
 from bench.emulated_work import SESSIONS, EmulatedDecoder, EmulatedEncoder, EmulatedEnd, EmulatedStage, first_sink
 from live_avatar.config import Preset, preset
 from live_avatar.model.vae import VAE
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, ServiceInfo, SessionKey
+from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo, SessionKey
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest, EncodePortraitResponse
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import add_VaeDecoderServiceServicer_to_server
 from live_avatar.portrait.limits import DEFAULT_LIMITS
@@ -34,6 +34,7 @@ from live_avatar.serving.server import Service, run
 from live_avatar.serving.settings import load
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.decoder import FrameDecoder
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 from services.denoise_stage.settings import parse_steps
 from services.vae_decoder.servicer import PortraitContext, VaeDecoderServicer
 from services.vae_decoder.video import Audience

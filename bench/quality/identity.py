@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.quality.avatar import as_input
-from trainer.puppet.pool import HELD_OUT, TRAINING, stills
+from trainer.puppet.pool import TRAINING, stills
 
 SIDE = 64
 PEOPLE, POSES = 400, 8
@@ -85,12 +85,3 @@ def _spoilt(pictures: Tensor, draws: torch.Generator) -> Tensor:
 def nearest(embedding: Tensor, references: Tensor) -> int:
     """Index of the row of ``references`` [P, E] that is most like ``embedding`` [E]."""
     return int((references @ embedding).argmax())
-
-
-def held_out_share(reader: FaceReader, people: int = 50) -> float:
-    """How often ``reader`` tells the right one of ``people`` it has never met, from one true frame against another."""
-    pool = stills(people, 2, SIDE, split=HELD_OUT, seed=20_000)
-    frames = pool.frames[:, 0].reshape(people, 2, SIDE, SIDE, 3)
-    references = torch.stack([reader.read(pair[:1]) for pair in frames])
-    found = [nearest(reader.read(pair[1:]), references) for pair in frames]
-    return float(np.mean([index == person for person, index in enumerate(found)]))

@@ -328,14 +328,6 @@ class CausalDiT(nn.Module):
         return velocity
 
 
-def newest_motion_zeroed(motion: Tensor, groups: int) -> Tensor:
-    """``motion`` [B, 16, n, h, w] with its newest ``groups`` motion groups zeroed (public option add_last_motion)."""
-    newest = sum(group.latents for group in MOTION_GROUPS[:groups])
-    kept = motion.clone()
-    kept[:, :, motion.shape[2] - newest :] = 0
-    return kept
-
-
 def public_names(config: DiTConfig) -> dict[str, str]:
     """Names in the public DiT checkpoint -> names in ``CausalDiT``; the audio token encoder is named elsewhere."""
     with torch.device("meta"):

@@ -73,16 +73,6 @@ def attach(model: nn.Module, names: Mapping[str, str], config: LoRAConfig) -> No
         setattr(model.get_submodule(parent), child, LoRALinear(layer, config))
 
 
-def adapter_state(model: nn.Module, names: Mapping[str, str], config: LoRAConfig) -> dict[str, Tensor]:
-    """The adapter of a model after ``attach``, by public key, not copied."""
-    state: dict[str, Tensor] = {}
-    for layer, ours in target_layers(model, names, config).items():
-        module = model.get_submodule(ours)
-        state[_spell(layer, "A")] = module.get_parameter("lora_A").detach()
-        state[_spell(layer, "B")] = module.get_parameter("lora_B").detach()
-    return state
-
-
 def normalise_key(key: str) -> str:
     """The public spelling of an adapter key: no ``base_model.model.`` in front, ``.default`` before ``.weight``.
 

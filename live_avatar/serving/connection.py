@@ -204,4 +204,4 @@ class Connection:
 def _key(request: StreamBlocksRequest) -> SessionKey | None:
     """The session to whose work a message adds; None where it adds to none."""
     kind = request.WhichOneof("payload")
-    return getattr(request, kind).key if kind in ("audio", "conditioning_part", "flush") else None
+    return getattr(request, kind).key if kind in ("audio", "conditioning_part") else None

@@ -224,8 +224,6 @@ class HopServer(PipelineServiceServicer):
                 upstream.acknowledge(key, request.block.index)
         elif kind == "close":
             self._worker.end(session)
-        elif kind == "flush":
-            self._flush(session, request.flush, arrived_at_ns)
         else:
             await self._put(Message(session, request, arrived_at_ns))
 
@@ -265,11 +263,6 @@ class HopServer(PipelineServiceServicer):
         self._worker.sessions.add(session)
         return session
 
-    def _flush(self, session: Session, flush: StreamBlocksRequest.Flush, now_ns: int) -> None:
-        """Drops blocks that wait here, where they have not entered the first stage."""
-        if self._info.role == ServiceInfo.ROLE_AUDIO_ENCODER:
-            session.flush(flush.from_block, now_ns)
-
     async def _put(self, message: Message) -> None:
         try:
             await self._worker.put(message)
@@ -285,9 +278,7 @@ class HopServer(PipelineServiceServicer):
 
     def _heartbeat(self) -> StreamBlocksResponse:
         heartbeat = StreamBlocksResponse.Heartbeat(
-            completed_blocks=self._worker.completed_blocks,
             oldest_running_block_age=duration(int(self._device.age_s * 1e9)),
-            session_bytes=self._worker.sessions.reserved_bytes,
             ready=self.ready,
         )
         return StreamBlocksResponse(heartbeat=heartbeat)

@@ -7,7 +7,8 @@ thread and must return at once.
 from dataclasses import dataclass
 from typing import Protocol
 
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, SessionKey
+from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 
 @dataclass(frozen=True, kw_only=True)

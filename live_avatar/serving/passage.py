@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import grpc
 
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, StreamBlocksRequest
+from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.observer import BlockReport
 from live_avatar.serving.sessions import Session
 from live_avatar.serving.work import Deliver
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 # A longer hop says that the two clocks are not one.
 MAX_HOP_NS = 60_000_000_000
@@ -31,7 +32,7 @@ class Message:
     def wanted(self) -> bool:
         """Whether there is still a point in working on it or in sending it on."""
         if self.request.HasField("block"):
-            return self.session.wants(self.request.block.index, self.arrived_at_ns)
+            return self.session.wants_blocks
         return not self.session.over
 
 

@@ -33,9 +33,6 @@ class Session:
         self.over = False
         # Its last work failed, of which the event loop may not have heard yet; set by the device's thread.
         self.failed = False
-        # Blocks that arrived before the flush and have this index or a later one are dropped.
-        self._flushed_at_ns = 0
-        self._flushed_from = 0
         self.delivery: asyncio.Timeout | None = None
 
     def end(self) -> None:
@@ -44,13 +41,10 @@ class Session:
         if self.delivery is not None and not self.delivery.expired():
             self.delivery.reschedule(asyncio.get_running_loop().time())
 
-    def flush(self, from_block: int, now_ns: int) -> None:
-        """Makes ``wants`` refuse blocks from ``from_block`` on that arrived up to ``now_ns``."""
-        self._flushed_at_ns, self._flushed_from = now_ns, from_block
-
-    def wants(self, index: int, arrived_at_ns: int) -> bool:
-        """Whether a block is still to be worked on."""
-        return not self.over and not self.failed and (index < self._flushed_from or arrived_at_ns > self._flushed_at_ns)
+    @property
+    def wants_blocks(self) -> bool:
+        """Whether its blocks are still to be worked on."""
+        return not self.over and not self.failed
 
 
 class SessionTable:

@@ -25,13 +25,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AnyValue
 from prometheus_client import CollectorRegistry, start_http_server
 
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, SessionKey
+from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.proxies import DIRECT, is_local
 from live_avatar.serving import metrics
 from live_avatar.serving.logs import session_name
 from live_avatar.serving.metrics import Metric
 from live_avatar.serving.observer import BlockReport
 from live_avatar.serving.settings import TelemetrySettings
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 _SCOPE = "live_avatar"
 _EXPORT_TIMEOUT_S = 2.0

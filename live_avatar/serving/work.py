@@ -8,7 +8,8 @@ other; ``close`` follows.
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, SessionKey, StreamBlocksRequest
+from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 # Hands a finished block over at the end of the chain, in the event loop; the block is acknowledged when it returns.
 # It gets this service's timing of the block (queue, compute, hop) and may add ``encode_time`` to it.  Deliveries run

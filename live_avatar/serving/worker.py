@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, StreamBlocksRequest, StreamBlocksResponse
+from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest, StreamBlocksResponse
 from live_avatar.serving.device import Device, outcome
 from live_avatar.serving.errors import ServiceError, as_service_error, session_failed
 from live_avatar.serving.link import Link
@@ -21,6 +21,7 @@ from live_avatar.serving.passage import Ending, Message, Result, begin, check_bu
 from live_avatar.serving.sessions import Session, SessionTable
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.work import Deliver, Work
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 QUEUE_SIZE = 64
 
@@ -43,7 +44,6 @@ class Worker:
         self, name: str, work: Work, link: Link | None, device: Device, timing: HopTiming, observer: Observer
     ) -> None:
         self.sessions = SessionTable()
-        self.completed_blocks = 0
         self._name = name
         self._work = work
         self._link = link
@@ -286,7 +286,6 @@ class Worker:
         if result.timing is None:
             return
         session.upstream.acknowledge(block.key, block.index)
-        self.completed_blocks += sent
         if sent or error is not None:
             self._observer.block_finished(report(result, result.timing, error))
 

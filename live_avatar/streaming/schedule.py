@@ -5,7 +5,6 @@ Pure numbers and one Euler step.  Nothing here knows a model, a stage or a block
 
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -87,16 +86,3 @@ def shifted_sigma(sigma: Tensor, shift: float) -> Tensor:
 def training_sigmas(shift: float, steps: int = 1000) -> Tensor:
     """[steps] float32 noise levels for training, from 1 down to the last above 0 (spec 10.2)."""
     return shifted_sigma(1 - torch.arange(steps, dtype=torch.float64) / steps, shift).float()
-
-
-def split_steps(steps: int, stages: int) -> tuple[range, ...]:
-    """Splits the steps over ``stages`` stages in contiguous slices, as evenly as it goes, longer slices first.
-
-    Raises:
-        ValueError: more stages than steps, or none.
-    """
-    if not 1 <= stages <= steps:
-        raise ValueError(f"{steps} steps cannot be split over {stages} stages: each needs at least one")
-    size, longer = divmod(steps, stages)
-    bounds = [stage * size + min(stage, longer) for stage in range(stages + 1)]
-    return tuple(range(first, last) for first, last in pairwise(bounds))

@@ -1252,7 +1252,7 @@ class BlockTiming(_message.Message):
 
     @_builtins.property
     def hop_time(self) -> _duration_pb2.Duration:
-        """Transport from the previous service."""
+        """Transport from the previous service; absent where their clocks differ."""
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.reservations import Reservations, Room
+from live_avatar.v1.avatar_service_pb2 import LISTENING_STREAMING, LISTENING_WHOLE_FILE
 from services.audio_encoder.hearing import Hearing, Streaming, WholeFile
 
 _Open = StreamBlocksRequest.Open
@@ -73,12 +74,12 @@ class AudioEncoderWork:
     @property
     def capacity(self) -> int:
         """Sessions that have room at the same time, the larger kind counted."""
-        modes = (_Open.AUDIO_MODE_WHOLE_FILE, _Open.AUDIO_MODE_STREAMING)
+        modes = (LISTENING_WHOLE_FILE, LISTENING_STREAMING)
         return self._sessions.room.sessions_of(max(self._hearing(mode).reserved_bytes for mode in modes))
 
     def open(self, request: StreamBlocksRequest.Open) -> int:
         """Reserves room for the most audio the session may hold."""
-        hearing = self._hearing(request.audio_mode)
+        hearing = self._hearing(request.listening)
         self._sessions.open(request.key, hearing.reserved_bytes, lambda: _Session(hearing))
         return hearing.reserved_bytes
 
@@ -128,9 +129,9 @@ class AudioEncoderWork:
         return self._sessions.close(key)
 
     def _hearing(self, mode: int) -> Hearing:
-        if mode == _Open.AUDIO_MODE_WHOLE_FILE:
+        if mode == LISTENING_WHOLE_FILE:
             return WholeFile(self._speech, self._preset, self._max_whole_file_s)
-        if mode == _Open.AUDIO_MODE_STREAMING:
+        if mode == LISTENING_STREAMING:
             return Streaming(self._speech, self._preset)
         raise ServiceError(
             grpc.StatusCode.INVALID_ARGUMENT, "AUDIO_FORMAT_UNSUPPORTED", f"audio mode {mode} is not served"

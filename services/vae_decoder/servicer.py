@@ -34,6 +34,7 @@ from live_avatar.serving.timing import HopTiming
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.local import warmup_latents
 from live_avatar.streaming.picture import latent_size
+from live_avatar.v1.avatar_service_pb2 import FIT_COVER, FIT_REFERENCE
 from services.vae_decoder.video import Audience, VideoStream
 
 VideoContext = grpc.aio.ServicerContext[StreamVideoRequest, StreamVideoResponse]
@@ -45,8 +46,8 @@ MAX_STREAMS = 64
 """Gateways that may share one decoder."""
 
 _RULES: dict[int, FitRule] = {
-    EncodePortraitRequest.FIT_COVER: "cover",
-    EncodePortraitRequest.FIT_REFERENCE: "reference",
+    FIT_COVER: "cover",
+    FIT_REFERENCE: "reference",
 }
 
 _Encoded = tuple[bytes, EncodePortraitResponse.Novelty | None]

@@ -17,7 +17,7 @@ from live_avatar.config import Preset
 from live_avatar.memory import largest_size
 from live_avatar.model.components import DTYPES
 from live_avatar.model.vae import decoder_cache_nbytes
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, SessionKey, StreamBlocksRequest
+from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
@@ -27,6 +27,7 @@ from live_avatar.streaming.block import Sink
 from live_avatar.streaming.decoder import DecoderSession, FrameDecoder, Frames
 from live_avatar.streaming.picture import latent_size
 from live_avatar.streaming.sinks import SinkSchedule
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 from services.vae_decoder.encoding import Encoded, EncoderThread
 from services.vae_decoder.media import VideoEncoder, open_encoder
 from services.vae_decoder.video import Audience

@@ -10,9 +10,10 @@ from bench.emulated import trace_line
 from bench.emulated_work import SESSIONS, EmulatedEncoder, EmulatedStage, film, first_sink
 from live_avatar import wire
 from live_avatar.config import S2V_14B, TINY
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, SessionKey, Sink, StreamBlocksRequest
+from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, Sink, StreamBlocksRequest
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.observer import BlockReport
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 pytestmark = pytest.mark.alone
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from live_avatar.config import LoRAConfig
 from live_avatar.model import dit, lora
 from live_avatar.model.dit import CausalDiT
+from tests.model.attached_adapter import adapter_state
 
 from .conftest import Golden
 from .reference_models import dit_from
@@ -61,7 +62,7 @@ def test_beside(golden: Golden) -> None:
         names = dit.public_names(model.config)
         lora.attach(model, names, config)
         given = lora.normalise(adapter)
-        for key, tensor in lora.adapter_state(model, names, config).items():
+        for key, tensor in adapter_state(model, names, config).items():
             tensor.copy_(given[key])
 
     golden.close(_velocity(golden, attach), "forward/velocity_block0")

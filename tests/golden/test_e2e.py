@@ -16,7 +16,8 @@ from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.denoiser import Denoiser
 from live_avatar.streaming.draws import ReplayDraws
 from live_avatar.streaming.local import Generated, generate, warmup_latents
-from live_avatar.streaming.schedule import inference_schedule, split_steps
+from live_avatar.streaming.schedule import inference_schedule
+from tests.streaming.partitions import split_steps
 
 from .conftest import Golden
 from .reference_models import dit_from, e2e_preset, speech_from, text_from, vae_from

@@ -13,7 +13,8 @@ from live_avatar.model.dit import CausalDiT
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.denoiser import Denoiser, StageSession
 from live_avatar.streaming.draws import ReplayDraws
-from live_avatar.streaming.schedule import Schedule, inference_schedule, split_steps
+from live_avatar.streaming.schedule import Schedule, inference_schedule
+from tests.streaming.partitions import split_steps
 
 from .conftest import Golden
 from .reference_models import dit_pair

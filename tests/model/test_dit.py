@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from live_avatar.config import MOTION_LATENTS, S2V_14B, DiTConfig
+from live_avatar.config import S2V_14B, DiTConfig
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.model.dit import (
     AudioInjection,
     CausalDiT,
     NoisyInput,
-    newest_motion_zeroed,
     public_names,
 )
 from live_avatar.model.kv_cache import KVWindow
@@ -166,15 +165,6 @@ def test_short_motion_is_padded_in_front_and_long_motion_is_cut_in_front() -> No
     padded = torch.cat([torch.zeros_like(sink.motion[:, :, 5:]), short], dim=2)
     assert torch.equal(model.sink_tokens(replace(sink, motion=short)), model.sink_tokens(replace(sink, motion=padded)))
     assert torch.equal(model.sink_tokens(replace(sink, motion=more)), model.sink_tokens(sink))
-
-
-@pytest.mark.parametrize(("groups", "zeroed"), [(0, 0), (1, 1), (2, 3), (3, MOTION_LATENTS)])
-def test_the_newest_motion_can_be_left_out(groups: int, zeroed: int) -> None:
-    motion = torch.ones(1, 4, MOTION_LATENTS, 2, 2)
-    kept = newest_motion_zeroed(motion, groups)
-    assert kept[:, :, : MOTION_LATENTS - zeroed].eq(1).all()
-    assert kept[:, :, MOTION_LATENTS - zeroed :].eq(0).all()
-    assert motion.eq(1).all()
 
 
 def test_public_names_cover_the_model_without_the_audio_encoder() -> None:

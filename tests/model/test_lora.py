@@ -12,6 +12,7 @@ from live_avatar.config import S2V_14B, TINY, LoRAConfig, Preset
 from live_avatar.model import lora
 from live_avatar.model.components import COMPONENTS, build_on_meta
 from live_avatar.model.weight_files import MisshapedTensorError, MissingTensorError, SurplusTensorError, WeightsError
+from tests.model.attached_adapter import adapter_state
 
 CONFIG = LoRAConfig(rank=2, alpha=3.0, targets=("q", "ffn.0"))
 NAMES = {
@@ -90,7 +91,7 @@ def test_a_new_adapter_changes_nothing_and_trains_alone() -> None:
 def test_attached_equals_merged_in_every_spelling(seed: int, prefix: bool, default: bool) -> None:
     attached, merged, tensors = small(seed), small(seed), adapter(seed + 1)
     lora.attach(attached, NAMES, CONFIG)
-    state = lora.adapter_state(attached, NAMES, CONFIG)
+    state = adapter_state(attached, NAMES, CONFIG)
     assert state.keys() == tensors.keys()
     for key, tensor in state.items():
         tensor.copy_(tensors[key])

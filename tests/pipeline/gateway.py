@@ -16,7 +16,6 @@ from torch import Tensor
 from live_avatar import wire
 from live_avatar.pipeline.v1 import blocks_pb2
 from live_avatar.pipeline.v1.blocks_pb2 import (
-    BlockTiming,
     ConditioningBody,
     GetServiceInfoRequest,
     GetServiceInfoResponse,
@@ -41,6 +40,7 @@ from live_avatar.serving.server import SERVER_OPTIONS
 from live_avatar.serving.timing import CHANNEL_OPTIONS
 from live_avatar.serving.work import Deliver
 from live_avatar.streaming.block import Sink
+from live_avatar.v1.avatar_service_pb2 import LISTENING_STREAMING, LISTENING_WHOLE_FILE, BlockTiming
 
 from .processes import address
 
@@ -296,7 +296,7 @@ def open_request(name: Name, *, seed: int, width: int, height: int, streaming: b
         seed=seed,
         width=width,
         height=height,
-        audio_mode=_Open.AUDIO_MODE_STREAMING if streaming else _Open.AUDIO_MODE_WHOLE_FILE,
+        listening=LISTENING_STREAMING if streaming else LISTENING_WHOLE_FILE,
         video=VideoProfile(encoding=VideoProfile.ENCODING_RAW_RGB24),
     )
 

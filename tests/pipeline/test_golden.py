@@ -21,9 +21,10 @@ from live_avatar.model.components import FILE_SETS
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksRequest
 from live_avatar.pipeline.v1.blocks_pb2 import Sink as SinkMessage
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest
-from live_avatar.streaming.schedule import split_steps
+from live_avatar.v1.avatar_service_pb2 import FIT_COVER
 from tests.golden.conftest import Golden
 from tests.golden.reference_models import e2e_preset, speech_weights, text_from
+from tests.streaming.partitions import split_steps
 
 from .gateway import Head, Name, VideoOutput, describe, key_of, linked, open_request, video_end
 from .processes import DECODER, ENCODER, Processes, chain_programs, decoder_program, free_port, processes
@@ -85,9 +86,7 @@ async def encode_portrait(golden: Golden, video: VideoOutput) -> SinkMessage:
     file = io.BytesIO()
     Image.fromarray(golden.tensors["in/image_uint8"].numpy()).save(file, "PNG")
     height, width = golden.meta["config"]["frame_hw"]
-    request = EncodePortraitRequest(
-        image=file.getvalue(), width=width, height=height, fit=EncodePortraitRequest.FIT_COVER
-    )
+    request = EncodePortraitRequest(image=file.getvalue(), width=width, height=height, fit=FIT_COVER)
     return SinkMessage.FromString(await video.encode_portrait(request))
 
 

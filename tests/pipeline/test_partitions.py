@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from live_avatar.config import TINY
-from live_avatar.streaming.schedule import split_steps
+from tests.streaming.partitions import split_steps
 
 from .gateway import describe, latent_end, linked, new_session
 from .processes import ENCODER, Processes, chain_programs, encoder_program, free_port, processes, stage_name

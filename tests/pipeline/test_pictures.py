@@ -8,6 +8,7 @@ from PIL import Image
 from live_avatar import wire
 from live_avatar.pipeline.v1.blocks_pb2 import Sink as SinkMessage
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest
+from live_avatar.v1.avatar_service_pb2 import FIT_COVER
 
 from .gateway import linked, new_session, video_end
 from .processes import DECODER, ENCODER, Processes
@@ -21,9 +22,7 @@ def portrait_request(script: Script) -> EncodePortraitRequest:
     """The script's picture as a file."""
     file = io.BytesIO()
     Image.fromarray(script.pixels()).save(file, "PNG")
-    return EncodePortraitRequest(
-        image=file.getvalue(), width=script.width, height=script.height, fit=EncodePortraitRequest.FIT_COVER
-    )
+    return EncodePortraitRequest(image=file.getvalue(), width=script.width, height=script.height, fit=FIT_COVER)
 
 
 async def run(pipeline: Processes) -> tuple[list[tuple[int, bytes]], SinkMessage, SinkMessage]:

@@ -16,13 +16,14 @@ from live_avatar.serving.parts import PART_BYTES, conditioning_parts
 from live_avatar.serving.reservations import Room
 from live_avatar.streaming.audio_grid import whole_file_blocks
 from live_avatar.streaming.audio_window import AudioWindow, encode_block
+from live_avatar.v1.avatar_service_pb2 import LISTENING_STREAMING, LISTENING_UNSPECIFIED
 from services.audio_encoder import hearing
 from services.audio_encoder.work import PROMPTS_KEPT, AudioEncoderWork
 
 from . import tiny
-from .tiny import Open, audio_request, block_request, key, open_request, waveform
+from .tiny import audio_request, block_request, key, open_request, waveform
 
-STREAMING = Open.AUDIO_MODE_STREAMING
+STREAMING = LISTENING_STREAMING
 BLOCK_SAMPLES = TINY.samples_per_block
 
 
@@ -68,7 +69,7 @@ def test_every_block_begun_is_heard(surplus: int) -> None:
 def test_streaming_equals_the_library() -> None:
     samples = waveform(3)
     work, window = encoder(), AudioWindow(TINY)
-    work.open(open_request(audio_mode=STREAMING))
+    work.open(open_request(listening=STREAMING))
     work.audio(audio_request(samples[: 2 * BLOCK_SAMPLES], last=False))
     window.append(samples[: 2 * BLOCK_SAMPLES])
     assert torch.equal(heard(work, 0), planned(window))
@@ -83,7 +84,7 @@ def test_a_stream_may_go_back_to_what_no_block_holds() -> None:
     """Silence that stood for the look-ahead gives way to speech; a recording, or a heard block, stays."""
     samples, ahead = waveform(2)[:BLOCK_SAMPLES], BLOCK_SAMPLES + 1_600
     work, window = encoder(), AudioWindow(TINY)
-    work.open(open_request(audio_mode=STREAMING))
+    work.open(open_request(listening=STREAMING))
     work.audio(audio_request(np.zeros(ahead, np.float32), last=False))
     window.append(np.zeros(ahead, np.float32))
     assert torch.equal(heard(work, 0), planned(window))
@@ -156,7 +157,7 @@ def test_too_short_and_too_fast() -> None:
     work.open(open_request("short"))
     with pytest.raises(ServiceError, match="AUDIO_TOO_SHORT"):
         work.audio(audio_request(np.zeros(0, np.float32), name="short"))
-    work.open(open_request("fast", audio_mode=STREAMING))
+    work.open(open_request("fast", listening=STREAMING))
     with pytest.raises(ServiceError, match="AUDIO_TOO_FAST"):
         work.audio(audio_request(waveform(40), name="fast"))
 
@@ -176,7 +177,7 @@ def test_block_without_audio_and_out_of_order() -> None:
 def test_unknown_mode_reserves_nothing() -> None:
     work = encoder()
     with pytest.raises(ServiceError, match="AUDIO_FORMAT_UNSUPPORTED"):
-        work.open(open_request(audio_mode=Open.AUDIO_MODE_UNSPECIFIED))
+        work.open(open_request(listening=LISTENING_UNSPECIFIED))
     assert work.close(key()) == 0
 
 

@@ -20,10 +20,10 @@ from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.reservations import Room
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.local import generate, warmup_latents
-from live_avatar.streaming.schedule import split_steps
 from services.denoise_stage.loading import load_draws
 from services.denoise_stage.settings import DenoiseStageSettings, parse_steps
 from services.denoise_stage.work import DenoiseStageWork
+from tests.streaming.partitions import split_steps
 
 from . import tiny
 from .tiny import key, open_request

@@ -32,6 +32,7 @@ from live_avatar.serving.link import Link
 from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.local import warmup_latents
+from live_avatar.v1.avatar_service_pb2 import FIT_COVER, FIT_UNSPECIFIED, Fit
 from services.vae_decoder import service, servicer
 from services.vae_decoder.service import build
 from services.vae_decoder.settings import VaeDecoderSettings
@@ -43,7 +44,7 @@ from .tiny import key, open_request
 if TYPE_CHECKING:
     from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceAsyncStub
 
-COVER = EncodePortraitRequest.FIT_COVER
+COVER = FIT_COVER
 Scenario: TypeAlias = "Callable[[VaeDecoderServiceAsyncStub, str], Awaitable[None]]"
 
 
@@ -136,7 +137,7 @@ def test_random_weights_know_no_portraits() -> None:
         ({"image": b""}, "IMAGE_UNREADABLE"),
         ({"width": 65}, "SIZE_UNSUPPORTED"),
         ({"height": 6400}, "SIZE_UNSUPPORTED"),
-        ({"fit": EncodePortraitRequest.FIT_UNSPECIFIED}, "FIT_UNSUPPORTED"),
+        ({"fit": FIT_UNSPECIFIED}, "FIT_UNSUPPORTED"),
     ],
 )
 def test_portraits_that_are_refused(changes: dict[str, int | bytes], reason: str) -> None:
@@ -250,7 +251,7 @@ def test_a_portrait_that_takes_too_long_is_refused_and_the_next_one_served(monke
 
 
 def test_rules_of_fit_are_those_of_the_contract() -> None:
-    named = {value for name, value in EncodePortraitRequest.Fit.items() if name != "FIT_UNSPECIFIED"}
+    named = {value for name, value in Fit.items() if name != "FIT_UNSPECIFIED"}
     assert set(servicer._RULES) == named
 
 

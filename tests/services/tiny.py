@@ -19,6 +19,7 @@ from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.denoiser import Denoiser
 from live_avatar.streaming.draws import PhiloxDraws
 from live_avatar.streaming.schedule import inference_schedule
+from live_avatar.v1.avatar_service_pb2 import LISTENING_WHOLE_FILE, Listening
 
 NETWORKS = open_networks(TINY, None)
 SIDE = 64
@@ -94,7 +95,7 @@ def open_request(
     *,
     width: int = SIDE,
     height: int = SIDE,
-    audio_mode: Open.AudioMode.ValueType = Open.AUDIO_MODE_WHOLE_FILE,
+    listening: Listening.ValueType = LISTENING_WHOLE_FILE,
     video: VideoProfile.Encoding.ValueType = VideoProfile.ENCODING_RAW_RGB24,
 ) -> StreamBlocksRequest.Open:
     return Open(
@@ -102,7 +103,7 @@ def open_request(
         seed=7,
         width=width,
         height=height,
-        audio_mode=audio_mode,
+        listening=listening,
         video=VideoProfile(encoding=video),
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, ServiceInfo, SessionKey, StreamBlocksRequest
+from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo, SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksResponse as Response
 from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub, add_PipelineServiceServicer_to_server
 from live_avatar.serving.errors import ServiceError, from_rpc_error
@@ -21,6 +21,7 @@ from live_avatar.serving.link import Link
 from live_avatar.serving.observer import BlockReport, NoObserver
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.work import Deliver
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 SESSION_BYTES = 100
 DIGEST = "digest"

@@ -11,7 +11,6 @@ import pytest
 from live_avatar.pipeline.v1.blocks_pb2 import (
     GetServiceInfoRequest,
     GetServiceInfoResponse,
-    ServiceInfo,
     StreamBlocksRequest,
 )
 from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
@@ -27,7 +26,6 @@ from tests.serving.fakes import (
     block,
     chain,
     closing,
-    key,
     linked,
     opening,
     serving,
@@ -362,23 +360,6 @@ def test_a_second_open_ends_the_session() -> None:
             await link.send(opening())
             await until(lambda: [failed.reason for failed in heard.failed] == ["DUPLICATE_OPEN"])
             await until(lambda: not work.open_sessions and head.hop.describe().sessions_open == 0)
-
-    asyncio.run(scenario())
-
-
-def test_flush_at_the_head_drops_what_waits_and_nothing_later() -> None:
-    async def scenario() -> None:
-        work = FakeWork(last=True)
-        work.before = lambda what, session: time.sleep(0.1) if what == "block" else None
-        role = ServiceInfo.ROLE_AUDIO_ENCODER
-        async with serving(work, role=role, block_credits=4) as head, linked(head.target) as (link, heard):
-            await link.send(opening())
-            for index in range(4):
-                await link.send(block("a", index))
-            await link.send(StreamBlocksRequest(flush=StreamBlocksRequest.Flush(key=key(), from_block=1)))
-            await link.send(block("a", 1))
-            await until(lambda: sorted(heard.acks) == [0, 1, 1, 2, 3])
-            assert [index for _, index, _ in work.delivered] == [0, 1]
 
     asyncio.run(scenario())
 

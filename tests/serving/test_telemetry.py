@@ -31,11 +31,12 @@ from opentelemetry.trace import StatusCode
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, SessionKey
+from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.serving import metrics
 from live_avatar.serving.observer import BlockReport, Observer
 from live_avatar.serving.settings import TelemetrySettings
 from live_avatar.serving.telemetry import Telemetry, traceparent
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 DOC = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 KEY = SessionKey(session_id="secret-session-id", epoch=2)

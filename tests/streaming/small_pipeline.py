@@ -16,8 +16,9 @@ from live_avatar.model.vae import VAE
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.denoiser import Denoiser, StageSession
 from live_avatar.streaming.draws import Draws, PhiloxDraws
-from live_avatar.streaming.schedule import inference_schedule, split_steps
+from live_avatar.streaming.schedule import inference_schedule
 from tests.model.random_dit import CONFIG, random_audio, random_dit, randomise, transformer_layer
+from tests.streaming.partitions import split_steps
 
 RULES = StreamConfig(window_blocks=2, sink_switch_block=2, latents_per_block=3)
 HEIGHT, WIDTH = 8, 10

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from live_avatar.config import MAX_STEPS, TINY
-from live_avatar.streaming.schedule import inference_schedule, shifted_sigma, split_steps, training_sigmas
+from live_avatar.streaming.schedule import inference_schedule, shifted_sigma, training_sigmas
+from tests.streaming.partitions import split_steps
 
 RELEASED = {
     4: (1.0, 0.857692307692308, 0.602150537634409, 0.008928571428571),

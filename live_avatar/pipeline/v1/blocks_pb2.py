@@ -14,71 +14,66 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from live_avatar.pipeline.v1 import tensor_pb2 as live__avatar_dot_pipeline_dot_v1_dot_tensor__pb2
+from live_avatar.v1 import avatar_service_pb2 as live__avatar_dot_v1_dot_avatar__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$live_avatar/pipeline/v1/blocks.proto\x12\x17live_avatar.pipeline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a$live_avatar/pipeline/v1/tensor.proto\"/\n\nSessionKey\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xf3\x02\n\x0bServiceInfo\x12\x37\n\x04role\x18\x01 \x01(\x0e\x32).live_avatar.pipeline.v1.ServiceInfo.Role\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10protocol_version\x18\x03 \x01(\r\x12\x0e\n\x06preset\x18\x04 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\r\n\x05steps\x18\x07 \x03(\r\x12\x12\n\nstep_count\x18\x08 \x01(\r\x12\x15\n\rsessions_open\x18\t \x01(\r\x12\x18\n\x10session_capacity\x18\n \x01(\r\x12\x15\n\rsession_bytes\x18\x0b \x01(\x04\"b\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12ROLE_AUDIO_ENCODER\x10\x01\x12\x16\n\x12ROLE_DENOISE_STAGE\x10\x02\x12\x14\n\x10ROLE_VAE_DECODER\x10\x03\"\x17\n\x15GetServiceInfoRequest\"_\n\x16GetServiceInfoResponse\x12\x36\n\x08services\x18\x01 \x03(\x0b\x32$.live_avatar.pipeline.v1.ServiceInfo\x12\r\n\x05ready\x18\x02 \x01(\x08\"\xdb\x01\n\x0b\x42lockTiming\x12\x0f\n\x07service\x18\x01 \x01(\t\x12-\n\nqueue_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63ompute_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x65ncode_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08hop_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xdf\r\n\x13StreamBlocksRequest\x12\x43\n\x05hello\x18\x01 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamBlocksRequest.HelloH\x00\x12\x41\n\x04open\x18\x02 \x01(\x0b\x32\x31.live_avatar.pipeline.v1.StreamBlocksRequest.OpenH\x00\x12\x43\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamBlocksRequest.AudioH\x00\x12Z\n\x11\x63onditioning_part\x18\x04 \x01(\x0b\x32=.live_avatar.pipeline.v1.StreamBlocksRequest.ConditioningPartH\x00\x12\x43\n\x05\x62lock\x18\x05 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamBlocksRequest.BlockH\x00\x12\x43\n\x05\x66lush\x18\x06 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamBlocksRequest.FlushH\x00\x12\x43\n\x05\x63lose\x18\x07 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamBlocksRequest.CloseH\x00\x12K\n\theartbeat\x18\x08 \x01(\x0b\x32\x36.live_avatar.pipeline.v1.StreamBlocksRequest.HeartbeatH\x00\x1aN\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x1d\n\x15\x65xpected_model_digest\x18\x03 \x01(\t\x1a\xca\x02\n\x04Open\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12O\n\naudio_mode\x18\x05 \x01(\x0e\x32;.live_avatar.pipeline.v1.StreamBlocksRequest.Open.AudioMode\x12\x34\n\x05video\x18\x06 \x01(\x0b\x32%.live_avatar.pipeline.v1.VideoProfile\"\\\n\tAudioMode\x12\x1a\n\x16\x41UDIO_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41UDIO_MODE_WHOLE_FILE\x10\x01\x12\x18\n\x14\x41UDIO_MODE_STREAMING\x10\x02\x1ao\n\x05\x41udio\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x0f\n\x07samples\x18\x02 \x01(\x0c\x12\x15\n\rsample_offset\x18\x03 \x01(\x04\x12\x0c\n\x04last\x18\x04 \x01(\x08\x1a\x88\x01\n\x10\x43onditioningPart\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x12\n\nfrom_block\x18\x02 \x01(\x04\x12\x0c\n\x04part\x18\x03 \x01(\r\x12\x12\n\npart_count\x18\x04 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x1a\xc7\x02\n\x05\x42lock\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x33\n\x05\x61udio\x18\x03 \x01(\x0b\x32$.live_avatar.pipeline.v1.AudioTokens\x12/\n\x06latent\x18\x04 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\x12)\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12\x35\n\x07timings\x18\x07 \x03(\x0b\x32$.live_avatar.pipeline.v1.BlockTiming\x12\x12\n\nsent_at_ns\x18\x08 \x01(\x04\x12\x0c\n\x04idle\x18\t \x01(\x08\x1aM\n\x05\x46lush\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x12\n\nfrom_block\x18\x02 \x01(\x04\x1a\x39\n\x05\x43lose\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x1a\x0b\n\tHeartbeatB\t\n\x07payload\"\x98\x08\n\x14StreamBlocksResponse\x12H\n\x07welcome\x18\x01 \x01(\x0b\x32\x35.live_avatar.pipeline.v1.StreamBlocksResponse.WelcomeH\x00\x12\x46\n\x06opened\x18\x02 \x01(\x0b\x32\x34.live_avatar.pipeline.v1.StreamBlocksResponse.OpenedH\x00\x12@\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x31.live_avatar.pipeline.v1.StreamBlocksResponse.AckH\x00\x12U\n\x0esession_failed\x18\x04 \x01(\x0b\x32;.live_avatar.pipeline.v1.StreamBlocksResponse.SessionFailedH\x00\x12L\n\theartbeat\x18\x05 \x01(\x0b\x32\x37.live_avatar.pipeline.v1.StreamBlocksResponse.HeartbeatH\x00\x1a\x61\n\x07Welcome\x12\x36\n\x08services\x18\x01 \x03(\x0b\x32$.live_avatar.pipeline.v1.ServiceInfo\x12\x0f\n\x07\x63redits\x18\x02 \x01(\r\x12\r\n\x05ready\x18\x03 \x01(\x08\x1a\xc1\x01\n\x06Opened\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12V\n\x0creservations\x18\x02 \x03(\x0b\x32@.live_avatar.pipeline.v1.StreamBlocksResponse.Opened.Reservation\x1a-\n\x0bReservation\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x1a\x46\n\x03\x41\x63k\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\r\n\x05index\x18\x02 \x01(\x04\x1a\x81\x01\n\rSessionFailed\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07service\x18\x05 \x01(\t\x1a\x88\x01\n\tHeartbeat\x12\x18\n\x10\x63ompleted_blocks\x18\x01 \x01(\x04\x12;\n\x18oldest_running_block_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rsession_bytes\x18\x03 \x01(\x04\x12\r\n\x05ready\x18\x04 \x01(\x08\x42\t\n\x07payload\"\x9d\x01\n\x0b\x41udioTokens\x12.\n\x05local\x18\x01 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\x12/\n\x06global\x18\x02 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\x12-\n\x04mask\x18\x03 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\"\xad\x01\n\x04Sink\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x32\n\treference\x18\x02 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\x12/\n\x06motion\x18\x03 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\x12/\n\x06warmup\x18\x04 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\"\x95\x01\n\x10\x43onditioningBody\x12+\n\x04sink\x18\x01 \x01(\x0b\x32\x1d.live_avatar.pipeline.v1.Sink\x12\x13\n\x06prompt\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x34\n\x0btext_states\x18\x03 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.TensorB\t\n\x07_prompt\"\xd7\x01\n\x0cVideoProfile\x12@\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32..live_avatar.pipeline.v1.VideoProfile.Encoding\x12\x18\n\x10max_bitrate_kbps\x18\x02 \x01(\r\x12\x13\n\x0b\x65nlargement\x18\x03 \x01(\r\"V\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45NCODING_H264_ANNEXB\x10\x01\x12\x16\n\x12\x45NCODING_RAW_RGB24\x10\x02\x32\xf5\x01\n\x0fPipelineService\x12o\n\x0cStreamBlocks\x12,.live_avatar.pipeline.v1.StreamBlocksRequest\x1a-.live_avatar.pipeline.v1.StreamBlocksResponse(\x01\x30\x01\x12q\n\x0eGetServiceInfo\x12..live_avatar.pipeline.v1.GetServiceInfoRequest\x1a/.live_avatar.pipeline.v1.GetServiceInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$live_avatar/pipeline/v1/blocks.proto\x12\x17live_avatar.pipeline.v1\x1a\x1egoogle/protobuf/duration.proto\x1a$live_avatar/pipeline/v1/tensor.proto\x1a#live_avatar/v1/avatar_service.proto\"/\n\nSessionKey\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xf3\x02\n\x0bServiceInfo\x12\x37\n\x04role\x18\x01 \x01(\x0e\x32).live_avatar.pipeline.v1.ServiceInfo.Role\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10protocol_version\x18\x03 \x01(\r\x12\x0e\n\x06preset\x18\x04 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\t\x12\r\n\x05steps\x18\x07 \x03(\r\x12\x12\n\nstep_count\x18\x08 \x01(\r\x12\x15\n\rsessions_open\x18\t \x01(\r\x12\x18\n\x10session_capacity\x18\n \x01(\r\x12\x15\n\rsession_bytes\x18\x0b \x01(\x04\"b\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12ROLE_AUDIO_ENCODER\x10\x01\x12\x16\n\x12ROLE_DENOISE_STAGE\x10\x02\x12\x14\n\x10ROLE_VAE_DECODER\x10\x03\"\x17\n\x15GetServiceInfoRequest\"_\n\x16GetServiceInfoResponse\x12\x36\n\x08services\x18\x01 \x03(\x0b\x32$.live_avatar.pipeline.v1.ServiceInfo\x12\r\n\x05ready\x18\x02 \x01(\x08\"\xce\x0b\n\x13StreamBlocksRequest\x12\x43\n\x05hello\x18\x01 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamBlocksRequest.HelloH\x00\x12\x41\n\x04open\x18\x02 \x01(\x0b\x32\x31.live_avatar.pipeline.v1.StreamBlocksRequest.OpenH\x00\x12\x43\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamBlocksRequest.AudioH\x00\x12Z\n\x11\x63onditioning_part\x18\x04 \x01(\x0b\x32=.live_avatar.pipeline.v1.StreamBlocksRequest.ConditioningPartH\x00\x12\x43\n\x05\x62lock\x18\x05 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamBlocksRequest.BlockH\x00\x12\x43\n\x05\x63lose\x18\x07 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamBlocksRequest.CloseH\x00\x12K\n\theartbeat\x18\x08 \x01(\x0b\x32\x36.live_avatar.pipeline.v1.StreamBlocksRequest.HeartbeatH\x00\x1aN\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x1d\n\x15\x65xpected_model_digest\x18\x03 \x01(\t\x1a\xc9\x01\n\x04Open\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12,\n\tlistening\x18\x05 \x01(\x0e\x32\x19.live_avatar.v1.Listening\x12\x34\n\x05video\x18\x06 \x01(\x0b\x32%.live_avatar.pipeline.v1.VideoProfile\x1ao\n\x05\x41udio\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x0f\n\x07samples\x18\x02 \x01(\x0c\x12\x15\n\rsample_offset\x18\x03 \x01(\x04\x12\x0c\n\x04last\x18\x04 \x01(\x08\x1a\x88\x01\n\x10\x43onditioningPart\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x12\n\nfrom_block\x18\x02 \x01(\x04\x12\x0c\n\x04part\x18\x03 \x01(\r\x12\x12\n\npart_count\x18\x04 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x1a\xbe\x02\n\x05\x42lock\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x33\n\x05\x61udio\x18\x03 \x01(\x0b\x32$.live_avatar.pipeline.v1.AudioTokens\x12/\n\x06latent\x18\x04 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\x12)\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12,\n\x07timings\x18\x07 \x03(\x0b\x32\x1b.live_avatar.v1.BlockTiming\x12\x12\n\nsent_at_ns\x18\x08 \x01(\x04\x12\x0c\n\x04idle\x18\t \x01(\x08\x1a\x39\n\x05\x43lose\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x1a\x0b\n\tHeartbeatB\t\n\x07payloadJ\x04\x08\x06\x10\x07R\x05\x66lush\"\x94\x08\n\x14StreamBlocksResponse\x12H\n\x07welcome\x18\x01 \x01(\x0b\x32\x35.live_avatar.pipeline.v1.StreamBlocksResponse.WelcomeH\x00\x12\x46\n\x06opened\x18\x02 \x01(\x0b\x32\x34.live_avatar.pipeline.v1.StreamBlocksResponse.OpenedH\x00\x12@\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x31.live_avatar.pipeline.v1.StreamBlocksResponse.AckH\x00\x12U\n\x0esession_failed\x18\x04 \x01(\x0b\x32;.live_avatar.pipeline.v1.StreamBlocksResponse.SessionFailedH\x00\x12L\n\theartbeat\x18\x05 \x01(\x0b\x32\x37.live_avatar.pipeline.v1.StreamBlocksResponse.HeartbeatH\x00\x1a\x61\n\x07Welcome\x12\x36\n\x08services\x18\x01 \x03(\x0b\x32$.live_avatar.pipeline.v1.ServiceInfo\x12\x0f\n\x07\x63redits\x18\x02 \x01(\r\x12\r\n\x05ready\x18\x03 \x01(\x08\x1a\xc1\x01\n\x06Opened\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12V\n\x0creservations\x18\x02 \x03(\x0b\x32@.live_avatar.pipeline.v1.StreamBlocksResponse.Opened.Reservation\x1a-\n\x0bReservation\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x1a\x46\n\x03\x41\x63k\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\r\n\x05index\x18\x02 \x01(\x04\x1a\x81\x01\n\rSessionFailed\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07service\x18\x05 \x01(\t\x1a\x84\x01\n\tHeartbeat\x12;\n\x18oldest_running_block_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05ready\x18\x04 \x01(\x08J\x04\x08\x01\x10\x02J\x04\x08\x03\x10\x04R\x10\x63ompleted_blocksR\rsession_bytesB\t\n\x07payload\"\x9d\x01\n\x0b\x41udioTokens\x12.\n\x05local\x18\x01 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\x12/\n\x06global\x18\x02 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\x12-\n\x04mask\x18\x03 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\"\xad\x01\n\x04Sink\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x32\n\treference\x18\x02 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\x12/\n\x06motion\x18\x03 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\x12/\n\x06warmup\x18\x04 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.Tensor\"\x95\x01\n\x10\x43onditioningBody\x12+\n\x04sink\x18\x01 \x01(\x0b\x32\x1d.live_avatar.pipeline.v1.Sink\x12\x13\n\x06prompt\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x34\n\x0btext_states\x18\x03 \x01(\x0b\x32\x1f.live_avatar.pipeline.v1.TensorB\t\n\x07_prompt\"\xd7\x01\n\x0cVideoProfile\x12@\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32..live_avatar.pipeline.v1.VideoProfile.Encoding\x12\x18\n\x10max_bitrate_kbps\x18\x02 \x01(\r\x12\x13\n\x0b\x65nlargement\x18\x03 \x01(\r\"V\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45NCODING_H264_ANNEXB\x10\x01\x12\x16\n\x12\x45NCODING_RAW_RGB24\x10\x02\x32\xf5\x01\n\x0fPipelineService\x12o\n\x0cStreamBlocks\x12,.live_avatar.pipeline.v1.StreamBlocksRequest\x1a-.live_avatar.pipeline.v1.StreamBlocksResponse(\x01\x30\x01\x12q\n\x0eGetServiceInfo\x12..live_avatar.pipeline.v1.GetServiceInfoRequest\x1a/.live_avatar.pipeline.v1.GetServiceInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'live_avatar.pipeline.v1.blocks_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONKEY']._serialized_start=135
-  _globals['_SESSIONKEY']._serialized_end=182
-  _globals['_SERVICEINFO']._serialized_start=185
-  _globals['_SERVICEINFO']._serialized_end=556
-  _globals['_SERVICEINFO_ROLE']._serialized_start=458
-  _globals['_SERVICEINFO_ROLE']._serialized_end=556
-  _globals['_GETSERVICEINFOREQUEST']._serialized_start=558
-  _globals['_GETSERVICEINFOREQUEST']._serialized_end=581
-  _globals['_GETSERVICEINFORESPONSE']._serialized_start=583
-  _globals['_GETSERVICEINFORESPONSE']._serialized_end=678
-  _globals['_BLOCKTIMING']._serialized_start=681
-  _globals['_BLOCKTIMING']._serialized_end=900
-  _globals['_STREAMBLOCKSREQUEST']._serialized_start=903
-  _globals['_STREAMBLOCKSREQUEST']._serialized_end=2662
-  _globals['_STREAMBLOCKSREQUEST_HELLO']._serialized_start=1507
-  _globals['_STREAMBLOCKSREQUEST_HELLO']._serialized_end=1585
-  _globals['_STREAMBLOCKSREQUEST_OPEN']._serialized_start=1588
-  _globals['_STREAMBLOCKSREQUEST_OPEN']._serialized_end=1918
-  _globals['_STREAMBLOCKSREQUEST_OPEN_AUDIOMODE']._serialized_start=1826
-  _globals['_STREAMBLOCKSREQUEST_OPEN_AUDIOMODE']._serialized_end=1918
-  _globals['_STREAMBLOCKSREQUEST_AUDIO']._serialized_start=1920
-  _globals['_STREAMBLOCKSREQUEST_AUDIO']._serialized_end=2031
-  _globals['_STREAMBLOCKSREQUEST_CONDITIONINGPART']._serialized_start=2034
-  _globals['_STREAMBLOCKSREQUEST_CONDITIONINGPART']._serialized_end=2170
-  _globals['_STREAMBLOCKSREQUEST_BLOCK']._serialized_start=2173
-  _globals['_STREAMBLOCKSREQUEST_BLOCK']._serialized_end=2500
-  _globals['_STREAMBLOCKSREQUEST_FLUSH']._serialized_start=2502
-  _globals['_STREAMBLOCKSREQUEST_FLUSH']._serialized_end=2579
-  _globals['_STREAMBLOCKSREQUEST_CLOSE']._serialized_start=2581
-  _globals['_STREAMBLOCKSREQUEST_CLOSE']._serialized_end=2638
-  _globals['_STREAMBLOCKSREQUEST_HEARTBEAT']._serialized_start=2640
-  _globals['_STREAMBLOCKSREQUEST_HEARTBEAT']._serialized_end=2651
-  _globals['_STREAMBLOCKSRESPONSE']._serialized_start=2665
-  _globals['_STREAMBLOCKSRESPONSE']._serialized_end=3713
-  _globals['_STREAMBLOCKSRESPONSE_WELCOME']._serialized_start=3066
-  _globals['_STREAMBLOCKSRESPONSE_WELCOME']._serialized_end=3163
-  _globals['_STREAMBLOCKSRESPONSE_OPENED']._serialized_start=3166
-  _globals['_STREAMBLOCKSRESPONSE_OPENED']._serialized_end=3359
-  _globals['_STREAMBLOCKSRESPONSE_OPENED_RESERVATION']._serialized_start=3314
-  _globals['_STREAMBLOCKSRESPONSE_OPENED_RESERVATION']._serialized_end=3359
-  _globals['_STREAMBLOCKSRESPONSE_ACK']._serialized_start=3361
-  _globals['_STREAMBLOCKSRESPONSE_ACK']._serialized_end=3431
-  _globals['_STREAMBLOCKSRESPONSE_SESSIONFAILED']._serialized_start=3434
-  _globals['_STREAMBLOCKSRESPONSE_SESSIONFAILED']._serialized_end=3563
-  _globals['_STREAMBLOCKSRESPONSE_HEARTBEAT']._serialized_start=3566
-  _globals['_STREAMBLOCKSRESPONSE_HEARTBEAT']._serialized_end=3702
-  _globals['_AUDIOTOKENS']._serialized_start=3716
-  _globals['_AUDIOTOKENS']._serialized_end=3873
-  _globals['_SINK']._serialized_start=3876
-  _globals['_SINK']._serialized_end=4049
-  _globals['_CONDITIONINGBODY']._serialized_start=4052
-  _globals['_CONDITIONINGBODY']._serialized_end=4201
-  _globals['_VIDEOPROFILE']._serialized_start=4204
-  _globals['_VIDEOPROFILE']._serialized_end=4419
-  _globals['_VIDEOPROFILE_ENCODING']._serialized_start=4333
-  _globals['_VIDEOPROFILE_ENCODING']._serialized_end=4419
-  _globals['_PIPELINESERVICE']._serialized_start=4422
-  _globals['_PIPELINESERVICE']._serialized_end=4667
+  _globals['_SESSIONKEY']._serialized_start=172
+  _globals['_SESSIONKEY']._serialized_end=219
+  _globals['_SERVICEINFO']._serialized_start=222
+  _globals['_SERVICEINFO']._serialized_end=593
+  _globals['_SERVICEINFO_ROLE']._serialized_start=495
+  _globals['_SERVICEINFO_ROLE']._serialized_end=593
+  _globals['_GETSERVICEINFOREQUEST']._serialized_start=595
+  _globals['_GETSERVICEINFOREQUEST']._serialized_end=618
+  _globals['_GETSERVICEINFORESPONSE']._serialized_start=620
+  _globals['_GETSERVICEINFORESPONSE']._serialized_end=715
+  _globals['_STREAMBLOCKSREQUEST']._serialized_start=718
+  _globals['_STREAMBLOCKSREQUEST']._serialized_end=2204
+  _globals['_STREAMBLOCKSREQUEST_HELLO']._serialized_start=1253
+  _globals['_STREAMBLOCKSREQUEST_HELLO']._serialized_end=1331
+  _globals['_STREAMBLOCKSREQUEST_OPEN']._serialized_start=1334
+  _globals['_STREAMBLOCKSREQUEST_OPEN']._serialized_end=1535
+  _globals['_STREAMBLOCKSREQUEST_AUDIO']._serialized_start=1537
+  _globals['_STREAMBLOCKSREQUEST_AUDIO']._serialized_end=1648
+  _globals['_STREAMBLOCKSREQUEST_CONDITIONINGPART']._serialized_start=1651
+  _globals['_STREAMBLOCKSREQUEST_CONDITIONINGPART']._serialized_end=1787
+  _globals['_STREAMBLOCKSREQUEST_BLOCK']._serialized_start=1790
+  _globals['_STREAMBLOCKSREQUEST_BLOCK']._serialized_end=2108
+  _globals['_STREAMBLOCKSREQUEST_CLOSE']._serialized_start=2110
+  _globals['_STREAMBLOCKSREQUEST_CLOSE']._serialized_end=2167
+  _globals['_STREAMBLOCKSREQUEST_HEARTBEAT']._serialized_start=2169
+  _globals['_STREAMBLOCKSREQUEST_HEARTBEAT']._serialized_end=2180
+  _globals['_STREAMBLOCKSRESPONSE']._serialized_start=2207
+  _globals['_STREAMBLOCKSRESPONSE']._serialized_end=3251
+  _globals['_STREAMBLOCKSRESPONSE_WELCOME']._serialized_start=2608
+  _globals['_STREAMBLOCKSRESPONSE_WELCOME']._serialized_end=2705
+  _globals['_STREAMBLOCKSRESPONSE_OPENED']._serialized_start=2708
+  _globals['_STREAMBLOCKSRESPONSE_OPENED']._serialized_end=2901
+  _globals['_STREAMBLOCKSRESPONSE_OPENED_RESERVATION']._serialized_start=2856
+  _globals['_STREAMBLOCKSRESPONSE_OPENED_RESERVATION']._serialized_end=2901
+  _globals['_STREAMBLOCKSRESPONSE_ACK']._serialized_start=2903
+  _globals['_STREAMBLOCKSRESPONSE_ACK']._serialized_end=2973
+  _globals['_STREAMBLOCKSRESPONSE_SESSIONFAILED']._serialized_start=2976
+  _globals['_STREAMBLOCKSRESPONSE_SESSIONFAILED']._serialized_end=3105
+  _globals['_STREAMBLOCKSRESPONSE_HEARTBEAT']._serialized_start=3108
+  _globals['_STREAMBLOCKSRESPONSE_HEARTBEAT']._serialized_end=3240
+  _globals['_AUDIOTOKENS']._serialized_start=3254
+  _globals['_AUDIOTOKENS']._serialized_end=3411
+  _globals['_SINK']._serialized_start=3414
+  _globals['_SINK']._serialized_end=3587
+  _globals['_CONDITIONINGBODY']._serialized_start=3590
+  _globals['_CONDITIONINGBODY']._serialized_end=3739
+  _globals['_VIDEOPROFILE']._serialized_start=3742
+  _globals['_VIDEOPROFILE']._serialized_end=3957
+  _globals['_VIDEOPROFILE_ENCODING']._serialized_start=3871
+  _globals['_VIDEOPROFILE_ENCODING']._serialized_end=3957
+  _globals['_PIPELINESERVICE']._serialized_start=3960
+  _globals['_PIPELINESERVICE']._serialized_end=4205
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from live_avatar.pipeline.v1 import tensor_pb2 as _tensor_pb2
+from live_avatar.v1 import avatar_service_pb2 as _avatar_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -163,49 +164,6 @@ class GetServiceInfoResponse(_message.Message):
 Global___GetServiceInfoResponse: _TypeAlias = GetServiceInfoResponse  # noqa: Y015
 
 @_typing.final
-class BlockTiming(_message.Message):
-    """Time one service spent on one block."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SERVICE_FIELD_NUMBER: _builtins.int
-    QUEUE_TIME_FIELD_NUMBER: _builtins.int
-    COMPUTE_TIME_FIELD_NUMBER: _builtins.int
-    ENCODE_TIME_FIELD_NUMBER: _builtins.int
-    HOP_TIME_FIELD_NUMBER: _builtins.int
-    service: _builtins.str
-    @_builtins.property
-    def queue_time(self) -> _duration_pb2.Duration:
-        """From arrival to start."""
-
-    @_builtins.property
-    def compute_time(self) -> _duration_pb2.Duration: ...
-    @_builtins.property
-    def encode_time(self) -> _duration_pb2.Duration:
-        """Codec time, for the service that encodes video."""
-
-    @_builtins.property
-    def hop_time(self) -> _duration_pb2.Duration:
-        """From the previous service's send to this one's arrival, where both clocks are one."""
-
-    def __init__(
-        self,
-        *,
-        service: _builtins.str = ...,
-        queue_time: _duration_pb2.Duration | None = ...,
-        compute_time: _duration_pb2.Duration | None = ...,
-        encode_time: _duration_pb2.Duration | None = ...,
-        hop_time: _duration_pb2.Duration | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compute_time", b"compute_time", "encode_time", b"encode_time", "hop_time", b"hop_time", "queue_time", b"queue_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_time", b"compute_time", "encode_time", b"encode_time", "hop_time", b"hop_time", "queue_time", b"queue_time", "service", b"service"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___BlockTiming: _TypeAlias = BlockTiming  # noqa: Y015
-
-@_typing.final
 class StreamBlocksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -241,38 +199,18 @@ class StreamBlocksRequest(_message.Message):
 
         DESCRIPTOR: _descriptor.Descriptor
 
-        class _AudioMode:
-            ValueType = _typing.NewType("ValueType", _builtins.int)
-            V: _TypeAlias = ValueType  # noqa: Y015
-
-        class _AudioModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[StreamBlocksRequest.Open._AudioMode.ValueType], _builtins.type):
-            DESCRIPTOR: _descriptor.EnumDescriptor
-            AUDIO_MODE_UNSPECIFIED: StreamBlocksRequest.Open._AudioMode.ValueType  # 0
-            AUDIO_MODE_WHOLE_FILE: StreamBlocksRequest.Open._AudioMode.ValueType  # 1
-            """All audio comes before block 0: exact features."""
-            AUDIO_MODE_STREAMING: StreamBlocksRequest.Open._AudioMode.ValueType  # 2
-            """Audio comes as it is spoken: features with bounded look-ahead."""
-
-        class AudioMode(_AudioMode, metaclass=_AudioModeEnumTypeWrapper):
-            """How the audio encoder listens."""
-
-        AUDIO_MODE_UNSPECIFIED: StreamBlocksRequest.Open.AudioMode.ValueType  # 0
-        AUDIO_MODE_WHOLE_FILE: StreamBlocksRequest.Open.AudioMode.ValueType  # 1
-        """All audio comes before block 0: exact features."""
-        AUDIO_MODE_STREAMING: StreamBlocksRequest.Open.AudioMode.ValueType  # 2
-        """Audio comes as it is spoken: features with bounded look-ahead."""
-
         KEY_FIELD_NUMBER: _builtins.int
         SEED_FIELD_NUMBER: _builtins.int
         WIDTH_FIELD_NUMBER: _builtins.int
         HEIGHT_FIELD_NUMBER: _builtins.int
-        AUDIO_MODE_FIELD_NUMBER: _builtins.int
+        LISTENING_FIELD_NUMBER: _builtins.int
         VIDEO_FIELD_NUMBER: _builtins.int
         seed: _builtins.int
         width: _builtins.int
         """Output picture in pixels."""
         height: _builtins.int
-        audio_mode: Global___StreamBlocksRequest.Open.AudioMode.ValueType
+        listening: _avatar_service_pb2.Listening.ValueType
+        """Whether all audio comes before block 0 or as it is spoken; required."""
         @_builtins.property
         def key(self) -> Global___SessionKey: ...
         @_builtins.property
@@ -286,12 +224,12 @@ class StreamBlocksRequest(_message.Message):
             seed: _builtins.int = ...,
             width: _builtins.int = ...,
             height: _builtins.int = ...,
-            audio_mode: Global___StreamBlocksRequest.Open.AudioMode.ValueType = ...,
+            listening: _avatar_service_pb2.Listening.ValueType = ...,
             video: Global___VideoProfile | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "video", b"video"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_mode", b"audio_mode", "height", b"height", "key", b"key", "seed", b"seed", "video", b"video", "width", b"width"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "key", b"key", "listening", b"listening", "seed", b"seed", "video", b"video", "width", b"width"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -398,7 +336,7 @@ class StreamBlocksRequest(_message.Message):
             """Time left for this block over all services; absent: no limit."""
 
         @_builtins.property
-        def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockTiming]:
+        def timings(self) -> _containers.RepeatedCompositeFieldContainer[_avatar_service_pb2.BlockTiming]:
             """One entry per service passed, in order."""
 
         def __init__(
@@ -410,36 +348,13 @@ class StreamBlocksRequest(_message.Message):
             latent: _tensor_pb2.Tensor | None = ...,
             budget: _duration_pb2.Duration | None = ...,
             traceparent: _builtins.str = ...,
-            timings: _abc.Iterable[Global___BlockTiming] | None = ...,
+            timings: _abc.Iterable[_avatar_service_pb2.BlockTiming] | None = ...,
             sent_at_ns: _builtins.int = ...,
             idle: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "budget", b"budget", "key", b"key", "latent", b"latent"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
         _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "budget", b"budget", "idle", b"idle", "index", b"index", "key", b"key", "latent", b"latent", "sent_at_ns", b"sent_at_ns", "timings", b"timings", "traceparent", b"traceparent"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class Flush(_message.Message):
-        """Drop blocks from this index on that have not entered the first stage."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        FROM_BLOCK_FIELD_NUMBER: _builtins.int
-        from_block: _builtins.int
-        @_builtins.property
-        def key(self) -> Global___SessionKey: ...
-        def __init__(
-            self,
-            *,
-            key: Global___SessionKey | None = ...,
-            from_block: _builtins.int = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["from_block", b"from_block", "key", b"key"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,7 +398,6 @@ class StreamBlocksRequest(_message.Message):
     AUDIO_FIELD_NUMBER: _builtins.int
     CONDITIONING_PART_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
-    FLUSH_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     @_builtins.property
@@ -497,8 +411,6 @@ class StreamBlocksRequest(_message.Message):
     @_builtins.property
     def block(self) -> Global___StreamBlocksRequest.Block: ...
     @_builtins.property
-    def flush(self) -> Global___StreamBlocksRequest.Flush: ...
-    @_builtins.property
     def close(self) -> Global___StreamBlocksRequest.Close: ...
     @_builtins.property
     def heartbeat(self) -> Global___StreamBlocksRequest.Heartbeat: ...
@@ -510,15 +422,14 @@ class StreamBlocksRequest(_message.Message):
         audio: Global___StreamBlocksRequest.Audio | None = ...,
         conditioning_part: Global___StreamBlocksRequest.ConditioningPart | None = ...,
         block: Global___StreamBlocksRequest.Block | None = ...,
-        flush: Global___StreamBlocksRequest.Flush | None = ...,
         close: Global___StreamBlocksRequest.Close | None = ...,
         heartbeat: Global___StreamBlocksRequest.Heartbeat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "block", b"block", "close", b"close", "conditioning_part", b"conditioning_part", "flush", b"flush", "heartbeat", b"heartbeat", "hello", b"hello", "open", b"open", "payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "block", b"block", "close", b"close", "conditioning_part", b"conditioning_part", "heartbeat", b"heartbeat", "hello", b"hello", "open", b"open", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "block", b"block", "close", b"close", "conditioning_part", b"conditioning_part", "flush", b"flush", "heartbeat", b"heartbeat", "hello", b"hello", "open", b"open", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "block", b"block", "close", b"close", "conditioning_part", b"conditioning_part", "heartbeat", b"heartbeat", "hello", b"hello", "open", b"open", "payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["hello", "open", "audio", "conditioning_part", "block", "flush", "close", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["hello", "open", "audio", "conditioning_part", "block", "close", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -667,12 +578,8 @@ class StreamBlocksResponse(_message.Message):
 
         DESCRIPTOR: _descriptor.Descriptor
 
-        COMPLETED_BLOCKS_FIELD_NUMBER: _builtins.int
         OLDEST_RUNNING_BLOCK_AGE_FIELD_NUMBER: _builtins.int
-        SESSION_BYTES_FIELD_NUMBER: _builtins.int
         READY_FIELD_NUMBER: _builtins.int
-        completed_blocks: _builtins.int
-        session_bytes: _builtins.int
         ready: _builtins.bool
         """This service and all that follow accept sessions."""
         @_builtins.property
@@ -682,14 +589,12 @@ class StreamBlocksResponse(_message.Message):
         def __init__(
             self,
             *,
-            completed_blocks: _builtins.int = ...,
             oldest_running_block_age: _duration_pb2.Duration | None = ...,
-            session_bytes: _builtins.int = ...,
             ready: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_running_block_age", b"oldest_running_block_age"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_blocks", b"completed_blocks", "oldest_running_block_age", b"oldest_running_block_age", "ready", b"ready", "session_bytes", b"session_bytes"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["oldest_running_block_age", b"oldest_running_block_age", "ready", b"ready"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

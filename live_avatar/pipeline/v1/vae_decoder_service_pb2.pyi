@@ -7,8 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from live_avatar.pipeline.v1 import blocks_pb2 as _blocks_pb2
+from live_avatar.v1 import avatar_service_pb2 as _avatar_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -24,27 +24,6 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class EncodePortraitRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    class _Fit:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _FitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[EncodePortraitRequest._Fit.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        FIT_UNSPECIFIED: EncodePortraitRequest._Fit.ValueType  # 0
-        FIT_COVER: EncodePortraitRequest._Fit.ValueType  # 1
-        """Fill the output, cut what is over."""
-        FIT_REFERENCE: EncodePortraitRequest._Fit.ValueType  # 2
-        """The released code's rule, with black borders."""
-
-    class Fit(_Fit, metaclass=_FitEnumTypeWrapper):
-        """How the picture is brought to the output's shape."""
-
-    FIT_UNSPECIFIED: EncodePortraitRequest.Fit.ValueType  # 0
-    FIT_COVER: EncodePortraitRequest.Fit.ValueType  # 1
-    """Fill the output, cut what is over."""
-    FIT_REFERENCE: EncodePortraitRequest.Fit.ValueType  # 2
-    """The released code's rule, with black borders."""
-
     IMAGE_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
@@ -53,14 +32,15 @@ class EncodePortraitRequest(_message.Message):
     """JPEG, PNG, WebP, HEIC or AVIF."""
     width: _builtins.int
     height: _builtins.int
-    fit: Global___EncodePortraitRequest.Fit.ValueType
+    fit: _avatar_service_pb2.Fit.ValueType
+    """How the portrait is brought to the output's shape; required."""
     def __init__(
         self,
         *,
         image: _builtins.bytes = ...,
         width: _builtins.int = ...,
         height: _builtins.int = ...,
-        fit: Global___EncodePortraitRequest.Fit.ValueType = ...,
+        fit: _avatar_service_pb2.Fit.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -241,7 +221,7 @@ class StreamVideoResponse(_message.Message):
             """One per frame."""
 
         @_builtins.property
-        def timings(self) -> _containers.RepeatedCompositeFieldContainer[_blocks_pb2.BlockTiming]: ...
+        def timings(self) -> _containers.RepeatedCompositeFieldContainer[_avatar_service_pb2.BlockTiming]: ...
         def __init__(
             self,
             *,
@@ -249,7 +229,7 @@ class StreamVideoResponse(_message.Message):
             block_index: _builtins.int = ...,
             first_frame: _builtins.int = ...,
             frames: _abc.Iterable[_builtins.bytes] | None = ...,
-            timings: _abc.Iterable[_blocks_pb2.BlockTiming] | None = ...,
+            timings: _abc.Iterable[_avatar_service_pb2.BlockTiming] | None = ...,
             traceparent: _builtins.str = ...,
             idle: _builtins.bool = ...,
             last: _builtins.bool = ...,

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from google.protobuf.duration_pb2 import Duration
 
 from live_avatar.config import Preset
-from live_avatar.pipeline.v1 import blocks_pb2
 from live_avatar.serving.errors import to_status
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import MediaSpan
@@ -92,7 +91,7 @@ def session(record: SessionRecord) -> api.Session:
 
 
 def video_unit(
-    fragment: Fragment, block: int, preset: Preset, *, idle: bool, timings: Iterable[blocks_pb2.BlockTiming]
+    fragment: Fragment, block: int, preset: Preset, *, idle: bool, timings: Iterable[api.BlockTiming]
 ) -> api.StreamAvatarResponse:
     """One unit of video on its way to the client."""
     shown = fragment.first_frame + preset.stream.dropped_frames
@@ -105,7 +104,7 @@ def video_unit(
             span=span(shown, shown + fragment.frame_count, preset.stream.fps),
             keyframe=fragment.keyframe,
             idle=idle,
-            timings=[public_timing(timing) for timing in timings],
+            timings=timings,
         )
     )
 
@@ -126,8 +125,3 @@ def opened(record: SessionRecord, config: api.SessionConfig, sequence: int) -> a
             session=session(record), negotiated_video=config.video, last_consumed_client_sequence=sequence
         )
     )
-
-
-def public_timing(timing: blocks_pb2.BlockTiming) -> api.BlockTiming:
-    """A service's times as clients see them; both messages have the same fields."""
-    return api.BlockTiming.FromString(timing.SerializeToString())

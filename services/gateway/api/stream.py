@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -247,9 +246,9 @@ class Stream:
             raise slow_consumer(f"finished video waited for {limit_s} s") from None
 
 
-def _timing(arrived: ArrivedBlock, began: float) -> BlockTiming:
+def _timing(arrived: ArrivedBlock, began: float) -> api.BlockTiming:
     """The gateway's own times: what a block waited for its slot and for the client, and its muxing since ``began``."""
-    timing = BlockTiming(service=SERVICE)
+    timing = api.BlockTiming(service=SERVICE)
     timing.queue_time.FromNanoseconds(int((arrived.waited_s + began - arrived.at) * 1e9))
     timing.encode_time.FromNanoseconds(int((time.monotonic() - began) * 1e9))
     return timing

@@ -8,7 +8,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 
 from live_avatar.config import Preset
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, ServiceInfo
+from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 USABLE = 0.9
 """Part of a device's time that is planned for."""

@@ -12,8 +12,6 @@ from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import VideoFormat
 
 _SAMPLE_BYTES = 4
-_FITS = {api.FIT_REFERENCE: EncodePortraitRequest.FIT_REFERENCE}
-_MODES = {api.LISTENING_STREAMING: StreamBlocksRequest.Open.AUDIO_MODE_STREAMING}
 
 
 def open_request(key: SessionKey, config: api.SessionConfig, size: tuple[int, int]) -> StreamBlocksRequest.Open:
@@ -25,7 +23,7 @@ def open_request(key: SessionKey, config: api.SessionConfig, size: tuple[int, in
         seed=config.seed,
         width=size[0],
         height=size[1],
-        audio_mode=_MODES.get(config.listening, StreamBlocksRequest.Open.AUDIO_MODE_WHOLE_FILE),
+        listening=config.listening,
         video=VideoProfile(
             encoding=encoding,
             max_bitrate_kbps=config.video.max_bitrate_kbps,
@@ -52,8 +50,7 @@ def block(key: SessionKey, index: int, traceparent: str, deadline_s: int, *, idl
 def portrait_request(image: bytes, config: api.SessionConfig) -> EncodePortraitRequest:
     """What asks for sink version 0 of a session with a negotiated config."""
     width, height = generated_size(config.video)
-    fit = _FITS.get(config.fit, EncodePortraitRequest.FIT_COVER)
-    return EncodePortraitRequest(image=image, width=width, height=height, fit=fit)
+    return EncodePortraitRequest(image=image, width=width, height=height, fit=config.fit)
 
 
 def generated_size(video: VideoFormat) -> tuple[int, int]:

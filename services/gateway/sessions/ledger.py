@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import grpc
 from opentelemetry.trace import Span
 
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.serving.errors import ServiceError
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 from services.gateway.refusals import slow_consumer
 
 

@@ -12,9 +12,9 @@ from enum import StrEnum
 import grpc
 
 from live_avatar.config import SAMPLE_RATE_HZ
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S, Pacer
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 from services.gateway.sessions.delivery import DeliveryContext
 from services.gateway.sessions.events import Event, EventKind, media_ns
 from services.gateway.sessions.ledger import ArrivedBlock

@@ -15,14 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from live_avatar.config import TINY
-from live_avatar.pipeline.v1.blocks_pb2 import (
-    BlockTiming,
-    ConditioningBody,
-    ServiceInfo,
-    SessionKey,
-    Sink,
-    StreamBlocksRequest,
-)
+from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, ServiceInfo, SessionKey, Sink, StreamBlocksRequest
 from live_avatar.pipeline.v1.blocks_pb2_grpc import add_PipelineServiceServicer_to_server
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
     EncodePortraitRequest,
@@ -42,6 +35,7 @@ from live_avatar.serving.link import Link
 from live_avatar.serving.parts import cut
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.work import Deliver, Work
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 from services.vae_decoder.media import VideoEncoder, open_encoder
 
 SESSION_BYTES = 1_000

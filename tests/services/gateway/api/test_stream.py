@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from live_avatar.config import TINY
-from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import VideoFormat
 from tests.services.gateway.clients import (
@@ -83,9 +82,7 @@ def test_what_holds_for_the_session_goes_down_before_its_blocks() -> None:
             assert [body.sink.version for _, body in encoder.bodies] == [0, 1]
             assert [body.prompt for _, body in encoder.bodies] == ["a fox", ""]
             assert encoder.bodies[0][1].sink.reference.data == bytes(1_500_000)
-            assert [(one.width, one.height, one.fit) for one in decoder.portraits] == [
-                (64, 64, EncodePortraitRequest.FIT_REFERENCE)
-            ]
+            assert [(one.width, one.height, one.fit) for one in decoder.portraits] == [(64, 64, api.FIT_REFERENCE)]
 
     asyncio.run(scenario())
 

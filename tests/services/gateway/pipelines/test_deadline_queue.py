@@ -3,7 +3,8 @@
 import asyncio
 
 from live_avatar.config import TINY
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming, ServiceInfo
+from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 from services.gateway.pipelines.deadline_queue import NO_HURRY_NS, DeadlineQueue
 from services.gateway.pipelines.load import Load
 

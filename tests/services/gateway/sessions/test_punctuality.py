@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from live_avatar.client.results import Event, from_response
-from live_avatar.pipeline.v1.blocks_pb2 import BlockTiming
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.pacing import NS_PER_S
+from live_avatar.v1.avatar_service_pb2 import BlockTiming
 from services.gateway.api import messages
 from services.gateway.sessions.ledger import ArrivedBlock
 from services.gateway.sessions.punctuality import CALM_BLOCKS, NOTED_NS, STANDSTILL_NS, Cause, Degradation
