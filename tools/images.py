@@ -25,9 +25,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAB = ROOT / "tools" / "containers" / "lab.sh"
-_SERVICES = ("gateway", "audio_encoder", "denoise_stage", "vae_decoder")
-DOCKERFILES = {service: ROOT / "services" / service / "Dockerfile" for service in _SERVICES}
-DOCKERFILES["trainer"] = ROOT / "trainer" / "Dockerfile"
+_COMPUTING = ROOT / "services" / "Dockerfile"
+"""Of the services that compute, which differ in the build argument SERVICE."""
+DOCKERFILES = {
+    "gateway": ROOT / "services" / "gateway" / "Dockerfile",
+    "audio_encoder": _COMPUTING,
+    "denoise_stage": _COMPUTING,
+    "vae_decoder": _COMPUTING,
+    "trainer": ROOT / "trainer" / "Dockerfile",
+}
 CERTIFICATES = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
 _PIP_OPTION = re.compile(r"(?:global|install|:env:)\.([a-z-]+)='(.*)'")
 _NO_BUILDER = "needs docker with its daemon, podman or buildah; `make lab` sets up a podman of its own on Debian"
@@ -85,6 +91,8 @@ def build(builder: Builder, service: str, arguments: argparse.Namespace) -> floa
     command += ["--build-arg", f"BASE_IMAGE={arguments.base_image}"]
     if service != "gateway":
         command += ["--build-arg", f"TORCH={arguments.torch}", "--build-arg", f"TORCH_INDEX={arguments.torch_index}"]
+    if DOCKERFILES[service] == _COMPUTING:
+        command += ["--build-arg", f"SERVICE={service}"]
     if arguments.base_image.startswith("localhost/"):
         command.append("--pull=never")
     with _pip_of_this_machine(builder) as handed_in:
