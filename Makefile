@@ -105,10 +105,10 @@ demo: setup ## a portrait speaks: all services on this machine, out/demo.mp4 and
 	$(BIN)/live-avatar demo $(ARGS)
 
 bench: setup ## how close the pipeline is to its limits on this machine: out/bench.json; ARGS="steps tiny" chooses sections
-	OMP_NUM_THREADS=1 $(BIN)/python -m bench $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
 
 quality: setup ## how good the pictures are: out/quality.md and a contact sheet; ARGS="--services" and more, see docs/performance/quality.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m bench.quality $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m evaluation $(ARGS)
 
 images: setup ## the container images of all services, with docker, podman or buildah; ARGS="--torch cuda" and more
 	$(BIN)/python tools/images.py $(ARGS)

@@ -15,7 +15,7 @@ from tests.test_docs import ROOT, documents
 _BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _PATH = re.compile(
-    r"(?:live_avatar|services|trainer|tests|bench|tools|helm|protos|docs|examples|findings)/[\w./-]*\w/?"
+    r"(?:live_avatar|services|trainer|tests|benchmarks|evaluation|tools|helm|protos|docs|examples|findings)/[\w./-]*\w/?"
 )
 _NAME = re.compile(r"[a-z_]+(?:\.[a-z_]+)*")
 

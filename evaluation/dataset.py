@@ -1,0 +1,72 @@
+"""Who is filmed: puppets of the held-out split, with all that is known about them.
+
+Letters: T frames, H and W pixels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.frame_metrics import Frames
+from evaluation.mouth_metric import Track
+from evaluation.windows import Span
+from live_avatar.config import Preset
+from trainer.puppet.clips import PuppetClip, person_of, puppet_clip, reference
+from trainer.puppet.motion import still
+from trainer.puppet.painter import paint
+
+REFERENCES = 50
+"""People among whom the right one is to be found; the first of them are those that are filmed."""
+OTHERS = range(1000, 1006)
+"""Clips of whose sentences nothing is said."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One person with a sentence to say."""
+
+    clip: PuppetClip
+    portrait: npt.NDArray[np.uint8]
+    """[H, W, 3] at rest."""
+
+    @property
+    def number(self) -> int:
+        """Among the references."""
+        return self.clip.identity
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What a span of a session showed."""
+
+    span: Span
+    frames: Frames
+    hidden: int
+    """Frames at the start of the span that are never shown."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """What was looked at of one session."""
+
+    shots: tuple[Shot, ...]
+    frames_per_second: float | None
+    """Of everything from sound to pictures; None where not everything was done."""
+
+
+def actor(number: int, span: Span, preset: Preset, size: int) -> Actor:
+    """Person ``number``, whose sentence fills ``span``, in pictures of ``size`` x ``size``."""
+    clip = puppet_clip(number, frames=span.blocks * preset.frames_per_block, size=size, split="held_out")
+    return Actor(clip, reference(clip))
+
+
+def portraits(size: int, count: int = REFERENCES) -> Frames:
+    """The references [P, H, W, 3] in the order of their numbers."""
+    return np.stack([paint(person_of(number, "held_out"), still(), size)[0] for number in range(count)])
+
+
+def other_truths(span: Span, preset: Preset) -> tuple[Track, ...]:
+    """The openness [T] of mouths that say other sentences."""
+    frames = span.blocks * preset.frames_per_block
+    return tuple(puppet_clip(number, frames=frames, size=16, split="held_out").openness for number in OTHERS)

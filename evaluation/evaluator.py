@@ -1,0 +1,73 @@
+"""All measures of one shot: does the mouth follow the sound, is it the right person, are colours and edges kept?
+
+Letters: T frames, P people, E width of an embedding.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evaluation import frame_metrics, identity, mouth_metric
+from evaluation.dataset import Actor, Shot, other_truths, portraits
+from evaluation.identity import FaceReader, nearest
+from evaluation.mouth_metric import OpennessReader, Track, sync
+from evaluation.windows import Span
+from live_avatar.config import Preset
+
+NEAR = 1
+"""Frames that a mouth may be early or late for its correlation to count."""
+
+Numbers = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Knows how to read pictures, and what to compare them with."""
+
+    mouths: OpennessReader
+    faces: FaceReader
+    references: Tensor
+    """[P, E]"""
+    others: tuple[Track, ...]
+    """What mouths do that say something else, [T] each."""
+
+    def numbers(self, actor: Actor, shot: Shot) -> dict[str, float]:
+        """What is measured of ``shot``, by key (``docs/performance/quality.md``)."""
+        read, truth = self.mouths.read(shot.frames), actor.clip.openness[shot.hidden :]
+        best = sync(read, truth)
+        face = self.faces.read(shot.frames)
+        return {
+            "sync": sync(read, truth, NEAR).correlation,
+            "lag": best.lag,
+            "other": self._other(read, shot.hidden),
+            "amplitude": best.amplitude,
+            "identity": float(nearest(face, self.references) == actor.number),
+            "likeness": float(self.references[actor.number] @ face),
+            "drift": frame_metrics.colour_drift(shot.frames, actor.portrait),
+            "sharpness": frame_metrics.sharpness(shot.frames)
+            / frame_metrics.sharpness(actor.clip.frames[shot.hidden :]),
+        }
+
+    def fidelity(self, actor: Actor, shot: Shot) -> dict[str, float]:
+        """How near frames that are to be the true ones come to them, in dB: all of them, and the box of the mouth."""
+        truth, boxes = actor.clip.frames[shot.hidden :], actor.clip.mouth_boxes[shot.hidden :]
+        mouths = (frame_metrics.inside(frames, boxes) for frames in (shot.frames, truth))
+        return {"psnr": frame_metrics.psnr(shot.frames, truth), "mouth_psnr": frame_metrics.psnr(*mouths)}
+
+    def _other(self, read: Track, hidden: int) -> float:
+        """Mean correlation with what is not said, measured like that with what is."""
+        found = [sync(read, track[hidden:], NEAR).correlation for track in self.others]
+        return sum(found) / len(found)
+
+
+def fit_judge(span: Span, preset: Preset, size: int) -> Judge:
+    """A judge of shots of ``span``'s length; takes about a minute."""
+    faces = identity.fit()
+    return Judge(
+        mouths=mouth_metric.fit(),
+        faces=faces,
+        references=torch.stack([faces.read(portrait[None]) for portrait in portraits(size)]),
+        others=other_truths(span, preset),
+    )

@@ -1,0 +1,64 @@
+"""Films what is planned and measures it; what has been measured before is not filmed again."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from evaluation.contact_sheet import save_strip, strip_file
+from evaluation.dataset import Actor, Film, actor
+from evaluation.evaluator import Judge
+from evaluation.plan import Job
+from evaluation.results import Results
+from evaluation.variants import Decoded
+from live_avatar.config import Preset
+
+
+@dataclass
+class Studio:
+    """Everything that a session needs besides its row."""
+
+    preset: Preset
+    size: int
+    """Pixels of a picture's side."""
+    judge: Judge
+    results: Results
+    strips: Path
+    """Folder of strips of pictures."""
+    seed: int = 0
+    again: bool = False
+    """Film what has been measured before, too."""
+    _actors: dict[int, Actor] = field(default_factory=dict)
+
+    def actor(self, job: Job) -> Actor:
+        """The one that ``job`` is about; painted once."""
+        if job.number not in self._actors:
+            self._actors[job.number] = actor(job.number, job.spans[0], self.preset, self.size)
+        return self._actors[job.number]
+
+    def film_all(self, jobs: Iterable[Job]) -> None:
+        """Films ``jobs``, with a progress bar."""
+        with progress_bar() as bar:
+            for job in jobs:
+                if self.again or not self.results.has(job.row, job.number, job.spans):
+                    self._film(job, bar)
+
+    def _film(self, job: Job, bar: Progress) -> None:
+        words = f"{job.row.name}, person {job.number + 1}, to {job.spans[-1]}"
+        task = bar.add_task(words, total=job.spans[-1].end_block)
+        film = job.row.film(self.actor(job), job.spans, self.seed, lambda done: bar.update(task, completed=done))
+        self._measure(job, film)
+
+    def _measure(self, job: Job, film: Film) -> None:
+        whom, numbers = self.actor(job), []
+        for shot in film.shots:
+            fidelity = self.judge.fidelity(whom, shot) if isinstance(job.row, Decoded) else {}
+            numbers.append(self.judge.numbers(whom, shot) | fidelity)
+            save_strip(shot, strip_file(self.strips, job.row.name, job.number, shot.span.start_s))
+        self.results.add(job.row, job.number, film, numbers)
+
+
+def progress_bar() -> Progress:
+    """A bar per session, in blocks."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,0 +1,76 @@
+"""Speech that people recorded, of which nobody knows the mouth: does the avatar's follow how loud it is?
+
+Letters: T frames, N samples.
+"""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.dataset import Actor
+from evaluation.evaluator import NEAR, Judge
+from evaluation.lookahead import recording
+from evaluation.mouth_metric import Track, sync
+from evaluation.plan import Job
+from evaluation.recorder import Studio
+from evaluation.variants import Script, Streamed
+from evaluation.windows import Span
+from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.streaming.resample import Samples
+from trainer.clip import SAMPLES_PER_FRAME
+
+LONGEST_S = 20
+PEOPLE = 3
+"""Who say each recording."""
+LOUDNESS_POWER = 0.6
+"""How loud a pressure sounds (Stevens)."""
+_SMOOTH = np.array([0.25, 0.5, 0.25], np.float32)
+
+
+def loudness(samples: Samples) -> Track:
+    """How loud ``samples`` [N] are in every frame, [T], 1 at the loudest; smoothed, as a mouth is."""
+    whole = samples[: samples.size // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME]
+    power = np.square(whole.reshape(-1, SAMPLES_PER_FRAME)).mean(axis=1) ** (LOUDNESS_POWER / 2)
+    track: Track = np.convolve(power, _SMOOTH, mode="same").astype(np.float32)
+    return track / max(float(track.max()), 1e-9)
+
+
+def listen(studio: Studio, row: Streamed, span: Span, files: Iterable[Path]) -> None:
+    """Has people say the recordings, and keeps how their mouths followed.
+
+    Raises:
+        ValueError: a file holds no speech that can be read, or less than a block.
+    """
+    for file in files:
+        if studio.again or not studio.results.has_recording(file.name, row.digest):
+            actors = [studio.actor(Job(row, number, (span,))) for number in range(PEOPLE)]
+            told = [follow(row, studio.judge, actor, file, studio.seed) for actor in actors]
+            means = {key: statistics.fmean(numbers[key] for numbers in told) for key in told[0]}
+            studio.results.add_recording(file.name, row.digest, means)
+
+
+def follow(row: Streamed, judge: Judge, actor: Actor, file: Path, seed: int) -> dict[str, float]:
+    """How the openness of ``actor``'s mouth follows the loudness of ``file``; beside it how a puppet's would.
+
+    Raises:
+        ValueError: the file holds no speech that can be read, or less than a block.
+    """
+    size = row.avatar.preset.samples_per_block
+    samples = recording(file)[: LONGEST_S * SAMPLE_RATE_HZ]
+    blocks = samples.size // size
+    if not blocks:
+        raise ValueError(f"{file} is shorter than a block")
+    span = Span(0, blocks * size / SAMPLE_RATE_HZ, 0, blocks)
+    script = Script(actor.portrait, actor.clip.prompt, np.split(samples[: blocks * size], blocks))
+    (shot,) = row.session(script, (span,), seed, lambda done: None).shots
+    read, heard = judge.mouths.read(shot.frames), loudness(samples[: blocks * size])[shot.hidden :]
+    truth = sync(actor.clip.openness, loudness(actor.clip.samples), NEAR)
+    best = sync(read, heard)
+    return {
+        "seconds": span.seconds,
+        "sync": sync(read, heard, NEAR).correlation,
+        "lag": best.lag,
+        "puppet": truth.correlation,
+    }

@@ -1,0 +1,93 @@
+"""The teacher: the bidirectional base model, which sees whole pieces of a clip at once and takes many small steps.
+
+Letters: F latents, S hidden states, D width, T video frames, L text rows.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.avatar import Avatar
+from live_avatar.streaming.block import Sink
+from live_avatar.streaming.schedule import Schedule, shifted_sigma
+from trainer.data import padded
+from trainer.dmd import Score, guided
+from trainer.network import Batch, SpeechToVideo, bidirectional_velocity
+from trainer.presets import tiny, tiny_self_forcing
+
+STEPS = 40
+SHIFT = 3.0
+"""Time shift of the base model's own sampling (spec 7)."""
+PIECE_BLOCKS = tiny().blocks
+"""Blocks that the base model has learnt to see at once."""
+GUIDANCE = tiny_self_forcing().guidance
+"""As it guides the student: ``told + guidance * (told - untold)``."""
+
+
+def teacher_schedule(steps: int = STEPS) -> Schedule:
+    """Noise levels from 1 down."""
+    levels = shifted_sigma(1 - torch.arange(steps, dtype=torch.float64) / steps, SHIFT)
+    return Schedule(tuple(levels.tolist()))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a piece is made from."""
+
+    sink: Sink
+    text: Tensor
+    """[L, text_dim] of the prompt."""
+    untold: Tensor
+    """[L, text_dim] of no prompt."""
+    speech: Tensor
+    """[1, S, D, T] features of the piece."""
+
+
+class Teacher:
+    """Makes pieces of a clip, each for itself."""
+
+    def __init__(self, avatar: Avatar, guidance: float = GUIDANCE, steps: int = STEPS) -> None:
+        self.network = _network(avatar)
+        self.guidance = guidance
+        self.schedule = teacher_schedule(steps)
+
+    @torch.inference_mode()
+    def piece(self, told: Told, noise: Tensor) -> Tensor:
+        """The latents [16, F, h, w] that grow from ``noise`` of that shape."""
+        score, latents = self._score(told), noise[None]
+        for step in range(self.schedule.steps):
+            level = torch.tensor([self.schedule.sigmas[step]])
+            latents = self.schedule.advance(latents, score(latents, level), step)
+        return latents[0]
+
+    def _score(self, told: Told) -> Score:
+        """With guidance: away from what it would do without sound and prompt."""
+        rows = self.network.dit.config.text_len
+        sink = told.sink
+        batch = Batch(
+            latents=sink.reference[None],
+            speech=told.speech,
+            text=padded(told.text, rows)[None],
+            reference=sink.reference[None],
+            motion=None if sink.motion is None else sink.motion[None],
+            weight=torch.ones(1, *sink.reference.shape[-2:]),
+        )
+        blank = replace(batch, text=padded(told.untold, rows)[None], speech=torch.zeros_like(told.speech))
+        return guided(self._plain(batch), self._plain(blank), self.guidance)
+
+    def _plain(self, batch: Batch) -> Score:
+        def score(noisy: Tensor, level: Tensor) -> Tensor:
+            return bidirectional_velocity(self.network, batch, noisy, level)
+
+        return score
+
+
+def _network(avatar: Avatar) -> SpeechToVideo:
+    """Denoiser and audio token encoder of ``avatar`` in the form that training knows."""
+    with torch.device("meta"):
+        network = SpeechToVideo(avatar.preset)
+    parts: dict[str, nn.Module] = {"dit": avatar.dit, "audio": avatar.tokens}
+    for name, part in parts.items():
+        setattr(network, name, part)
+    return network.eval()

@@ -1,0 +1,113 @@
+"""Measures of pictures and mouths, on cases whose answers are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from evaluation import frame_metrics
+from evaluation.dataset import Actor, Shot, actor
+from evaluation.frame_metrics import Frames
+from evaluation.identity import nearest
+from evaluation.recordings import loudness
+from evaluation.services import reduced
+from live_avatar.config import SAMPLE_RATE_HZ, TINY
+from tests.evaluation.parts import SIDE, SPAN, judge
+
+LATE = 2
+
+
+@pytest.fixture(scope="module")
+def someone() -> Actor:
+    return actor(0, SPAN, TINY, SIDE)
+
+
+def blurred(frames: Frames) -> Frames:
+    return np.stack([np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(1))) for frame in frames])
+
+
+def test_blurred_frames_are_less_sharp(someone: Actor) -> None:
+    sharp = frame_metrics.sharpness(someone.clip.frames)
+    assert frame_metrics.sharpness(blurred(someone.clip.frames)) < 0.5 * sharp
+    assert frame_metrics.sharpness(np.full((2, 8, 8, 3), 90, np.uint8)) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_sharpness_of_one_bright_pixel_is_known() -> None:
+    spot = np.zeros((1, 12, 12, 3), np.uint8)
+    spot[0, 5, 5] = 100
+    # The Laplacian of a spot is -400 there and 100 on its four sides, over 10 x 10 pixels.
+    assert frame_metrics.sharpness(spot) == pytest.approx((400**2 + 4 * 100**2) / 100, rel=1e-6)
+
+
+def test_tinted_frames_drift(someone: Actor) -> None:
+    frames, portrait = someone.clip.frames, someone.portrait
+    tinted = np.clip(frames * np.array([1.0, 0.8, 1.0]), 0, 255).astype(np.uint8)
+    assert frame_metrics.colour_drift(np.stack([portrait] * 3), portrait) == pytest.approx(0, abs=1e-9)
+    assert frame_metrics.colour_drift(tinted, portrait) > 3 * frame_metrics.colour_drift(frames, portrait)
+
+
+def test_black_and_white_are_100_apart() -> None:
+    black, white = np.zeros((1, 8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)
+    assert frame_metrics.colour_drift(black, white) == pytest.approx(100, abs=0.1)
+
+
+def test_psnr_of_a_known_error() -> None:
+    dark = np.full((2, 4, 4, 3), 100, np.uint8)
+    assert frame_metrics.psnr(dark, dark + np.uint8(10)) == pytest.approx(28.13, abs=0.01)
+    boxes = np.array([[1, 0, 3, 2], [0, 1, 2, 3]], np.int32)
+    marked = dark.copy()
+    marked[0, 1:3, 0:2] = 7
+    assert (frame_metrics.inside(marked, boxes)[0] == 7).all()
+    assert frame_metrics.inside(marked, boxes).shape == (2, 2, 2, 3)
+
+
+@pytest.mark.slow
+def test_a_true_film_is_judged_true_and_a_late_one_late(someone: Actor) -> None:
+    frames = someone.clip.frames
+    true = judge().numbers(someone, Shot(SPAN, frames, 0))
+    assert true["sync"] > 0.85 and true["lag"] == 0
+    assert abs(true["other"]) < 0.35 < true["sync"]
+    assert true["amplitude"] == pytest.approx(1, abs=0.25)
+    assert true["sharpness"] == 1
+    assert true["identity"] == 1
+    late = np.concatenate([frames[:1].repeat(LATE, axis=0), frames[:-LATE]])
+    found = judge().numbers(someone, Shot(SPAN, late, 0))
+    assert found["lag"] == LATE
+    assert found["sync"] < true["sync"]
+
+
+@pytest.mark.slow
+def test_hidden_frames_do_not_shift_the_truth(someone: Actor) -> None:
+    found = judge().numbers(someone, Shot(SPAN, someone.clip.frames[3:], 3))
+    assert found["lag"] == 0 and found["sync"] > 0.85
+
+
+@pytest.mark.slow
+def test_swapped_people_are_found(someone: Actor) -> None:
+    other = actor(1, SPAN, TINY, SIDE)
+    swapped = judge().numbers(replace(someone, clip=someone.clip), Shot(SPAN, other.clip.frames, 0))
+    assert swapped["identity"] == 0
+    own = judge().numbers(someone, Shot(SPAN, blurred(someone.clip.frames), 0))
+    assert own["likeness"] > swapped["likeness"]
+    faces, references = judge().faces, judge().references
+    right = [nearest(faces.read(actor(number, SPAN, TINY, SIDE).clip.frames), references) for number in range(8)]
+    assert sum(found == number for number, found in enumerate(right)) >= 7
+
+
+def test_loudness_follows_the_sound() -> None:
+    quiet, loud = np.zeros(SAMPLE_RATE_HZ, np.float32), np.full(SAMPLE_RATE_HZ, 0.5, np.float32)
+    track = loudness(np.concatenate([quiet, loud]))
+    assert track.shape == (50,)
+    assert track[:24] == pytest.approx(0) and track[26:49] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("times", [1, 3, 4])
+def test_an_enlarged_film_is_measured_at_the_size_of_generation(someone: Actor, times: int) -> None:
+    frames = someone.clip.frames[:4]
+    size = (SIDE * times, SIDE * times)
+    enlarged = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
+    back = reduced(enlarged, SIDE)
+    assert back.shape == frames.shape
+    assert frame_metrics.psnr(back, frames) > 35
+    assert frame_metrics.sharpness(back) / frame_metrics.sharpness(frames) > 0.8
