@@ -13,7 +13,7 @@ from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan
 from tests.abuse.measure import Phase, judged, run
 from tests.abuse.storms import STORMS
-from tests.system.running import TRIVIAL
+from tests.system.harness.running import TRIVIAL
 
 WORST_MS = 15_000
 """One caller could once keep all others waiting for more than half a minute."""

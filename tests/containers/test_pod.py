@@ -20,8 +20,8 @@ from live_avatar.client import AvatarClient, AvatarError, SessionOptions, VideoU
 from live_avatar.client.speech import SpeechFile
 from live_avatar.config import SAMPLE_RATE_HZ, TINY
 from tests.helm.rendering import NAMESPACE, RELEASE, Document, ci_values, merged, render
-from tests.pipeline.system import System
-from tests.system.oracle import Recording, film_of
+from tests.system.harness.recordings import Recording, film_of
+from tests.system.harness.reference import System
 from tests.system.test_whole_way import planes
 
 from . import lab

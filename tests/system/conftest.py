@@ -1,18 +1,23 @@
-"""One whole system that the tests of this folder share: every service, the gateway and Redis as processes."""
+"""What the tests of whole systems share, each started once: Redis, all services with a gateway, the services alone."""
 
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from live_avatar.config import preset_json
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan
-from tests.pipeline.processes import HOST, free_port
+from tests.golden.conftest import pytest_generate_tests
 
-from .running import QUICK, revive
+from .harness.processes import HOST, Processes, chain_programs, decoder_program, free_port, processes
+from .harness.reference import SMALL
+from .harness.running import QUICK, revive
+
+__all__ = ["pytest_generate_tests"]
 
 START_S = 30.0
 
@@ -57,3 +62,28 @@ def system(started_system: LocalPipeline) -> LocalPipeline:
     """``started_system`` with all its services alive and ready, whatever the test before did to it."""
     revive(started_system)
     return started_system
+
+
+@pytest.fixture(scope="session")
+def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small preset, as services read it."""
+    file = tmp_path_factory.mktemp("preset") / "small.json"
+    file.write_text(preset_json(SMALL))
+    return file
+
+
+@pytest.fixture(scope="session")
+def started_pipeline(small_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """A whole pipeline of the small preset: two stages of two steps, and a real decoder."""
+    model = ("--preset", str(small_file))
+    end = free_port()
+    with processes(tmp_path_factory.mktemp("logs")) as running:
+        running.start({**chain_programs(model, (range(2), range(2, 4)), end), decoder_program(model): end})
+        yield running
+
+
+@pytest.fixture
+def pipeline(started_pipeline: Processes) -> Processes:
+    """``started_pipeline`` with all its services alive, whatever the test before did to it."""
+    started_pipeline.revive()
+    return started_pipeline

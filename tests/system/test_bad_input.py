@@ -21,12 +21,12 @@ from live_avatar.launcher.pipeline import LocalPipeline
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
-from tests.pipeline.system import SIDE, System
 from tests.services.gateway.api.test_bad_input import CREATE, NOBODY, TALK, chunk, created, opening, said
 from tests.services.gateway.clients import Talk, create_request, failure
 
-from .oracle import Recording, film_of
-from .running import QUICK, freed
+from .harness.recordings import Recording, film_of
+from .harness.reference import SIDE, System
+from .harness.running import QUICK, freed
 
 pytestmark = pytest.mark.alone
 

@@ -16,8 +16,8 @@ from live_avatar.config import TINY
 from tests.services.gateway.clients import portrait
 from tests.services.processes import ServiceProcess, started
 
-from .click_pipeline import click_pipeline
-from .running import ready
+from .harness.click_pipeline import click_pipeline
+from .harness.running import ready
 
 pytestmark = pytest.mark.alone
 

@@ -23,11 +23,11 @@ from live_avatar.config import SAMPLE_RATE_HZ, preset_json
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan
 from live_avatar.streaming.audio_window import AudioWindow, BlockPlan
-from tests.pipeline.processes import Memory
-from tests.pipeline.system import SIDE, System
 
-from .oracle import Recording
-from .running import TRIVIAL
+from .harness.processes import Memory
+from .harness.recordings import Recording
+from .harness.reference import SIDE, System
+from .harness.running import TRIVIAL
 from .test_bad_input import face, saved
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(7_200)]

@@ -13,9 +13,9 @@ from live_avatar.config import SAMPLE_RATE_HZ, TINY
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan, Speed
 from services.denoise_stage import gate
-from tests.pipeline.system import System
 
-from .oracle import Recording, film_of
+from .harness.recordings import Recording, film_of
+from .harness.reference import System
 
 pytestmark = [pytest.mark.alone, pytest.mark.proof, pytest.mark.timeout(900)]
 

@@ -1,9 +1,7 @@
 """A service dies or freezes in the middle of a film: the client is told in time, and the next film is served."""
 
 import asyncio
-import logging
 import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -16,18 +14,13 @@ from live_avatar.client import AvatarClient, AvatarError, AvatarStream, SessionO
 from live_avatar.launcher.pipeline import DECODER, GATEWAY, LocalPipeline
 from tests.services.gateway.clients import portrait, tone
 
-from .running import PIPELINE, STAGES, freed, held, ready, revive
+from .harness.faults import FREED_S, STEADY_S, Fault, check_stage_lost, thawed_afterwards
+from .harness.running import PIPELINE, STAGES, freed, held, ready, revive
 
 pytestmark = pytest.mark.alone
 
-LOG = logging.getLogger(__name__)
-KILLED_KNOWN_S, FROZEN_KNOWN_S, FREED_S = 15.0, 15.0, 30.0
-"""Far more than it takes (0.1, 2.7 and 3 s, as the log says), since other work on the machine delays it; far less
-than gRPC's own minute."""
 RATE_HZ = 16_000
 OPTIONS = SessionOptions(sample_rate_hz=RATE_HZ, listening="streaming", video="h264")
-STEADY_S = 2.0
-"""A service that thaws is connected again before it learns that its neighbour gave it up; that takes a heartbeat."""
 UNITS_BEFORE = 2
 BEGIN_S = 60.0
 
@@ -97,15 +90,10 @@ def test_a_killed_service(system: LocalPipeline, victim: str) -> None:
     async def run() -> None:
         async with endless_film(system) as (film, watching):
             system.services[victim].kill()
-            began = time.monotonic()
-            async with asyncio.timeout(KILLED_KNOWN_S):
-                await watching
-            LOG.info("%s killed: the client knows after %.2f s", victim, time.monotonic() - began)
-            assert film.error is not None
-            assert (film.error.code, film.error.reason) == (grpc.StatusCode.UNAVAILABLE, "STAGE_LOST")
-            async with asyncio.timeout(FREED_S - (time.monotonic() - began)):
-                await freed(system, besides=victim)
-            LOG.info("%s killed: all is free after %.2f s", victim, time.monotonic() - began)
+            fault = Fault(f"{victim} killed")
+            await fault.known(watching)
+            check_stage_lost(film.error)
+            await fault.freed(freed(system, besides=victim))
 
     asyncio.run(run())
     revive(system)
@@ -117,20 +105,13 @@ def test_a_frozen_service(system: LocalPipeline, victim: str) -> None:
     async def run() -> None:
         async with endless_film(system) as (film, watching):
             system.services[victim].process.send_signal(signal.SIGSTOP)
-            began = time.monotonic()
-            async with asyncio.timeout(FROZEN_KNOWN_S):
-                await watching
-            LOG.info("%s frozen: the client knows after %.2f s", victim, time.monotonic() - began)
-            assert film.error is not None
-            assert (film.error.code, film.error.reason) == (grpc.StatusCode.UNAVAILABLE, "STAGE_LOST")
-            async with asyncio.timeout(FREED_S - (time.monotonic() - began)):
-                await freed(system, besides=victim)
-            LOG.info("%s frozen: all is free after %.2f s", victim, time.monotonic() - began)
+            fault = Fault(f"{victim} frozen")
+            await fault.known(watching)
+            check_stage_lost(film.error)
+            await fault.freed(freed(system, besides=victim))
 
-    try:
+    with thawed_afterwards(system.services[victim]):
         asyncio.run(run())
-    finally:
-        system.services[victim].process.send_signal(signal.SIGCONT)
     asyncio.run(check_serves(system))
 
 
@@ -139,14 +120,11 @@ def test_a_killed_gateway(system: LocalPipeline) -> None:
         async with endless_film(system) as (film, watching):
             assert all([(await held(system, name))[0] for name in PIPELINE])
             system.services[GATEWAY].kill()
-            began = time.monotonic()
-            async with asyncio.timeout(KILLED_KNOWN_S):
-                await watching
+            fault = Fault("gateway killed")
+            await fault.known(watching)
             assert film.error is not None
             assert film.error.code is grpc.StatusCode.UNAVAILABLE
-            async with asyncio.timeout(FREED_S - (time.monotonic() - began)):
-                await freed(system, besides=GATEWAY)
-            LOG.info("gateway killed: all is free after %.2f s", time.monotonic() - began)
+            await fault.freed(freed(system, besides=GATEWAY))
 
     asyncio.run(run())
     revive(system)

@@ -14,10 +14,11 @@ from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan
 from live_avatar.v1.avatar_service_pb2 import GetSessionRequest
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
-from tests.pipeline.processes import Memory
 from tests.services.gateway.clients import portrait, tone
 
-from .running import TRIVIAL, settled
+from .harness.leaks import check_growth
+from .harness.processes import Memory
+from .harness.running import TRIVIAL, settled
 
 pytestmark = pytest.mark.alone
 
@@ -25,7 +26,6 @@ LOG = logging.getLogger(__name__)
 WARM_UP, SESSIONS = 150, 1_000
 AT_ONCE = 3
 CALLS = 100
-GROWTH = 1.02
 RATE_HZ = 16_000
 OPTIONS = SessionOptions(sample_rate_hz=RATE_HZ, listening="streaming", video="h264")
 Use = Callable[[Session, int], Awaitable[None]]
@@ -98,8 +98,4 @@ async def grown(system: LocalPipeline, use: Use) -> tuple[dict[str, Memory], dic
 @pytest.mark.parametrize("use", [closed, cancelled])
 def test_nothing_is_left_of_a_thousand_sessions(trivial_system: LocalPipeline, use: Use) -> None:
     before, after = asyncio.run(grown(trivial_system, use))
-    for name, memory in after.items():
-        grown_kb, was_kb = memory.resident_kb - before[name].resident_kb, before[name].resident_kb
-        LOG.info("%s: %+d kB on %d; %d threads, %d files", name, grown_kb, was_kb, memory.threads, memory.descriptors)
-    for name, memory in after.items():
-        assert memory.resident_kb < GROWTH * before[name].resident_kb, name
+    check_growth(before, after, SESSIONS)

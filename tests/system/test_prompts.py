@@ -12,7 +12,7 @@ from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 from tests.abuse.storms import channel
 from tests.services.gateway.clients import RATE_HZ, Request, Response, Talk, create_request, tone, units
 
-from .running import freed
+from .harness.running import freed
 
 if TYPE_CHECKING:
     from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceAsyncStub

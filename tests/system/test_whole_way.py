@@ -20,9 +20,9 @@ from live_avatar.client.speech import SpeechFile
 from live_avatar.config import SAMPLE_RATE_HZ, TINY
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan
-from tests.pipeline.system import System
 
-from .oracle import Recording, film_of
+from .harness.recordings import Recording, film_of
+from .harness.reference import System
 
 pytestmark = pytest.mark.alone
 

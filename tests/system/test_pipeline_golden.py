@@ -26,8 +26,8 @@ from tests.golden.conftest import Golden
 from tests.golden.reference_models import e2e_preset, speech_weights, text_from
 from tests.streaming.partitions import split_steps
 
-from .gateway import Head, Name, VideoOutput, describe, key_of, linked, open_request, video_end
-from .processes import DECODER, ENCODER, Processes, chain_programs, decoder_program, free_port, processes
+from .harness.gateway import Head, Name, VideoOutput, describe, key_of, linked, open_request, video_end
+from .harness.processes import DECODER, ENCODER, Processes, chain_programs, decoder_program, free_port, processes
 
 pytestmark = pytest.mark.golden_kind("e2e")
 NAME: Name = ("golden", 1)

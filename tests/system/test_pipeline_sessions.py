@@ -13,10 +13,10 @@ from live_avatar import wire
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksRequest
 from live_avatar.serving.errors import ServiceError
 
-from .gateway import Head, LatentOutput, Name, describe, key_of, latent_end, linked, new_session, open_request
-from .processes import ENCODER, chain_programs, free_port, processes, stage_name
-from .sessions import Playing, play
-from .system import SMALL, Script, latents, prepare, system
+from .harness.gateway import Head, LatentOutput, Name, describe, key_of, latent_end, linked, new_session, open_request
+from .harness.playing import Playing, play
+from .harness.processes import ENCODER, chain_programs, free_port, processes, stage_name
+from .harness.reference import SMALL, Script, latents, prepare, system
 
 DIGEST = system(SMALL.name).networks.digest
 FIRST = Script(seed=1, portrait=1, voice=1, prompt="a woman laughs")

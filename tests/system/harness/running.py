@@ -5,7 +5,7 @@ Knows the launcher, the client and the services' own descriptions; knows no netw
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import grpc
@@ -13,10 +13,11 @@ import grpc
 from live_avatar.client import AvatarClient, AvatarError
 from live_avatar.config import TINY
 from live_avatar.launcher.pipeline import DECODER, ENCODER, GATEWAY, LocalPipeline
-from live_avatar.pipeline.v1.blocks_pb2 import GetServiceInfoRequest
-from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
-from tests.pipeline.processes import Memory, left_behind
-from tests.pipeline.system import SMALL
+
+from . import leaks
+from .gateway import describe
+from .processes import Memory
+from .reference import SMALL
 
 QUICK = replace(SMALL, name=TINY.name, max_area=TINY.max_area, dit=replace(SMALL.dit, use_motion=False))
 """Small networks under the rules of ``TINY``: a gateway knows presets by name and reads the rules alone."""
@@ -31,9 +32,6 @@ TRIVIAL = replace(
 STAGES = ("denoise-stage-0", "denoise-stage-2")
 PIPELINE = (ENCODER, *STAGES, DECODER)
 READY_S = 90.0
-SETTLED_S = 30.0
-IDLE_S = 45.0
-"""Longer than gRPC keeps an idle thread."""
 
 
 def address(system: LocalPipeline, name: str) -> str:
@@ -70,19 +68,27 @@ def revive(system: LocalPipeline) -> None:
     asyncio.run(ready(system.gateway))
 
 
+async def held_by(target: str) -> tuple[int, int]:
+    """Sessions and bytes that the service at ``target`` holds."""
+    own = (await describe(target)).services[0]
+    return own.sessions_open, own.session_bytes
+
+
 async def held(system: LocalPipeline, name: str) -> tuple[int, int]:
     """Sessions and bytes that a service of the pipeline holds."""
-    async with grpc.aio.insecure_channel(address(system, name)) as channel:
-        answer = await PipelineServiceStub(channel).GetServiceInfo(GetServiceInfoRequest(), timeout=20)
-    own = answer.services[0]
-    return own.sessions_open, own.session_bytes
+    return await held_by(address(system, name))
+
+
+async def freed_at(targets: Iterable[str]) -> None:
+    """Returns when no service at ``targets`` holds anything."""
+    for target in targets:
+        while await held_by(target) != (0, 0):  # noqa: ASYNC110 - another process is asked
+            await asyncio.sleep(0.02)
 
 
 async def freed(system: LocalPipeline, *, besides: str = "") -> None:
     """Returns when no service that lives, or none but one, holds anything."""
-    for name in PIPELINE:
-        while name != besides and await held(system, name) != (0, 0):  # noqa: ASYNC110 - another process is asked
-            await asyncio.sleep(0.02)
+    await freed_at(address(system, name) for name in PIPELINE if name != besides)
     if besides != GATEWAY:
         async with AvatarClient(system.gateway) as client:
             while (await client.server_info()).sessions_open:  # noqa: ASYNC110 - as above
@@ -90,17 +96,6 @@ async def freed(system: LocalPipeline, *, besides: str = "") -> None:
 
 
 async def settled(system: LocalPipeline, before: Mapping[str, Memory] | None = None) -> dict[str, Memory]:
-    """What every process takes once no session is left, and where ``before`` is given few files and threads are new.
-
-    gRPC keeps threads for a while that it made under load, and pools grow when calls happen to meet.
-    """
-    async with asyncio.timeout(SETTLED_S):
-        await freed(system)
-    deadline = time.monotonic() + IDLE_S
-    while True:
-        now = {name: Memory(child.process.pid) for name, child in system.services.items()}
-        new = left_behind(before or now, now)
-        if not new:
-            return now
-        assert time.monotonic() < deadline, f"new threads and descriptors: {new}"
-        await asyncio.sleep(0.1)
+    """See ``leaks.settled``."""
+    pids = {name: child.process.pid for name, child in system.services.items()}
+    return await leaks.settled(pids, freed(system), before)

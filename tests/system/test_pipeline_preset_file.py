@@ -9,8 +9,8 @@ from live_avatar.launcher.child import Program
 from live_avatar.v1.avatar_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 
-from .processes import DECODER, ENCODER, Processes, address, processes
-from .system import SMALL
+from .harness.processes import DECODER, ENCODER, Processes, address, processes
+from .harness.reference import SMALL
 
 SETTLED_S = 20.0
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from live_avatar.config import TINY
 from tests.streaming.partitions import split_steps
 
-from .gateway import describe, latent_end, linked, new_session
-from .processes import ENCODER, Processes, chain_programs, encoder_program, free_port, processes, stage_name
-from .sessions import play
-from .system import SMALL, Script, latents, prepare, system
+from .harness.gateway import describe, latent_end, linked, new_session
+from .harness.playing import play
+from .harness.processes import ENCODER, Processes, chain_programs, encoder_program, free_port, processes, stage_name
+from .harness.reference import SMALL, Script, latents, prepare, system
 
 NAME = TINY.name
 WHOLE = Script()

@@ -10,10 +10,10 @@ from live_avatar.pipeline.v1.blocks_pb2 import Sink as SinkMessage
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest
 from live_avatar.v1.avatar_service_pb2 import FIT_COVER
 
-from .gateway import linked, new_session, video_end
-from .processes import DECODER, ENCODER, Processes
-from .sessions import Playing
-from .system import SMALL, Script, latents, pictures, prepare, system
+from .harness.gateway import linked, new_session, video_end
+from .harness.playing import Playing
+from .harness.processes import DECODER, ENCODER, Processes
+from .harness.reference import SMALL, Script, latents, pictures, prepare, system
 
 SCRIPT = Script(width=128)
 

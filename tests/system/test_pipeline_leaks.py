@@ -1,8 +1,6 @@
 """Hundreds of sessions come and go, properly or not, and every process is as it was before."""
 
 import asyncio
-import logging
-import time
 from collections.abc import Mapping
 
 import pytest
@@ -10,18 +8,17 @@ import pytest
 from live_avatar import wire
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksRequest
 
-from .gateway import Head, VideoOutput, describe, linked, new_session, open_request, video_end
-from .processes import DECODER, ENCODER, Memory, Processes, left_behind
-from .sessions import Playing
-from .system import SIDE, SMALL, Script, system
+from .harness import leaks
+from .harness.gateway import Head, VideoOutput, linked, new_session, open_request, video_end
+from .harness.playing import Playing
+from .harness.processes import DECODER, ENCODER, Memory, Processes
+from .harness.reference import SIDE, SMALL, Script, system
+from .harness.running import freed_at
 
 pytestmark = pytest.mark.alone
 
-LOG = logging.getLogger(__name__)
 WARM_UP, SESSIONS = 100, 300
 DIGEST = system(SMALL.name).networks.digest
-SETTLED_S = 30.0
-GROWTH = 1.02
 ONE_BLOCK = Script(blocks=1)
 
 
@@ -56,17 +53,9 @@ async def open_and_cut(count: int, target: str) -> None:
 
 
 async def settled(pipeline: Processes, before: Mapping[str, Memory] | None = None) -> dict[str, Memory]:
-    """What every service takes once no session is left, and nothing of what ``left_behind`` counts."""
-    deadline = time.monotonic() + SETTLED_S
-    while True:
-        services = (await describe(pipeline.address(ENCODER))).services
-        now = {name: Memory(pipeline[name].process.pid) for name in pipeline.names}
-        held = {service.name: (service.sessions_open, service.session_bytes) for service in services}
-        new = left_behind(before or now, now)
-        if set(held.values()) == {(0, 0)} and not new:
-            return now
-        assert time.monotonic() < deadline, f"sessions {held}; new threads and descriptors {new}"
-        await asyncio.sleep(0.1)
+    """See ``leaks.settled``."""
+    pids = {name: pipeline[name].process.pid for name in pipeline.names}
+    return await leaks.settled(pids, freed_at(pipeline.address(name) for name in pipeline.names), before)
 
 
 async def rounds(pipeline: Processes, count: int) -> None:
@@ -87,15 +76,4 @@ def test_nothing_is_left_of_sessions_that_are_gone(pipeline: Processes) -> None:
 
     system(SMALL.name).sink(ONE_BLOCK)
     before, after = asyncio.run(run())
-    for name in pipeline.names:
-        grown_kb = after[name].resident_kb - before[name].resident_kb
-        LOG.info(
-            "%s: %+d kB on %d kB, %.2f kB a session; %d threads, %d descriptors",
-            name,
-            grown_kb,
-            before[name].resident_kb,
-            grown_kb / (2 * SESSIONS),
-            after[name].threads,
-            after[name].descriptors,
-        )
-        assert after[name].resident_kb < GROWTH * before[name].resident_kb, name
+    leaks.check_growth(before, after, 2 * SESSIONS)

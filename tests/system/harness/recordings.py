@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 
 from live_avatar.config import SAMPLE_RATE_HZ, Preset
 from live_avatar.portrait.fitting import fit_portrait
-from tests.pipeline.system import SIDE, Script, System
+
+from .reference import SIDE, Script, System
 
 STEPS = 4
 

@@ -16,7 +16,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksReq
 from live_avatar.pipeline.v1.blocks_pb2 import Sink as SinkMessage
 
 from .gateway import Head, Name, Output, key_of, open_request
-from .system import Script, System
+from .reference import Script, System
 
 PIECE = 7_777
 """Samples of one audio message: no multiple of anything."""

@@ -1,6 +1,6 @@
 """As much of a gateway as sessions need, and the two ends a chain may have: a real decoder or one that keeps latents.
 
-Knows messages and streams; knows no networks of its own, it asks ``system.py`` what to send.
+Knows messages and streams; knows no networks of its own, it asks ``reference.py`` what to send.
 """
 
 import asyncio
@@ -354,4 +354,4 @@ async def video_end(target: str) -> AsyncIterator[VideoOutput]:
 async def describe(target: str) -> GetServiceInfoResponse:
     """What the service at ``target`` says of itself and those behind it."""
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-        return await PipelineServiceStub(channel).GetServiceInfo(GetServiceInfoRequest(), timeout=5)
+        return await PipelineServiceStub(channel).GetServiceInfo(GetServiceInfoRequest(), timeout=20)
