@@ -3,8 +3,10 @@
 Imports nothing, so that a help text costs nothing.
 """
 
-MAX_IMAGE_BYTES = 4 * 2**20 - 64 * 2**10
-"""Of a portrait's file: what a message of 4 MiB holds beside the longest prompt and everything else."""
+MAX_MESSAGE_BYTES = 4 * 2**20
+"""Of a message to a gateway or a service."""
+MAX_IMAGE_BYTES = MAX_MESSAGE_BYTES - 64 * 2**10
+"""Of a portrait's file: what a message holds beside the longest prompt and everything else."""
 MAX_IMAGE_PIXELS = 25_000_000
 """Of a portrait; one number for whoever publishes it, checks it or decodes."""
 IMAGE_FORMATS = "JPEG, PNG, WebP, HEIC or AVIF"
@@ -15,6 +17,8 @@ MAX_WHOLE_FILE_S = 120
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
 """Sample rates that a gateway takes; a file of another rate is resampled by the client."""
 MAX_ENLARGEMENT = 8
+MAX_BITRATE_KBPS = 50_000
+"""Of H.264."""
 MAX_SEED = 2**64 - 1
 MAX_STAGES = 16
 """Denoising stages that one machine is asked to run, each a process with networks of its own."""

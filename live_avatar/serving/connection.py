@@ -167,7 +167,7 @@ class Connection:
     async def _heard(self, heartbeat: StreamBlocksResponse.Heartbeat) -> bool:
         """Whether all services from here on are ready; asks who they are whenever they become so."""
         age_s = heartbeat.oldest_running_block_age.ToNanoseconds() / 1e9
-        if age_s > self._timing.block_deadline_s:
+        if age_s > self._timing.service_deadline_s:
             raise stage_lost(f"{self._peer} has been at one block for {age_s:.1f} s")
         if heartbeat.ready and not self._ready:
             self.services = await self.fetch_services()

@@ -85,7 +85,7 @@ class HopServer(PipelineServiceServicer):
     @property
     def alive(self) -> bool:
         """The device is not stuck; says nothing about neighbours."""
-        return self._device.age_s <= self._timing.block_deadline_s
+        return self._device.age_s <= self._timing.service_deadline_s
 
     @property
     def ready(self) -> bool:

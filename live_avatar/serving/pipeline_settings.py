@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from live_avatar.config import TINY, preset
 from live_avatar.serving.settings import Settings
+from live_avatar.serving.timing import HopTiming
 
 
 class PipelineSettings(Settings):
@@ -33,7 +34,10 @@ class PipelineSettings(Settings):
         default=2, ge=1, le=1024, description="blocks that the previous service may have in flight to this one"
     )
     block_deadline_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="a block that runs for longer makes its service count as lost"
+        default=HopTiming.service_deadline_s,
+        gt=0,
+        le=3600,
+        description="a block that runs for longer makes its service count as lost",
     )
 
     @field_validator("preset")

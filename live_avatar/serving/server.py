@@ -22,6 +22,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from live_avatar.limits import MAX_MESSAGE_BYTES
 from live_avatar.serving import logs
 from live_avatar.serving.freed_memory import keep_freed_memory
 from live_avatar.serving.interceptors import ErrorInterceptor
@@ -29,7 +30,6 @@ from live_avatar.serving.settings import ServerSettings, TelemetrySettings
 from live_avatar.serving.stream_limit import StreamLimit
 from live_avatar.serving.telemetry import Telemetry
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # More than is taken: gRPC itself refuses without a reason, and takes nothing of what it refuses.
     ("grpc.max_receive_message_length", 2 * MAX_MESSAGE_BYTES),

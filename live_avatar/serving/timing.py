@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
+from live_avatar.limits import MAX_MESSAGE_BYTES
 from live_avatar.proxies import DIRECT
 
 PROTOCOL_VERSION = 1
@@ -22,8 +23,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_send_message_length", 4 << 20),
-    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 )
 
 
@@ -34,8 +35,9 @@ class HopTiming:
     heartbeat_s: float = 1.0
     # A peer that says nothing, or leaves a question open, for so long is lost.
     silence_s: float = 2.5
-    # A block that runs or is delivered for longer makes its service count as lost.
-    block_deadline_s: float = 30.0
+    # A block that runs or is delivered for longer makes its service count as lost; unlike the block's own deadline,
+    # which holds for all services together.
+    service_deadline_s: float = 30.0
     # From dialling to Welcome.
     connect_s: float = 5.0
     backoff_min_s: float = 0.1

@@ -265,7 +265,7 @@ class Worker:
             return True
         session = result.message.session
         try:
-            async with asyncio.timeout(self._timing.block_deadline_s) as scope:
+            async with asyncio.timeout(self._timing.service_deadline_s) as scope:
                 session.delivery = scope
                 [failure] = await asyncio.gather(result.deliver(result.timing), return_exceptions=True)
         except TimeoutError:

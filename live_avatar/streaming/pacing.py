@@ -22,10 +22,10 @@ class PacingRules:
     frames_per_block: int
     dropped_frames: int
     """Frames of block 0 that are never shown."""
-    max_lead_ms: int = 2000
+    max_lead_ms: int
     """Most that may be generated or on its way beyond what has been played; two blocks more than the pipeline takes
     leave room for speech to enter at once."""
-    margin_ms: int = 80
+    margin_ms: int
     """Time a block should arrive before it is due, for the jitter of network and player."""
     first_latency_ms: int = 1000
     """Latency expected before one has been measured."""

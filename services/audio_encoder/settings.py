@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from live_avatar.limits import MAX_WHOLE_FILE_S
 from live_avatar.serving.pipeline_settings import PipelineSettings
 
 
@@ -14,7 +15,7 @@ class AudioEncoderSettings(PipelineSettings):
         default=False, description="accept sessions although several services of the pipeline use the same accelerator"
     )
     max_whole_file_seconds: float = Field(
-        default=120.0,
+        default=float(MAX_WHOLE_FILE_S),
         gt=0,
         le=3600,
         description="longest recording that is encoded as a whole; time grows with its square",

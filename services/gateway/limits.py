@@ -22,7 +22,7 @@ COMFORTABLE_SIDE = 256
 class Limits:
     """The table."""
 
-    max_message_bytes: int = 4 * 2**20
+    max_message_bytes: int = bounds.MAX_MESSAGE_BYTES
     max_image_bytes: int = bounds.MAX_IMAGE_BYTES
     """What a message holds beside the image of the longest prompt and everything else."""
     max_image_pixels: int = bounds.MAX_IMAGE_PIXELS
@@ -37,7 +37,7 @@ class Limits:
     min_sample_rate_hz: int = bounds.MIN_RATE_HZ
     max_sample_rate_hz: int = bounds.MAX_RATE_HZ
     max_video_credits: int = 1_000
-    max_bitrate_kbps: int = 50_000
+    max_bitrate_kbps: int = bounds.MAX_BITRATE_KBPS
     max_queued_audio_s: int = 30
     """Streamed speech that waits in the gateway before the client is read no further."""
     max_unread_blocks: int = 0

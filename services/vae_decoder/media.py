@@ -17,7 +17,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from live_avatar.config import Preset
-from live_avatar.limits import MAX_ENLARGEMENT
+from live_avatar.limits import MAX_BITRATE_KBPS, MAX_ENLARGEMENT
 from live_avatar.pipeline.v1.blocks_pb2 import VideoProfile
 
 Pixels = npt.NDArray[np.uint8]
@@ -25,7 +25,6 @@ Pixels = npt.NDArray[np.uint8]
 PIXEL_MULTIPLE = 2
 """Sides of a picture are multiples of this: colour has half the resolution."""
 DEFAULT_BITRATE_KBPS = 4_000
-MAX_BITRATE_KBPS = 50_000
 _QUALITY = "18"
 """Constant rate factor: visually close to lossless where the bitrate allows."""
 _ENDLESS = 1_000_000

@@ -1,19 +1,23 @@
 """Every rendered configuration is read by the settings class of the service that gets it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from live_avatar.config import TINY, preset_json
+from live_avatar.serving.pipeline_settings import PipelineSettings
 from live_avatar.serving.settings import Settings, load
 from services.audio_encoder.settings import AudioEncoderSettings
 from services.denoise_stage.settings import DenoiseStageSettings
-from services.gateway.settings import GatewaySettings
+from services.gateway.settings import GatewaySettings, LimitSettings, LiveSettings, StoreSettings
 from services.vae_decoder.settings import VaeDecoderSettings
 from tests.helm.matrix import combinations, samples
 from tests.helm.rendering import (
+    CHART,
     Document,
     RefusedError,
     Values,
@@ -117,6 +121,48 @@ def test_defaults_of_chart_and_services_are_the_same(monkeypatch: pytest.MonkeyP
             continue
         for name in ("max_sessions", "memory_fraction", "block_credits", "block_deadline_seconds"):
             assert getattr(settings, name) == getattr(plain, name), f"{container['name']}: {name}"
+        if isinstance(settings, AudioEncoderSettings):
+            assert (
+                settings.max_whole_file_seconds == AudioEncoderSettings.model_fields["max_whole_file_seconds"].default
+            )
+
+
+BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+
+
+def bounds_of(section: type[BaseModel]) -> dict[str, dict[str, float]]:
+    """Bounds of the numbers of a group of settings, by the chart's name of each."""
+    return {
+        re.sub(r"_(.)", lambda match: match[1].upper(), name): {
+            BOUNDS[bound]: getattr(constraint, bound)
+            for constraint in field.metadata
+            for bound in BOUNDS
+            if hasattr(constraint, bound)
+        }
+        for name, field in section.model_fields.items()
+        if field.annotation in (int, float)
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "section"),
+    [
+        (("gateway", "limits"), LimitSettings),
+        (("gateway", "live"), LiveSettings),
+        (("gateway", "store"), StoreSettings),
+        (("pipeline",), PipelineSettings),
+    ],
+)
+def test_bounds_of_chart_and_settings_are_the_same(path: tuple[str, ...], section: type[BaseModel]) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    for name in path:
+        schema = schema["properties"][name]
+    settings, compared = bounds_of(section), 0
+    for name, value in schema["properties"].items():
+        if name in settings:
+            assert {bound: value[bound] for bound in BOUNDS.values() if bound in value} == settings[name], name
+            compared += 1
+    assert compared >= 2
 
 
 def test_fast_ways_reach_stages_and_decoder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -437,7 +437,7 @@ def test_a_service_stuck_at_a_block_counts_as_lost_after_the_deadline() -> None:
     async def scenario() -> None:
         works = [FakeWork(), FakeWork(last=True)]
         works[1].before = lambda what, session: time.sleep(1.0) if what == "block" else None
-        timing = HopTiming(heartbeat_s=0.05, block_deadline_s=0.3)
+        timing = HopTiming(heartbeat_s=0.05, service_deadline_s=0.3)
         async with chain(works, timing) as services, linked(services[0].target, timing) as (link, heard):
             await link.send(opening())
             await link.send(block("a", 0))
@@ -459,7 +459,7 @@ def test_a_delivery_that_hangs_fails_its_session_after_the_deadline() -> None:
             await asyncio.Event().wait()
 
         work.block = lambda block: hang  # type: ignore[method-assign]
-        timing = HopTiming(block_deadline_s=0.2)
+        timing = HopTiming(service_deadline_s=0.2)
         async with serving(work, timing=timing) as head, linked(head.target) as (link, heard):
             await link.send(opening())
             await link.send(block("a", 0))

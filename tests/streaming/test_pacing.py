@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from live_avatar.streaming.pacing import NS_PER_S, Pacer, PacingRules
 
 MS = NS_PER_S // 1000
-RULES = PacingRules(fps=25, frames_per_block=12, dropped_frames=3)
+RULES = PacingRules(fps=25, frames_per_block=12, dropped_frames=3, max_lead_ms=2000, margin_ms=80)
 
 
 class Viewer:
@@ -147,7 +147,7 @@ def test_the_lead_is_bounded_whatever_happens(
 
 def test_a_lead_shorter_than_a_block_is_refused() -> None:
     with pytest.raises(ValueError, match="max_lead_ms=479"):
-        PacingRules(fps=25, frames_per_block=12, dropped_frames=3, max_lead_ms=479)
+        PacingRules(fps=25, frames_per_block=12, dropped_frames=3, max_lead_ms=479, margin_ms=80)
 
 
 def test_blocks_before_the_first_delivery_follow_each_other_as_they_will_be_played() -> None:
