@@ -57,3 +57,10 @@ def keeping_cancellation() -> Iterator[None]:
     finally:
         if task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+def first_cause(group: BaseException) -> BaseException:
+    """One of the errors that ended a group of tasks together; they end for one cause."""
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

@@ -6,7 +6,6 @@ pipeline) and by every service but the last.
 
 import asyncio
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -14,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo, StreamBlocksRequest, StreamBlocksResponse
+from live_avatar.serving.backoff import Backoff
 from live_avatar.serving.connection import Connection
 from live_avatar.serving.errors import STAGE_LOST, ServiceError, stage_lost
 from live_avatar.serving.observer import NoObserver, Observer
@@ -129,15 +129,14 @@ class Link:
 
     async def run(self, handler: LinkHandler) -> None:
         """Keeps the link up until cancelled; to be run once, in a task of the owner's."""
-        backoff_s = self._timing.backoff_min_s
+        backoff = Backoff(self._timing.backoff_min_s, self._timing.backoff_max_s)
         while True:
             began = time.monotonic()
             error = await self._live_once(handler)
             self._log.warning("link down", reason=error.reason, error=error.message, detail=error.detail)
             if time.monotonic() - began > 2 * self._timing.silence_s:
-                backoff_s = self._timing.backoff_min_s
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
-            backoff_s = min(2 * backoff_s, self._timing.backoff_max_s)
+                backoff.reset()
+            await asyncio.sleep(backoff.next_s())
 
     async def _live_once(self, handler: LinkHandler) -> ServiceError:
         connection = Connection(self.target, self._hello, self._timing)

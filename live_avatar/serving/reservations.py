@@ -11,6 +11,7 @@ import grpc
 
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError
+from live_avatar.serving.keys import key_name
 
 _T = TypeVar("_T")
 
@@ -47,7 +48,7 @@ class Reservations(Generic[_T]):
         Raises:
             ServiceError: CAPACITY_EXHAUSTED or KV_MEMORY_EXHAUSTED where there is no room, DUPLICATE_OPEN.
         """
-        name = _name(key)
+        name = key_name(key)
         if name in self._held:
             raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "DUPLICATE_OPEN", "the session is open already")
         if self.room.max_sessions and len(self._held) >= self.room.max_sessions:
@@ -66,22 +67,18 @@ class Reservations(Generic[_T]):
         Raises:
             ServiceError: SESSION_NOT_FOUND.
         """
-        held = self._held.get(_name(key))
+        held = self._held.get(key_name(key))
         if held is None:
             raise ServiceError(grpc.StatusCode.NOT_FOUND, SESSION_NOT_FOUND, "the session is not open here")
         return held[0]
 
     def close(self, key: SessionKey) -> int:
         """Lets go of a session, if there is one; returns the bytes that are free again."""
-        held = self._held.pop(_name(key), None)
+        held = self._held.pop(key_name(key), None)
         if held is None:
             return 0
         self.nbytes -= held[1]
         return held[1]
-
-
-def _name(key: SessionKey) -> tuple[str, int]:
-    return key.session_id, key.epoch
 
 
 def _exhausted(reason: str, message: str) -> ServiceError:

@@ -11,6 +11,7 @@ import grpc
 
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.serving.errors import STALE_EPOCH, ServiceError
+from live_avatar.serving.keys import key_name
 from live_avatar.serving.upstream import Upstream
 
 EPOCH_MEMORY = 4096
@@ -87,25 +88,21 @@ class SessionTable:
 
     def add(self, session: Session) -> None:
         """Registers a session in place of an ended one of the same key."""
-        self._sessions[_name(session.key)] = session
+        self._sessions[key_name(session.key)] = session
         self.empty.clear()
 
     def remove(self, session: Session) -> None:
         """Forgets a session, if it is still the one registered under its key."""
-        if self._sessions.get(_name(session.key)) is session:
-            del self._sessions[_name(session.key)]
+        if self._sessions.get(key_name(session.key)) is session:
+            del self._sessions[key_name(session.key)]
         if not self._sessions:
             self.empty.set()
 
     def find(self, key: SessionKey) -> Session | None:
         """The session of this key, unless it is over."""
-        session = self._sessions.get(_name(key))
+        session = self._sessions.get(key_name(key))
         return None if session is None or session.over else session
 
     def older(self, key: SessionKey) -> list[Session]:
         """Sessions of the same id with a smaller epoch that are not over."""
         return [s for s in self if s.key.session_id == key.session_id and s.key.epoch < key.epoch and not s.over]
-
-
-def _name(key: SessionKey) -> tuple[str, int]:
-    return key.session_id, key.epoch

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import grpc
 
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest, StreamBlocksResponse
+from live_avatar.serving.cancellation import first_cause
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.mailbox import Mailbox
 from live_avatar.serving.timing import PROTOCOL_VERSION, HopTiming
@@ -82,9 +83,9 @@ class Upstream:
                 for other in others:
                     other.cancel()
         except* ServiceError as group:
-            cause = _first(group)
+            cause = first_cause(group)
         except* grpc.aio.BaseError as group:
-            cause = cause or _first(group)
+            cause = cause or first_cause(group)
         await self._settle()
         if cause is not None:
             raise cause
@@ -165,10 +166,3 @@ def _seen(write: asyncio.Task[None]) -> None:
     """Takes note of how a write ended that nobody may wait for any more, because its stream is over."""
     if not write.cancelled():
         write.exception()
-
-
-def _first(group: BaseException) -> BaseException:
-    """One of the errors that ended a group of tasks together; they end for one cause."""
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group

@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from live_avatar.serving.cancellation import first_cause
+
 
 class Condition:
     """Lets tasks wait until something holds; whoever changes what it depends on calls ``notify``.
@@ -40,13 +42,6 @@ class Condition:
             await waiter
         finally:
             del self._waiting[waiter]
-
-
-def first_cause(group: BaseException) -> BaseException:
-    """One of the errors that ended a group of tasks together; they end for one cause."""
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
 
 
 @asynccontextmanager

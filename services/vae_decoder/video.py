@@ -11,6 +11,7 @@ import grpc
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.keys import key_name
 
 MAX_WAITING = 64
 """Messages of one session that its gateway has not taken; a session with more has failed."""
@@ -76,15 +77,15 @@ class Audience:
             )
         self.unsubscribe(key)
         subscription = _Subscription(stream)
-        self._subscriptions[_name(key)] = subscription
-        stream.keys.add(_name(key))
+        self._subscriptions[key_name(key)] = subscription
+        stream.keys.add(key_name(key))
         stream.outbox.put_nowait((None, StreamVideoResponse(subscribed=StreamVideoResponse.Subscribed(key=key))))
 
     def unsubscribe(self, key: SessionKey) -> None:
         """Forgets a session; what waits for it is still written."""
-        subscription = self._subscriptions.pop(_name(key), None)
+        subscription = self._subscriptions.pop(key_name(key), None)
         if subscription is not None:
-            subscription.stream.keys.discard(_name(key))
+            subscription.stream.keys.discard(key_name(key))
 
     def leave(self, stream: VideoStream) -> list[SessionKey]:
         """Forgets a stream; returns the sessions that nobody receives any more."""
@@ -99,7 +100,7 @@ class Audience:
         Raises:
             ServiceError: VIDEO_UNCLAIMED where nobody has subscribed, SLOW_CONSUMER where too much waits already.
         """
-        subscription = self._subscriptions.get(_name(key))
+        subscription = self._subscriptions.get(key_name(key))
         if subscription is None:
             raise ServiceError(
                 grpc.StatusCode.FAILED_PRECONDITION,
@@ -127,14 +128,10 @@ class Audience:
         self._loop.call_soon_threadsafe(self._try_deliver, key, response)
 
     def _try_deliver(self, key: SessionKey, response: StreamVideoResponse) -> None:
-        subscription = self._subscriptions.get(_name(key))
+        subscription = self._subscriptions.get(key_name(key))
         if subscription is None:
             return
         if subscription.waiting >= MAX_WAITING:
             subscription.overflown = True
         if not subscription.overflown:
             self.deliver(key, response)
-
-
-def _name(key: SessionKey) -> tuple[str, int]:
-    return key.session_id, key.epoch

@@ -18,6 +18,7 @@ import structlog
 import urllib3
 from kubernetes.client import ApiException, DiscoveryV1Api
 
+from live_avatar.serving.backoff import Backoff
 from services.gateway.cluster import ObjectName
 from services.gateway.discovery.slices import Slice
 
@@ -70,14 +71,12 @@ class SliceWatch:
 
     def follow(self, changed: Changed) -> None:
         """Tells ``changed`` after every list and every event, until ``stop``."""
-        backoff_s = self._timing.backoff_min_s
+        backoff = Backoff(self._timing.backoff_min_s, self._timing.backoff_max_s)
         while not self._stopping.is_set():
             began_at = self._version
             if self._live_once(changed) or self._version not in ("", began_at):
-                backoff_s = self._timing.backoff_min_s
-            # Drawn, so that gateways which lost one server together do not come back together.
-            self._stopping.wait(backoff_s * random.uniform(0.5, 1.0))
-            backoff_s = min(2 * backoff_s, self._timing.backoff_max_s)
+                backoff.reset()
+            self._stopping.wait(backoff.next_s())
 
     def stop(self) -> None:
         """Ends ``follow``, also where it waits for the server."""

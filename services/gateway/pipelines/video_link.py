@@ -5,7 +5,6 @@ of sessions but their keys.
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -23,6 +22,7 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
     StreamVideoResponse,
 )
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceStub
+from live_avatar.serving.backoff import Backoff
 from live_avatar.serving.cancellation import CutShortError, endless
 from live_avatar.serving.errors import STAGE_LOST, ServiceError, busy, calling, stage_lost
 from live_avatar.serving.mailbox import Mailbox, MailboxClosedError
@@ -78,12 +78,13 @@ class VideoLink:
 
     async def run(self, handler: VideoHandler) -> None:
         """Keeps the stream up until cancelled; to be run once, in a task of the owner's."""
-        backoff_s = self._timing.backoff_min_s
+        backoff = Backoff(self._timing.backoff_min_s, self._timing.backoff_max_s)
         while True:
             error, lived = await self._live_once(handler)
             self._log.warning("video link down", reason=error.reason, error=error.message, detail=error.detail)
-            backoff_s = self._timing.backoff_min_s if lived else min(2 * backoff_s, self._timing.backoff_max_s)
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+            if lived:
+                backoff.reset()
+            await asyncio.sleep(backoff.next_s())
 
     async def subscribe(self, key: SessionKey) -> None:
         """Asks for the video of a session and waits for the promise; raises ServiceError."""
