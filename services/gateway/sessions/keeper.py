@@ -17,7 +17,7 @@ from live_avatar.serving.logs import session_name
 from live_avatar.v1 import avatar_service_pb2 as api
 from services.gateway.election.leader import LeaderElection
 from services.gateway.store.records import LeaseLostError, SessionRecord
-from services.gateway.store.redis_access import STORE_LOST
+from services.gateway.store.redis_access import RETRY_AFTER_S, STORE_LOST
 from services.gateway.store.renewals import Renewal
 from services.gateway.store.store import SessionStore
 
@@ -72,6 +72,8 @@ class Keeper:
         self._election = election
         self._held: dict[str, _Held] = {}
         self._ends: dict[str, End] = {}
+        self._late_since: dict[str, float] = {}
+        """When sessions were first seen without a lease."""
         self._log = structlog.get_logger(__name__)
 
     async def run(self) -> None:
@@ -166,11 +168,20 @@ class Keeper:
         return True
 
     async def _reap(self) -> None:
-        """Ends the sessions of gateways that have vanished."""
+        """Ends the sessions of gateways that have vanished.
+
+        After an outage of the store all leases have run out: a gateway that lives gets the time of one more turn, in
+        which it takes its leases back.
+        """
         if not self._election.is_leader:
+            self._late_since = {}
             return
         try:
-            for record in await self._store.reap({*self._held, *self._ends}):
+            late = await self._store.late({*self._held, *self._ends})
+            now = time.monotonic()
+            self._late_since = {name: self._late_since.get(name, now) for name in late}
+            gone = [name for name, since in self._late_since.items() if now - since >= self._lease_s / 3]
+            for record in await self._store.reap(gone):
                 self._log.warning("a gateway left a session behind", session=session_name(record.session_id))
         except ServiceError as error:
             self._log.warning("leases could not be looked at", reason=error.reason)
@@ -179,7 +190,8 @@ class Keeper:
 def _taken(record: SessionRecord | None) -> ServiceError:
     """What a session has ended with whose record is not ours any more."""
     if record is None:
-        return ServiceError(grpc.StatusCode.ABORTED, STORE_LOST, "the session store has lost the session")
+        message = "the session store has lost the session"
+        return ServiceError(grpc.StatusCode.ABORTED, STORE_LOST, message, retry_after_s=RETRY_AFTER_S)
     if record.state == api.Session.STATE_CLOSED:
         return session_closed()
     message = "another gateway has taken the session, since this one gave no sign of life"
@@ -192,4 +204,5 @@ def session_closed() -> ServiceError:
 
 
 def _store_lost() -> ServiceError:
-    return ServiceError(grpc.StatusCode.ABORTED, STORE_LOST, "the session store has been away for too long")
+    message = "the session store has been away for too long"
+    return ServiceError(grpc.StatusCode.ABORTED, STORE_LOST, message, retry_after_s=RETRY_AFTER_S)

@@ -31,7 +31,7 @@ _REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 _CONNECTIONS = 32
 _FREE_CONNECTIONS = 1_000_000
 """Those inside the process cost nothing and know no queue."""
-_RETRY_AFTER_S = 1.0
+RETRY_AFTER_S = 1.0
 
 _T = TypeVar("_T")
 
@@ -100,7 +100,7 @@ async def _repeat(redis: Redis, attempt: Callable[[Pipeline], Awaitable[_T]]) ->
 
 
 def _unavailable(reason: str, message: str) -> ServiceError:
-    return ServiceError(grpc.StatusCode.UNAVAILABLE, reason, message, retry_after_s=_RETRY_AFTER_S)
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, reason, message, retry_after_s=RETRY_AFTER_S)
 
 
 def begin(pipe: Pipeline) -> None:

@@ -305,13 +305,16 @@ class SessionStore:
                     pipe.zcount(slots_key(name), now, "+inf")
                 return dict(zip(pipelines, map(int, await pipe.execute()), strict=True))
 
-    async def reap(self, held: Collection[str] = ()) -> Sequence[SessionRecord]:
-        """Ends the sessions whose gateway has vanished, but never one of ``held``; returns them."""
+    async def late(self, held: Collection[str] = ()) -> Sequence[str]:
+        """Names of sessions whose lease has run out, the oldest first and some at once; never one of ``held``."""
         async with reported():
             now = await now_ms(self._redis)
             late = await self._redis.zrangebyscore(OPEN_KEY, "-inf", now, start=0, num=_REAPED_AT_ONCE + len(held))
-        names = [name for name in map(as_text, late) if name not in held]
-        ended = [await self._reap_one(name) for name in names[:_REAPED_AT_ONCE]]
+        return [name for name in map(as_text, late) if name not in held][:_REAPED_AT_ONCE]
+
+    async def reap(self, names: Collection[str]) -> Sequence[SessionRecord]:
+        """Ends the sessions called ``names`` whose gateway has vanished; returns them."""
+        ended = [await self._reap_one(name) for name in names]
         return [record for record in ended if record is not None]
 
     async def _reap_one(self, session_id: str) -> SessionRecord | None:

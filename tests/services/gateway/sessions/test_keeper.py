@@ -30,6 +30,8 @@ class FakeStore:
         self.silent = ""
         self.outcome: Renewal = None
         self.spared: set[str] = set()
+        self.without_lease: list[str] = []
+        self.reaped: list[str] = []
         self.ends: list[tuple[str, int, str]] = []
         self.away = False
 
@@ -40,8 +42,12 @@ class FakeStore:
         self.renewed.update(names)
         return dict.fromkeys(names, self.outcome)
 
-    async def reap(self, held: Collection[str]) -> Sequence[SessionRecord]:
+    async def late(self, held: Collection[str]) -> Sequence[str]:
         self.spared |= set(held)
+        return self.without_lease
+
+    async def reap(self, names: Collection[str]) -> Sequence[SessionRecord]:
+        self.reaped += names
         return []
 
     async def set_state(self, session_id: str, state: int, reason: str, *, epoch: int) -> None:
@@ -120,5 +126,24 @@ def test_an_end_is_written_once_the_store_is_back() -> None:
         store.away = False
         await run(keeper, LEASE_S)
         assert store.ends == [("a", api.Session.STATE_FAILED, "IDLE")]
+
+    asyncio.run(scenario())
+
+
+def test_a_gateway_gets_time_to_take_its_leases_back_after_an_outage() -> None:
+    """What is without a lease at one look and has one at the next is not reaped."""
+
+    async def scenario() -> None:
+        store = FakeStore()
+        keeper = kept(store)
+        store.without_lease = ["theirs", "gone"]
+        task = asyncio.create_task(keeper.run())
+        await asyncio.sleep(LEASE_S / 10)
+        assert store.reaped == []
+        store.without_lease = ["gone"]
+        await asyncio.sleep(3 * LEASE_S)
+        assert set(store.reaped) == {"gone"}
+        task.cancel()
+        await asyncio.wait([task])
 
     asyncio.run(scenario())

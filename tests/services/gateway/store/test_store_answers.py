@@ -16,7 +16,7 @@ from services.gateway.store.records import LeaseLostError, SessionRecord, lease_
 from services.gateway.store.redis_access import as_text, connect
 from services.gateway.store.store import SessionStore
 from tests.services.gateway.redis_proxy import RedisProxy, redis_proxy
-from tests.services.gateway.store.test_store import open_store, record
+from tests.services.gateway.store.test_store import open_store, reap, record
 
 CREATING, ACTIVE = api.Session.STATE_CREATING, api.Session.STATE_ACTIVE
 CLOSED, FAILED = api.Session.STATE_CLOSED, api.Session.STATE_FAILED
@@ -66,8 +66,8 @@ CALLS: dict[str, Callable[[SessionStore, dict[str, SessionRecord]], Awaitable[ob
     ),
     "count on all pipelines": lambda store, made: store.count_all_slots(["p", "q"]),
     "count": lambda store, made: store.count_slots("p"),
-    "reap": lambda store, made: store.reap(),
-    "reap what is held": lambda store, made: store.reap({"left"}),
+    "reap": lambda store, made: reap(store),
+    "reap what is held": lambda store, made: reap(store, {"left"}),
 }
 
 
@@ -185,7 +185,7 @@ def test_a_store_that_hangs_is_an_error_of_ours_in_time(redis_server: str) -> No
             proxy.delay_s = lambda: 60.0
             began = time.monotonic()
             for outcome in await asyncio.gather(
-                store.create(record()), store.check(), store.find("a"), store.reap(), return_exceptions=True
+                store.create(record()), store.check(), store.find("a"), reap(store), return_exceptions=True
             ):
                 assert isinstance(outcome, ServiceError)
                 assert outcome.reason == "STORE_LOST"
@@ -203,7 +203,7 @@ def test_a_request_id_of_a_session_that_was_never_made_is_free(redis_server: str
         one, two = open_store(client, "one", LEASE_MS), open_store(client, "two", LEASE_MS)
         await one.create(NEW)
         await asyncio.sleep(LEASE_MS / 1000 + 0.1)
-        assert [left.end_reason for left in await two.reap()] == ["GATEWAY_LOST"]
+        assert [left.end_reason for left in await reap(two)] == ["GATEWAY_LOST"]
         await asyncio.sleep(0.01)
         _, is_new = await two.create(replace(NEW, session_id="another"))
         assert is_new

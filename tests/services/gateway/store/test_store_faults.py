@@ -17,7 +17,7 @@ from services.gateway.store.redis_access import as_text, connect
 from tests.services.gateway.clients import BLOCK_SAMPLES, Gateway, Talk, create_request, failure, gateway, tone, units
 from tests.services.gateway.fake_pipeline import PassingWork, fake_pipeline
 from tests.services.gateway.redis_proxy import redis_proxy
-from tests.services.gateway.store.test_store import open_store
+from tests.services.gateway.store.test_store import open_store, reap
 
 pytestmark = pytest.mark.alone
 
@@ -185,7 +185,7 @@ def test_the_reason_of_a_lost_lease_is_true(redis_server: str, what: str) -> Non
                 await asyncio.sleep(1.3 * LEASE_S)
                 name = made.session.session_id
                 acts: dict[str, Callable[[], Awaitable[object]]] = {
-                    "emptied": client.flushall, "taken": lambda: other.take_over(name), "reaped": other.reap
+                    "emptied": client.flushall, "taken": lambda: other.take_over(name), "reaped": lambda: reap(other)
                 }  # fmt: skip
                 await acts[what]()
                 proxy.away = False
