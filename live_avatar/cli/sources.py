@@ -4,6 +4,7 @@ Checks what it is given before anything starts.  Knows the samples that come wit
 is started; nothing of what is made of them.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -172,6 +173,8 @@ def gateway_or_pipeline(gateway: str, layout: str, preset: str, weights: Path | 
     if gateway:
         from live_avatar.client.target import parse_target
 
+        # What gRPC itself logs of a line that fails would stand before our own one line about it.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         return nullcontext(parse_target(gateway))
     return gateway_of(plan_of(layout, preset, weights, "give --gateway HOST:PORT of one that runs"))
 

@@ -1,5 +1,9 @@
 """``live-avatar generate`` against a gateway without a pipeline."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -86,3 +90,16 @@ def test_a_layout_that_is_none(tmp_path: Path) -> None:
     code, _, errors = run("--audio", sources.SPEECH, "--out", tmp_path / "out.mp4", "--layout", "4by1")
     assert code == FAILED
     check_one_line(errors, "layout '4by1'")
+
+
+def test_a_proxy_in_the_way_is_one_line_and_no_log_of_grpc(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        proxy = f"http://127.0.0.1:{held.getsockname()[1]}"
+    command = [sys.executable, "-m", "live_avatar.cli", "generate", "--gateway", "192.0.2.1:50051"]
+    done = subprocess.run(
+        [*command, "--audio", sources.SPEECH, "--out", tmp_path / "out.mp4"],
+        env={**os.environ, "http_proxy": proxy}, timeout=60, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == FAILED
+    said = [line for line in done.stderr.splitlines() if line.strip() and "waiting for the first frame" not in line]
+    assert len(said) == 1 and "http_proxy" in said[0], done.stderr
