@@ -60,7 +60,7 @@ class Limits:
     """Streams that may wait for their open at the same time."""
     max_messages_per_second: int = 500
     """How fast one stream's messages are taken in the long run; more are read later."""
-    message_burst: int = 2_000
+    message_burst: int = 250
     """How many are taken at once after a pause."""
 
     @property
