@@ -20,7 +20,7 @@ from transformers import Wav2Vec2Model
 from live_avatar.config import S2V_14B, SAMPLE_RATE_HZ, Preset
 from live_avatar.model.audio_tokens import AudioTokenEncoder
 from live_avatar.model.components import build_on_meta
-from services.audio_encoder.hearing import Streaming
+from live_avatar.services.audio_encoder.hearing import Streaming
 
 HEARD_S = 10
 """Speech at hand: enough for the context before a block and eight blocks."""

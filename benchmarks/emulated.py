@@ -25,6 +25,9 @@ from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo, SessionKey
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest, EncodePortraitResponse
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import add_VaeDecoderServiceServicer_to_server
 from live_avatar.portrait.limits import DEFAULT_LIMITS
+from live_avatar.services.denoise_stage.settings import parse_steps
+from live_avatar.services.vae_decoder.servicer import PortraitContext, VaeDecoderServicer
+from live_avatar.services.vae_decoder.video import Audience
 from live_avatar.serving.hop_service import Register, as_service, hop_timing, running_hop
 from live_avatar.serving.observer import BlockReport, NoObserver, Observer
 from live_avatar.serving.parts import cut
@@ -35,9 +38,6 @@ from live_avatar.serving.settings import load
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.denoise_stage.settings import parse_steps
-from services.vae_decoder.servicer import PortraitContext, VaeDecoderServicer
-from services.vae_decoder.video import Audience
 
 Role = Literal["encoder", "stage", "decoder", "end"]
 _ROLES = {

@@ -17,14 +17,14 @@ from live_avatar.config import MOTION_LATENTS, Preset
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
+from live_avatar.services.vae_decoder.media import H264Encoder, Pixels
+from live_avatar.services.vae_decoder.video import Audience
 from live_avatar.serving.reservations import Reservations, Room
 from live_avatar.serving.work import Deliver
 from live_avatar.streaming.block import Sink
 from live_avatar.streaming.picture import latent_size
 from live_avatar.streaming.sinks import SinkSchedule
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.vae_decoder.media import H264Encoder, Pixels
-from services.vae_decoder.video import Audience
 
 SESSIONS = 64
 """Most at the same time."""

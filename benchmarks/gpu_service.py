@@ -19,6 +19,8 @@ from live_avatar.model.dit import CausalDiT
 from live_avatar.model.fast_step import CompiledStep, fastest_step
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo, SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.blocks_pb2_grpc import add_PipelineServiceServicer_to_server
+from live_avatar.services.denoise_stage.loading import warm_window
+from live_avatar.services.denoise_stage.work import DenoiseStageWork
 from live_avatar.serving.hop import HopServer
 from live_avatar.serving.link import Link
 from live_avatar.serving.observer import BlockReport, NoObserver
@@ -32,8 +34,6 @@ from live_avatar.streaming.draws import PhiloxDraws
 from live_avatar.streaming.picture import latent_size
 from live_avatar.streaming.schedule import inference_schedule
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.denoise_stage.loading import warm_window
-from services.denoise_stage.work import DenoiseStageWork
 
 _KEY = SessionKey(session_id="bench", epoch=1)
 _WARM = 8

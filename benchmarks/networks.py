@@ -16,7 +16,7 @@ from live_avatar.model.fast_step import CompiledStep, EagerStep
 from live_avatar.model.fast_vae import FastVAE
 from live_avatar.model.networks import random_network
 from live_avatar.model.vae import VAE, DecoderCache
-from services.denoise_stage.loading import warm_window
+from live_avatar.services.denoise_stage.loading import warm_window
 
 ROUNDS = 60
 _CPU = torch.device("cpu")

@@ -72,7 +72,7 @@ class EmulatedPipeline(LocalPipeline):
             programs.append(self._emulated(name, "stage", emulation.step_ms * len(steps), *own, *following[name]))
         address = f"{HOST}:{ports[ENCODER]}/{HOST}:{ports[DECODER]}"
         flags = ("--pipelines", address, "--store.url", IN_MEMORY, "--allow-shared-devices", *_DRAIN)
-        gateway = Program(name=GATEWAY, module="services.gateway", flags=(*flags, *emulation.gateway_flags))
+        gateway = Program(name=GATEWAY, module="live_avatar.services.gateway", flags=(*flags, *emulation.gateway_flags))
         return [*((program, ports[program.name]) for program in programs), (gateway, 0)]
 
     def _emulated(self, name: str, role: str, wait_ms: float, *flags: str) -> Program:

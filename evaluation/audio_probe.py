@@ -16,9 +16,9 @@ from live_avatar.cli.sources import TRAINED
 from live_avatar.config import TINY
 from live_avatar.model import components
 from live_avatar.model.speech import hop_samples
-from trainer.puppet.clips import SEEDS, speech
-from trainer.puppet.voices import Split
-from trainer.speech_encoder import TRACKS, Heard, frames_of_states, normalised
+from live_avatar.trainer.puppet.clips import SEEDS, speech
+from live_avatar.trainer.puppet.voices import Split
+from live_avatar.trainer.speech_encoder import TRACKS, Heard, frames_of_states, normalised
 
 FITTED, TRIED, FRAMES = 300, 24, 150
 """Utterances that the reader is fitted on and tried on, and the length of each."""

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from live_avatar.model.components import ADAPTER, FILE_SETS
-from trainer.export import export
-from trainer.presets import ExportConfig
+from live_avatar.trainer.export import export
+from live_avatar.trainer.presets import ExportConfig
 
 
 @contextmanager

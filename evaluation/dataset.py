@@ -12,9 +12,9 @@ from evaluation.frame_metrics import Frames
 from evaluation.mouth_metric import Track
 from evaluation.windows import Span
 from live_avatar.config import Preset
-from trainer.puppet.clips import PuppetClip, person_of, puppet_clip, reference
-from trainer.puppet.motion import still
-from trainer.puppet.painter import paint
+from live_avatar.trainer.puppet.clips import PuppetClip, person_of, puppet_clip, reference
+from live_avatar.trainer.puppet.motion import still
+from live_avatar.trainer.puppet.painter import paint
 
 REFERENCES = 50
 """People among whom the right one is to be found; the first of them are those that are filmed."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaluation.avatar import as_input
-from trainer.puppet.pool import TRAINING, stills
+from live_avatar.trainer.puppet.pool import TRAINING, stills
 
 SIDE = 64
 PEOPLE, POSES = 400, 8

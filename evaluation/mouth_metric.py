@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.puppet.pool import HELD_OUT, TRAINING, stills
+from live_avatar.trainer.puppet.pool import HELD_OUT, TRAINING, stills
 
 Track = npt.NDArray[np.float32]
 

@@ -17,7 +17,7 @@ import av
 from evaluation import public_networks
 from evaluation.public_networks import Videos
 from live_avatar.files import ffmpeg_name, write_text
-from trainer.videos import SUFFIXES
+from live_avatar.trainer.videos import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from evaluation.variants import Script, Streamed
 from evaluation.windows import Span
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.streaming.resample import Samples
-from trainer.clip import SAMPLES_PER_FRAME
+from live_avatar.trainer.clip import SAMPLES_PER_FRAME
 
 LONGEST_S = 20
 PEOPLE = 3

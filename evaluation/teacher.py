@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from evaluation.avatar import Avatar
 from live_avatar.streaming.block import Sink
 from live_avatar.streaming.schedule import Schedule, shifted_sigma
-from trainer.data import padded
-from trainer.dmd import Score, guided
-from trainer.network import Batch, SpeechToVideo, bidirectional_velocity
-from trainer.presets import tiny, tiny_self_forcing
+from live_avatar.trainer.data import padded
+from live_avatar.trainer.dmd import Score, guided
+from live_avatar.trainer.network import Batch, SpeechToVideo, bidirectional_velocity
+from live_avatar.trainer.presets import tiny, tiny_self_forcing
 
 STEPS = 40
 SHIFT = 3.0

@@ -15,7 +15,7 @@ from live_avatar.config import SAMPLE_RATE_HZ, Preset, StreamConfig
 from live_avatar.model.vae import VAE
 from live_avatar.streaming.decoder import DecoderSession, FrameDecoder, Frames
 from live_avatar.streaming.resample import Samples
-from trainer.puppet.clips import PuppetClip, speech
+from live_avatar.trainer.puppet.clips import PuppetClip, speech
 
 MEMORY_BLOCKS = 13
 """Blocks after which the decoder's caches hold nothing older: 38 latents pass through its convolutions."""

@@ -14,9 +14,9 @@ import soxr
 from PIL import Image
 
 from live_avatar.config import SAMPLE_RATE_HZ
-from trainer.puppet.clips import person_of
-from trainer.puppet.motion import still
-from trainer.puppet.painter import paint
+from live_avatar.trainer.puppet.clips import person_of
+from live_avatar.trainer.puppet.motion import still
+from live_avatar.trainer.puppet.painter import paint
 
 SAMPLES = Path(__file__).parent.parent / "live_avatar" / "samples"
 SIDE = 512

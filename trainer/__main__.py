@@ -1,4 +1,4 @@
-"""``python -m trainer PRESET [--key value ...]``: the one place that reads the command line."""
+"""``python -m live_avatar.trainer PRESET [--key value ...]``: the one place that reads the command line."""
 
 import logging
 import sys
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from trainer import presets
-from trainer.overrides import described, override, pairs_of
+from live_avatar.trainer import presets
+from live_avatar.trainer.overrides import described, override, pairs_of
 
 USAGE = 2
 HELP = ("--help", "-h")
@@ -25,13 +25,13 @@ class Command:
 
 
 def _train(config: presets.TrainingConfig) -> int:
-    from trainer.training import train
+    from live_avatar.trainer.training import train
 
     return train(config)
 
 
 def _prepare(config: presets.PrepareConfig) -> int:
-    from trainer.prepare import prepare
+    from live_avatar.trainer.prepare import prepare
 
     report = prepare(config)
     _say(f"{report.samples} samples written, {report.skipped} clips skipped, {report.kept_shards} shards kept")
@@ -43,7 +43,7 @@ def _prepare(config: presets.PrepareConfig) -> int:
 
 
 def _portraits(config: presets.PortraitsConfig) -> int:
-    from trainer.portraits import measure_portraits
+    from live_avatar.trainer.portraits import measure_portraits
 
     report = measure_portraits(config)
     distance, contrast, error = report.portraits.largest.tolist()
@@ -54,7 +54,7 @@ def _portraits(config: presets.PortraitsConfig) -> int:
 
 
 def _export(config: presets.ExportConfig) -> int:
-    from trainer.export import export
+    from live_avatar.trainer.export import export
 
     manifest = export(config)
     _say(f"{manifest.component} of {manifest.preset} in {config.output}, digest {manifest.digest[:16]}")
@@ -63,7 +63,7 @@ def _export(config: presets.ExportConfig) -> int:
 
 def _text_encoder(config: presets.TextEncoderConfig) -> int:
     from live_avatar.config import preset
-    from trainer.export import write_text_encoder
+    from live_avatar.trainer.export import write_text_encoder
 
     manifest = write_text_encoder(preset(config.preset), config.output)
     _say(f"text encoder in {config.output}, digest {manifest.digest[:16]}")
@@ -71,7 +71,7 @@ def _text_encoder(config: presets.TextEncoderConfig) -> int:
 
 
 def _memory(config: presets.MemoryConfig) -> int:
-    from trainer.memory import memory_table
+    from live_avatar.trainer.memory import memory_table
 
     for line in memory_table(config):
         _say(line)
@@ -91,8 +91,9 @@ def main(arguments: list[str]) -> int:
     """Runs one command; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if not arguments or arguments[0] not in COMMANDS:
-        _say(f"usage: python -m trainer PRESET [--key value ...]\npresets and commands: {', '.join(COMMANDS)}")
-        _say("python -m trainer PRESET --help: its options and what they are if not given")
+        _say("usage: python -m live_avatar.trainer PRESET [--key value ...]")
+        _say(f"presets and commands: {', '.join(COMMANDS)}")
+        _say("python -m live_avatar.trainer PRESET --help: its options and what they are if not given")
         return 0 if arguments and arguments[0] in HELP else USAGE
     command = COMMANDS[arguments[0]]
     if any(argument in HELP for argument in arguments[1:]):

@@ -26,15 +26,15 @@ from live_avatar.model.checkpoint import save_component
 from live_avatar.model.device import open_device
 from live_avatar.model.vae import VAE, DecoderCache, public_names
 from live_avatar.model.weight_files import Manifest
-from trainer import snapshot
-from trainer.autoencoder_config import AutoencoderConfig, Stage, config_of
-from trainer.autoencoder_start import initialise, still_twin
-from trainer.averaging import follow
-from trainer.distributed import precision
-from trainer.muon import muon_and_adam
-from trainer.overrides import run_reporting
-from trainer.puppet.painter import Boxes
-from trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, speaking, stills, videos
+from live_avatar.trainer import snapshot
+from live_avatar.trainer.autoencoder_config import AutoencoderConfig, Stage, config_of
+from live_avatar.trainer.autoencoder_start import initialise, still_twin
+from live_avatar.trainer.averaging import follow
+from live_avatar.trainer.distributed import precision
+from live_avatar.trainer.muon import muon_and_adam
+from live_avatar.trainer.overrides import run_reporting
+from live_avatar.trainer.puppet.painter import Boxes
+from live_avatar.trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, speaking, stills, videos
 
 SNAPSHOT = "autoencoder.pt"
 METRICS = "autoencoder.jsonl"
@@ -300,7 +300,7 @@ def export_autoencoder(vae: VAE, system: Preset, folder: Path) -> Manifest:
 
 
 def main(arguments: list[str]) -> None:
-    """``python -m trainer.autoencoder [NAME] [--key value ...]``: trains, then writes the weights beside the run.
+    """``python -m live_avatar.trainer.autoencoder [NAME] [--key value ...]``: trains, then writes the weights.
 
     Says what mean and deviation new latents have, which belong into the preset.
     """
@@ -314,4 +314,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_reporting("python -m trainer.autoencoder", lambda: main(sys.argv[1:])))
+    sys.exit(run_reporting("python -m live_avatar.trainer.autoencoder", lambda: main(sys.argv[1:])))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from live_avatar.config import DataType
-from trainer.overrides import override, pairs_of
+from live_avatar.trainer.overrides import override, pairs_of
 
 LONGEST_RAMP = 20
 """Steps over which the learning rate rises at the start of a stage."""

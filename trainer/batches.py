@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.data import Dataset, Sample, crop, padded
-from trainer.draws import generator
-from trainer.network import Batch
-from trainer.presets import FlowMatchingConfig, TrainingConfig
+from live_avatar.trainer.data import Dataset, Sample, crop, padded
+from live_avatar.trainer.draws import generator
+from live_avatar.trainer.network import Batch
+from live_avatar.trainer.presets import FlowMatchingConfig, TrainingConfig
 
 
 def items_of(config: TrainingConfig, rank: int, ranks: int) -> range:

@@ -19,8 +19,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from live_avatar.config import DataType
-from trainer.adapters import Roles
-from trainer.network import SpeechToVideo
+from live_avatar.trainer.adapters import Roles
+from live_avatar.trainer.network import SpeechToVideo
 
 
 @dataclass(frozen=True)

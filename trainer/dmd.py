@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from live_avatar.streaming.schedule import shifted_sigma
-from trainer.flow_matching import noised
+from live_avatar.trainer.flow_matching import noised
 
 LEVELS = 1000
 

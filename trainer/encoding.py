@@ -26,9 +26,9 @@ from live_avatar.model.text import TextEncoder, build_tokenizer
 from live_avatar.model.vae import VAE
 from live_avatar.streaming.audio_grid import whole_file_features
 from live_avatar.streaming.audio_window import AudioWindow, encode_block
-from trainer.clip import Clip
-from trainer.data import Sample
-from trainer.marks import NO_MARKS, ClipError, Marks
+from live_avatar.trainer.clip import Clip
+from live_avatar.trainer.data import Sample
+from live_avatar.trainer.marks import NO_MARKS, ClipError, Marks
 
 TOGETHER = 4
 """Films encoded at a time."""

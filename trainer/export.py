@@ -17,10 +17,10 @@ from live_avatar.files import check_output_folder
 from live_avatar.model import audio_tokens, checkpoint, components, dit
 from live_avatar.model.networks import random_network
 from live_avatar.model.weight_files import MANIFEST, Manifest, WeightsError
-from trainer.adapters import STUDENT, adapter_keys
-from trainer.presets import ExportConfig
-from trainer.state import CheckpointError, newest, read_all
-from trainer.training import CHECKPOINTS, RUN
+from live_avatar.trainer.adapters import STUDENT, adapter_keys
+from live_avatar.trainer.presets import ExportConfig
+from live_avatar.trainer.state import CheckpointError, newest, read_all
+from live_avatar.trainer.training import CHECKPOINTS, RUN
 
 
 def export(config: ExportConfig) -> Manifest:

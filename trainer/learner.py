@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from trainer.presets import TrainingConfig
+from live_avatar.trainer.presets import TrainingConfig
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from live_avatar import memory
 from live_avatar.config import DiTConfig, Preset
 from live_avatar.config import preset as preset_named
-from trainer.presets import MemoryConfig
+from live_avatar.trainer.presets import MemoryConfig
 
 GB = 10**9
 RESERVE = 3 * GB

@@ -10,17 +10,17 @@ from torch import Tensor
 from live_avatar.config import Preset
 from live_avatar.model import checkpoint, components
 from live_avatar.model.weight_files import WeightsError
-from trainer.adapters import FAKE, STUDENT, Roles, adapter_parameters, load_adapter, share
-from trainer.batches import batch_of, items_of, with_dropped_conditions
-from trainer.data import DataError, Dataset, Datasets
-from trainer.diffusion_forcing import causal_loss
-from trainer.distributed import Processes, checkpoint_layers, precision, shard
-from trainer.draws import generator
-from trainer.flow_matching import bidirectional_loss
-from trainer.learner import Learner
-from trainer.network import SpeechToVideo, initialise
-from trainer.presets import FlowMatchingConfig, SelfForcingConfig, TrainingConfig
-from trainer.self_forcing import SelfForcing
+from live_avatar.trainer.adapters import FAKE, STUDENT, Roles, adapter_parameters, load_adapter, share
+from live_avatar.trainer.batches import batch_of, items_of, with_dropped_conditions
+from live_avatar.trainer.data import DataError, Dataset, Datasets
+from live_avatar.trainer.diffusion_forcing import causal_loss
+from live_avatar.trainer.distributed import Processes, checkpoint_layers, precision, shard
+from live_avatar.trainer.draws import generator
+from live_avatar.trainer.flow_matching import bidirectional_loss
+from live_avatar.trainer.learner import Learner
+from live_avatar.trainer.network import SpeechToVideo, initialise
+from live_avatar.trainer.presets import FlowMatchingConfig, SelfForcingConfig, TrainingConfig
+from live_avatar.trainer.self_forcing import SelfForcing
 
 
 class FlowMatching:

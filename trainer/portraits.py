@@ -21,10 +21,10 @@ from live_avatar.model.device import open_device
 from live_avatar.model.novelty import TrainingPortraits, Traits
 from live_avatar.model.vae import VAE
 from live_avatar.model.weight_files import Manifest
-from trainer.clip import Clip
-from trainer.marks import ClipError
-from trainer.prepare import Source, open_source
-from trainer.presets import PortraitsConfig, PrepareConfig
+from live_avatar.trainer.clip import Clip
+from live_avatar.trainer.marks import ClipError
+from live_avatar.trainer.prepare import Source, open_source
+from live_avatar.trainer.presets import PortraitsConfig, PrepareConfig
 
 log = logging.getLogger(__name__)
 

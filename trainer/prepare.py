@@ -23,12 +23,12 @@ from live_avatar.config import preset as preset_named
 from live_avatar.model import components
 from live_avatar.model.checkpoint import save_shared
 from live_avatar.model.device import open_device
-from trainer.clip import Clip
-from trainer.data import NEGATIVE_TEXT, SHARD_SUFFIX, DataError, Sample, Shard
-from trainer.encoding import ENCODERS, SampleEncoder
-from trainer.marks import ClipError, Marks
-from trainer.presets import PrepareConfig
-from trainer.videos import VideoFolder
+from live_avatar.trainer.clip import Clip
+from live_avatar.trainer.data import NEGATIVE_TEXT, SHARD_SUFFIX, DataError, Sample, Shard
+from live_avatar.trainer.encoding import ENCODERS, SampleEncoder
+from live_avatar.trainer.marks import ClipError, Marks
+from live_avatar.trainer.presets import PrepareConfig
+from live_avatar.trainer.videos import VideoFolder
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def open_source(config: PrepareConfig, preset: Preset) -> Source:
     width, height = map(int, config.size.split("x")) if config.size else reversed(memory.largest_size(preset))
     if config.input is not None:
         return VideoFolder(config.input, size=(height, width), fps=preset.stream.fps, prompt=config.prompt)
-    from trainer.sources import made_source
+    from live_avatar.trainer.sources import made_source
 
     return made_source(config, preset, (height, width))
 

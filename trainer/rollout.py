@@ -28,8 +28,8 @@ from live_avatar.streaming.denoiser import Denoiser, StageSession
 from live_avatar.streaming.draws import PhiloxDraws
 from live_avatar.streaming.schedule import Schedule
 from live_avatar.streaming.sinks import SinkSchedule
-from trainer.draws import generator, normal
-from trainer.network import Batch, SpeechToVideo, audio_of_block, audio_of_blocks, geometry_of, text_of
+from live_avatar.trainer.draws import generator, normal
+from live_avatar.trainer.network import Batch, SpeechToVideo, audio_of_block, audio_of_blocks, geometry_of, text_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from live_avatar.streaming.schedule import inference_schedule
-from trainer.adapters import FAKE, STUDENT, TEACHER, Roles, adapter_parameters
-from trainer.batches import batch_of, items_of
-from trainer.data import Datasets, padded
-from trainer.distributed import Processes
-from trainer.dmd import Score, dmd_gradient, dmd_loss, draw_score_level, fake_loss, guided
-from trainer.draws import generator, normal
-from trainer.learner import Learner
-from trainer.network import Batch, SpeechToVideo, bidirectional_velocity
-from trainer.presets import SelfForcingConfig
-from trainer.rollout import Replay, RolledOut, Rules, roll_out
+from live_avatar.trainer.adapters import FAKE, STUDENT, TEACHER, Roles, adapter_parameters
+from live_avatar.trainer.batches import batch_of, items_of
+from live_avatar.trainer.data import Datasets, padded
+from live_avatar.trainer.distributed import Processes
+from live_avatar.trainer.dmd import Score, dmd_gradient, dmd_loss, draw_score_level, fake_loss, guided
+from live_avatar.trainer.draws import generator, normal
+from live_avatar.trainer.learner import Learner
+from live_avatar.trainer.network import Batch, SpeechToVideo, bidirectional_velocity
+from live_avatar.trainer.presets import SelfForcingConfig
+from live_avatar.trainer.rollout import Replay, RolledOut, Rules, roll_out
 
 Scores = Callable[[Batch], Score]
 """A score that knows the conditions of a clip."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from live_avatar.config import Preset
-from trainer.clip import Clip
-from trainer.marks import Marks
-from trainer.presets import PrepareConfig
-from trainer.puppet.clips import PuppetClip, puppet_clip, reference
+from live_avatar.trainer.clip import Clip
+from live_avatar.trainer.marks import Marks
+from live_avatar.trainer.presets import PrepareConfig
+from live_avatar.trainer.puppet.clips import PuppetClip, puppet_clip, reference
 
 
 @dataclass(frozen=True)

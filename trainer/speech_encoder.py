@@ -34,13 +34,13 @@ from live_avatar.model.speech import build_speech_encoder, hop_samples, public_n
 from live_avatar.model.weight_files import Manifest
 from live_avatar.streaming.audio_grid import state_position
 from live_avatar.streaming.audio_window import MIN_STD
-from trainer import snapshot
-from trainer.averaging import follow
-from trainer.clip import FPS, SAMPLES_PER_FRAME
-from trainer.muon import muon_and_adam
-from trainer.overrides import override, pairs_of, run_reporting
-from trainer.puppet.clips import SEEDS, speech
-from trainer.puppet.voices import Split
+from live_avatar.trainer import snapshot
+from live_avatar.trainer.averaging import follow
+from live_avatar.trainer.clip import FPS, SAMPLES_PER_FRAME
+from live_avatar.trainer.muon import muon_and_adam
+from live_avatar.trainer.overrides import override, pairs_of, run_reporting
+from live_avatar.trainer.puppet.clips import SEEDS, speech
+from live_avatar.trainer.puppet.voices import Split
 
 SNAPSHOT = "speech_encoder.pt"
 METRICS = "speech_encoder.jsonl"
@@ -288,10 +288,10 @@ def export_speech_encoder(reader: MouthReader, folder: Path) -> Manifest:
 
 
 def main(arguments: list[str]) -> None:
-    """``python -m trainer.speech_encoder [--key value ...]``: trains, then writes the weights beside the run."""
+    """``python -m live_avatar.trainer.speech_encoder [--key value ...]``: trains, then writes the weights."""
     config = override(SpeechEncoderConfig(), pairs_of(arguments))
     export_speech_encoder(train_speech_encoder(config), config.output)
 
 
 if __name__ == "__main__":
-    sys.exit(run_reporting("python -m trainer.speech_encoder", lambda: main(sys.argv[1:])))
+    sys.exit(run_reporting("python -m live_avatar.trainer.speech_encoder", lambda: main(sys.argv[1:])))

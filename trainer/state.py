@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from trainer.distributed import Processes
+from live_avatar.trainer.distributed import Processes
 
 _NAME = re.compile(r"^step-(\d{8})$")
 _PARTIAL = ".partial"

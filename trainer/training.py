@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from trainer.distributed import Processes, processes
-from trainer.learner import Learner
-from trainer.phases import build
-from trainer.presets import TrainingConfig
-from trainer.state import Checkpoints
+from live_avatar.trainer.distributed import Processes, processes
+from live_avatar.trainer.learner import Learner
+from live_avatar.trainer.phases import build
+from live_avatar.trainer.presets import TrainingConfig
+from live_avatar.trainer.state import Checkpoints
 
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"

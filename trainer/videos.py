@@ -18,8 +18,8 @@ from PIL import Image
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.files import ffmpeg_name
 from live_avatar.portrait.fitting import fit_portrait
-from trainer.clip import Clip
-from trainer.marks import NO_MARKS, ClipError, Marks
+from live_avatar.trainer.clip import Clip
+from live_avatar.trainer.marks import NO_MARKS, ClipError, Marks
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 SILENT_RMS = 0.001

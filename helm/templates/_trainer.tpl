@@ -60,7 +60,7 @@ spec:
         - --standalone
         {{- end }}
         - --module
-        - trainer
+        - live_avatar.trainer
         - {{ $trainer.phase }}
         - --data=/data
         - --output=/output/{{ $trainer.phase }}-{{ $trainer.run }}

@@ -39,8 +39,8 @@ def up(
     fp8_report: Annotated[
         Path | None,
         typer.Option(
-            help="Linear layers in 8-bit floats: the file that python -m services.denoise_stage.gate wrote of these "
-            "weights. Default: none, in the precision of the preset."
+            help="Linear layers in 8-bit floats: the file that python -m live_avatar.services.denoise_stage.gate "
+            "wrote of these weights. Default: none, in the precision of the preset."
         ),
     ] = None,
     fp8_kv: Annotated[
@@ -73,7 +73,9 @@ def _check(redis: str, logs: Path, fp8_report: Path | None) -> None:
         raise ValueError(f"--redis {redis!r} is no address; it begins with {', '.join(_STORES)}")
     check_output_folder(logs)
     if fp8_report is not None and not fp8_report.is_file():
-        raise ValueError(f"--fp8-report {fp8_report} is no file; python -m services.denoise_stage.gate writes it")
+        raise ValueError(
+            f"--fp8-report {fp8_report} is no file; python -m live_avatar.services.denoise_stage.gate writes it"
+        )
 
 
 def _keep_up(pipeline: "LocalPipeline") -> NoReturn:

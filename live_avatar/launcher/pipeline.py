@@ -46,7 +46,7 @@ class Speed:
     compiled: bool = False
     """Stages and decoder generate code for the largest picture before they are ready."""
     fp8_report: Path | None = None
-    """Of ``services.denoise_stage.gate``: linear layers in 8-bit floats."""
+    """Of ``live_avatar.services.denoise_stage.gate``: linear layers in 8-bit floats."""
     fp8_kv: bool = False
     """Keys and values in 8-bit floats."""
 
@@ -227,7 +227,7 @@ class LocalPipeline:
 
 def _program(name: str, service: str, *flags: str) -> Program:
     place = ("--server.host", HOST, "--server.drain-seconds", str(DRAIN_S))
-    return Program(name=name, module=f"services.{service}", flags=(*flags, *place))
+    return Program(name=name, module=f"live_avatar.services.{service}", flags=(*flags, *place))
 
 
 def _why_not_ready(gateway: AvatarServiceStub) -> str:

@@ -14,13 +14,13 @@ from live_avatar.model.device import device_identity, free_bytes, open_device
 from live_avatar.model.networks import Networks, open_networks
 from live_avatar.model.text import TextEncoder
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
+from live_avatar.services.audio_encoder.readiness import HeadReadiness
+from live_avatar.services.audio_encoder.settings import AudioEncoderSettings
+from live_avatar.services.audio_encoder.work import AudioEncoderWork
 from live_avatar.serving.hop_service import as_service, running_hop
 from live_avatar.serving.reservations import Room
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
-from services.audio_encoder.readiness import HeadReadiness
-from services.audio_encoder.settings import AudioEncoderSettings
-from services.audio_encoder.work import AudioEncoderWork
 
 
 @asynccontextmanager

@@ -18,12 +18,12 @@ from live_avatar.model.audio_tokens import AudioTokenEncoder
 from live_avatar.model.text import TextEncoder
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.tensor_pb2 import Tensor
+from live_avatar.services.audio_encoder.hearing import Hearing, Streaming, WholeFile
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.reservations import Reservations, Room
 from live_avatar.v1.avatar_service_pb2 import LISTENING_STREAMING, LISTENING_WHOLE_FILE
-from services.audio_encoder.hearing import Hearing, Streaming, WholeFile
 
 _Open = StreamBlocksRequest.Open
 _SAMPLE = np.dtype("<f4")

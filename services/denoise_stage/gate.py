@@ -1,4 +1,4 @@
-"""May this system run with 8-bit linear layers?  ``python -m services.denoise_stage.gate --help``.
+"""May this system run with 8-bit linear layers?  ``python -m live_avatar.services.denoise_stage.gate --help``.
 
 Runs a long session as the preset says and one with 8-bit layers, compares them block by block, and writes a report.
 A stage takes ``--linear fp8`` only with a report that says yes about the weights it loads.
@@ -18,9 +18,9 @@ from live_avatar.memory import largest_size
 from live_avatar.model import fp8
 from live_avatar.model.device import open_device
 from live_avatar.model.networks import Networks, open_networks
+from live_avatar.services.denoise_stage.loading import load_denoiser
 from live_avatar.streaming.denoiser import Denoiser
 from live_avatar.streaming.gate import LEAST_WORST_DB, Drift, drift, reorder_reduction, synthetic_session
-from services.denoise_stage.loading import load_denoiser
 
 BLOCKS = 100
 
@@ -68,7 +68,9 @@ def check_report(report: Path | None, digest: str) -> None:
         ValueError: there is none, it is about others, or it says no.
     """
     if report is None:
-        raise ValueError("linear fp8 needs --fp8-report, the file that python -m services.denoise_stage.gate writes")
+        raise ValueError(
+            "linear fp8 needs --fp8-report, the file that python -m live_avatar.services.denoise_stage.gate writes"
+        )
     try:
         said = json.loads(report.read_text())
         about, passed = said["digest"], said["passed"]
@@ -81,7 +83,7 @@ def check_report(report: Path | None, digest: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m services.denoise_stage.gate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m live_avatar.services.denoise_stage.gate", description=__doc__)
     add = parser.add_argument
     add("--preset", default="TINY", help="the system; default TINY")
     add("--weights", type=Path, help="folder of live-avatar weights convert; none: random weights")

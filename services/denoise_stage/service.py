@@ -9,14 +9,14 @@ from live_avatar.config import preset
 from live_avatar.model.device import device_identity, free_bytes, keep_compiled_code, open_device
 from live_avatar.model.networks import Networks, open_networks
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
+from live_avatar.services.denoise_stage.gate import check_report
+from live_avatar.services.denoise_stage.loading import Speed, load_denoiser
+from live_avatar.services.denoise_stage.settings import DenoiseStageSettings
+from live_avatar.services.denoise_stage.work import DenoiseStageWork
 from live_avatar.serving.hop_service import as_service, running_hop
 from live_avatar.serving.reservations import Room
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
-from services.denoise_stage.gate import check_report
-from services.denoise_stage.loading import Speed, load_denoiser
-from services.denoise_stage.settings import DenoiseStageSettings
-from services.denoise_stage.work import DenoiseStageWork
 
 
 @asynccontextmanager

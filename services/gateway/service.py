@@ -13,23 +13,23 @@ import grpc
 import structlog
 
 from live_avatar.config import PRESETS, Preset, preset
+from live_avatar.services.gateway.api.servicer import AvatarServicer
+from live_avatar.services.gateway.discovery.choice import open_discovery
+from live_avatar.services.gateway.discovery.source import Address
+from live_avatar.services.gateway.election.choice import open_election
+from live_avatar.services.gateway.election.leader import LeaderElection
+from live_avatar.services.gateway.pipelines.fleet import Fleet
+from live_avatar.services.gateway.pipelines.pipeline import Pipeline
+from live_avatar.services.gateway.sessions.manager import SessionManager
+from live_avatar.services.gateway.sessions.policy import SessionPolicy
+from live_avatar.services.gateway.settings import GatewaySettings
+from live_avatar.services.gateway.store.redis_access import IN_MEMORY, connect
+from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.serving.timing import HopTiming
 from live_avatar.v1 import avatar_service_pb2
 from live_avatar.v1.avatar_service_pb2_grpc import add_AvatarServiceServicer_to_server
-from services.gateway.api.servicer import AvatarServicer
-from services.gateway.discovery.choice import open_discovery
-from services.gateway.discovery.source import Address
-from services.gateway.election.choice import open_election
-from services.gateway.election.leader import LeaderElection
-from services.gateway.pipelines.fleet import Fleet
-from services.gateway.pipelines.pipeline import Pipeline
-from services.gateway.sessions.manager import SessionManager
-from services.gateway.sessions.policy import SessionPolicy
-from services.gateway.settings import GatewaySettings
-from services.gateway.store.redis_access import IN_MEMORY, connect
-from services.gateway.store.store import SessionStore
 
 _TOKEN_KEY_BYTES = 32
 _RENEWAL_CONNECTIONS = 10

@@ -6,11 +6,11 @@ from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from live_avatar.services.gateway.discovery.settings import DiscoverySettings
+from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.sessions.policy import LiveRules
+from live_avatar.services.gateway.store.redis_access import IN_MEMORY
 from live_avatar.serving.settings import CommaSeparated, Group, Settings
-from services.gateway.discovery.settings import DiscoverySettings
-from services.gateway.limits import Limits
-from services.gateway.sessions.policy import LiveRules
-from services.gateway.store.redis_access import IN_MEMORY
 
 _TABLE = Limits()
 _LIVE = LiveRules()

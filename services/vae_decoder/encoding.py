@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore
 from types import TracebackType
 
-from services.vae_decoder.media import Pixels, VideoEncoder
+from live_avatar.services.vae_decoder.media import Pixels, VideoEncoder
 
 MAX_WAITING = 8
 """Pieces of a block that wait for the thread; the device waits when there are more."""

@@ -18,6 +18,11 @@ from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import add_VaeDecoderServiceServicer_to_server
 from live_avatar.portrait.face import cascade_file
 from live_avatar.portrait.limits import DEFAULT_LIMITS
+from live_avatar.services.vae_decoder.encoding import EncoderThread
+from live_avatar.services.vae_decoder.servicer import VaeDecoderServicer
+from live_avatar.services.vae_decoder.settings import VaeDecoderSettings
+from live_avatar.services.vae_decoder.video import Audience
+from live_avatar.services.vae_decoder.work import VaeDecoderWork
 from live_avatar.serving.decode_pool import PoolRules
 from live_avatar.serving.hop_service import as_service, hop_timing, running_hop
 from live_avatar.serving.portraits import Portraits
@@ -26,11 +31,6 @@ from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.picture import latent_size
-from services.vae_decoder.encoding import EncoderThread
-from services.vae_decoder.servicer import VaeDecoderServicer
-from services.vae_decoder.settings import VaeDecoderSettings
-from services.vae_decoder.video import Audience
-from services.vae_decoder.work import VaeDecoderWork
 
 PORTRAITS = PoolRules(processes=2)
 """A gateway has seen them already."""

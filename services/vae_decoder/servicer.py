@@ -27,6 +27,7 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
 )
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceServicer
 from live_avatar.portrait.fitting import FitRule
+from live_avatar.services.vae_decoder.video import Audience, VideoStream
 from live_avatar.serving.errors import ServiceError, stage_lost
 from live_avatar.serving.parts import cut
 from live_avatar.serving.portraits import Portraits
@@ -35,7 +36,6 @@ from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.local import warmup_latents
 from live_avatar.streaming.picture import latent_size
 from live_avatar.v1.avatar_service_pb2 import FIT_COVER, FIT_REFERENCE
-from services.vae_decoder.video import Audience, VideoStream
 
 VideoContext = grpc.aio.ServicerContext[StreamVideoRequest, StreamVideoResponse]
 PortraitContext = grpc.aio.ServicerContext[EncodePortraitRequest, EncodePortraitResponse]

@@ -19,6 +19,9 @@ from live_avatar.model.components import DTYPES
 from live_avatar.model.vae import decoder_cache_nbytes
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
+from live_avatar.services.vae_decoder.encoding import Encoded, EncoderThread
+from live_avatar.services.vae_decoder.media import VideoEncoder, open_encoder
+from live_avatar.services.vae_decoder.video import Audience
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.reservations import Reservations, Room
@@ -28,9 +31,6 @@ from live_avatar.streaming.decoder import DecoderSession, FrameDecoder, Frames
 from live_avatar.streaming.picture import latent_size
 from live_avatar.streaming.sinks import SinkSchedule
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.vae_decoder.encoding import Encoded, EncoderThread
-from services.vae_decoder.media import VideoEncoder, open_encoder
-from services.vae_decoder.video import Audience
 
 MAX_MESSAGE_BYTES = 1 << 20
 """Encoded pictures in one message, one picture apart."""

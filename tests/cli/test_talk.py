@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from live_avatar.cli import talking
 from live_avatar.cli.main import app
 from live_avatar.client import Impression
+from live_avatar.services.gateway.api import messages
+from live_avatar.services.gateway.sessions.events import Event, EventKind
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.api import messages
-from services.gateway.sessions.events import Event, EventKind
 
 from ..client.fake_gateway import FakeGateway, Requests, Response, fake_gateway, serving
 

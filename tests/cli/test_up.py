@@ -101,9 +101,14 @@ def test_a_killed_service_comes_back_and_ctrl_c_ends_everything(up: Up, tmp_path
     up.wait_said(sources.RANDOM_WEIGHTS)
     assert [line.split()[0] for line in up.said[:4]] == ["vae-decoder", "denoise-stage-0", "audio-encoder", "gateway"]
     before = up.children()
-    modules = ["services.audio_encoder", "services.denoise_stage", "services.gateway", "services.vae_decoder"]
+    modules = [
+        "live_avatar.services.audio_encoder",
+        "live_avatar.services.denoise_stage",
+        "live_avatar.services.gateway",
+        "live_avatar.services.vae_decoder",
+    ]
     assert sorted(before.values()) == modules
-    stage = next(pid for pid, module in before.items() if module == "services.denoise_stage")
+    stage = next(pid for pid, module in before.items() if module == "live_avatar.services.denoise_stage")
     assert b"--kv\0fp8" in Path(f"/proc/{stage}/cmdline").read_bytes()
     os.kill(stage, signal.SIGKILL)
     up.wait_said("denoise-stage-0 was ended by SIGKILL")

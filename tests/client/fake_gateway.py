@@ -12,10 +12,10 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from live_avatar.config import TINY
+from live_avatar.services.gateway.video.muxer import EncodedFrames, FragmentedMp4
+from live_avatar.services.vae_decoder.media import H264Encoder
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer, add_AvatarServiceServicer_to_server
-from services.gateway.video.muxer import EncodedFrames, FragmentedMp4
-from services.vae_decoder.media import H264Encoder
 
 SIDE = 64
 TOKEN = "a token"

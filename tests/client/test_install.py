@@ -65,8 +65,7 @@ def address() -> Iterator[str]:
 def client(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What installs the client from a copy of the sources: a build leaves folders behind."""
     copy = tmp_path_factory.mktemp("sources")
-    for name in ("live_avatar", "services", "trainer"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "live_avatar", copy / "live_avatar", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     return f"live-avatar[client] @ {copy.as_uri()}"
@@ -97,6 +96,41 @@ def test_a_call_with_the_oldest_and_the_newest_packages(tmp_path: Path, address:
     )
     assert done.stdout.split() == ["TINY", "True", "False"], done.stderr
     assert "\ntorch==" not in uv("pip", "freeze", "--python", str(python))
+
+
+def test_a_wheel_installs_one_name_and_its_types(tmp_path: Path, client: str) -> None:
+    environment = tmp_path / "environment"
+    python = environment / "bin" / "python"
+    uv("--quiet", "venv", "--python", sys.executable, str(environment))
+    uv("--quiet", "pip", "install", "--python", str(python), client)
+    packages = next(environment.glob("lib/python*/site-packages"))
+    record = next(packages.glob("live_avatar-*.dist-info/RECORD")).read_text().splitlines()
+    assert {line.split("/")[0] for line in record if ".dist-info" not in line and "/bin/" not in line} == {
+        "live_avatar"
+    }
+    assert (packages / "live_avatar" / "services" / "gateway" / "__main__.py").is_file()
+    assert (packages / "live_avatar" / "trainer" / "__main__.py").is_file()
+    programs = sorted(str(path) for path in (ROOT / "examples" / "python").glob("*.py"))
+    assert programs
+    checked = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--python-executable",
+            str(python),
+            "--cache-dir=/dev/null",
+            *programs,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+        env=OUTSIDE,
+    )
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize("other", ["pipecat-ai==1.14.0", "livekit-agents"])

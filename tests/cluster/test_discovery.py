@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from kubernetes.client import CoordinationV1Api, DiscoveryV1Api
 
-from services.gateway.cluster import ObjectName, open_client
-from services.gateway.discovery.kubernetes import KubernetesDiscovery
-from services.gateway.discovery.slices import PortNames
-from services.gateway.discovery.source import Address
-from services.gateway.election.lease import LeaseHolder
+from live_avatar.services.gateway.cluster import ObjectName, open_client
+from live_avatar.services.gateway.discovery.kubernetes import KubernetesDiscovery
+from live_avatar.services.gateway.discovery.slices import PortNames
+from live_avatar.services.gateway.discovery.source import Address
+from live_avatar.services.gateway.election.lease import LeaseHolder
 from tests.helm.rendering import NAMESPACE
 from tests.services.gateway.discovery.test_discovery import Told, following
 from tests.services.gateway.endpoint_world import NAMESPACE as OF_WORLD

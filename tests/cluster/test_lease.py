@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from kubernetes.client import CoordinationV1Api
 
-from services.gateway.cluster import open_client
-from services.gateway.election.lease import LeaseHolder
+from live_avatar.services.gateway.cluster import open_client
+from live_avatar.services.gateway.election.lease import LeaseHolder
 
 # The same tests as against the fake one: they get their server by the fixtures of this file.
 from tests.services.gateway.election.test_lease import (  # noqa: F401

@@ -44,7 +44,7 @@ def test_it_runs_as_nobody_in_particular_on_a_root_it_cannot_write(service: str)
     assert run(image, "id -u; id -g; touch /x 2>/dev/null || echo read-only").split() == ["10001", "10001", "read-only"]
     config = lab.inspect("image", image)["Config"]
     assert config["User"] == "10001:10001"
-    assert config["Entrypoint"] == ["python", "-m", f"services.{service}"]
+    assert config["Entrypoint"] == ["python", "-m", f"live_avatar.services.{service}"]
 
 
 def test_there_is_no_compiler_and_nothing_of_the_build(service: str) -> None:
@@ -85,9 +85,9 @@ def test_what_computes_shares_its_packages() -> None:
 def test_the_trainer_trains_and_serves_nobody() -> None:
     image = lab.image("trainer")
     config = lab.inspect("image", image)["Config"]
-    assert (config["User"], config["Entrypoint"]) == ("10001:10001", ["python", "-m", "trainer"])
+    assert (config["User"], config["Entrypoint"]) == ("10001:10001", ["python", "-m", "live_avatar.trainer"])
     assert run(image, "ls -d /opt/service/services 2>/dev/null; true") == ""
-    assert "self_forcing" in run(image, "python -m trainer --help 2>&1; true", "--env=HOME=/tmp")
+    assert "self_forcing" in run(image, "python -m live_avatar.trainer --help 2>&1; true", "--env=HOME=/tmp")
     launcher = "python -m torch.distributed.run --standalone --nproc-per-node=1 --module trainer --help 2>&1; true"
     assert "self_forcing" in run(image, launcher, "--env=HOME=/tmp")
 

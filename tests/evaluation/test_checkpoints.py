@@ -9,8 +9,8 @@ from evaluation.avatar import Avatar
 from evaluation.checkpoints import exported
 from evaluation.plan import Weights, rows_of
 from evaluation.thresholds import UNDISTILLED
+from live_avatar.trainer.training import train
 from tests.trainer.micro import MICRO, flow_config, self_forcing_config, write_weights
-from trainer.training import train
 
 
 def test_all_weights_of_a_run_take_the_place_of_those_of_the_folder(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.mouth_metric import Track, correlation, fit, held_out_correlation, sync
-from trainer.puppet.clips import puppet_clip
+from live_avatar.trainer.puppet.clips import puppet_clip
 
 
 @pytest.mark.slow

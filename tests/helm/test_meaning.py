@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from live_avatar.services.vae_decoder.service import PORTRAITS as DECODER_RULES
 from live_avatar.serving.decode_pool import PoolRules
-from services.vae_decoder.service import PORTRAITS as DECODER_RULES
 from tests.helm.matrix import combinations, samples
 from tests.helm.rendering import Document, containers, merged, named, of_kind, pods, render
 

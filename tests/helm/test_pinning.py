@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
-from services.audio_encoder.readiness import HeadReadiness
-from services.denoise_stage.settings import parse_steps
+from live_avatar.services.audio_encoder.readiness import HeadReadiness
+from live_avatar.services.denoise_stage.settings import parse_steps
 from tests.helm.matrix import GPU_MODES, LAYOUTS, WEIGHTS, stages
 from tests.helm.rendering import Document, Values, arguments, containers, merged, named, pipeline_pod, render
 

@@ -9,12 +9,12 @@ import pytest
 from pydantic import BaseModel
 
 from live_avatar.config import TINY, preset_json
+from live_avatar.services.audio_encoder.settings import AudioEncoderSettings
+from live_avatar.services.denoise_stage.settings import DenoiseStageSettings
+from live_avatar.services.gateway.settings import GatewaySettings, LimitSettings, LiveSettings, StoreSettings
+from live_avatar.services.vae_decoder.settings import VaeDecoderSettings
 from live_avatar.serving.pipeline_settings import PipelineSettings
 from live_avatar.serving.settings import Settings, load
-from services.audio_encoder.settings import AudioEncoderSettings
-from services.denoise_stage.settings import DenoiseStageSettings
-from services.gateway.settings import GatewaySettings, LimitSettings, LiveSettings, StoreSettings
-from services.vae_decoder.settings import VaeDecoderSettings
 from tests.helm.matrix import combinations, samples
 from tests.helm.rendering import (
     CHART,
@@ -234,8 +234,8 @@ def test_drain_fits_into_the_time_before_the_kill(monkeypatch: pytest.MonkeyPatc
 
 
 def test_jobs_of_training_take_options_that_exist() -> None:
-    from trainer import presets
-    from trainer.overrides import override, pairs_of
+    from live_avatar.trainer import presets
+    from live_avatar.trainer.overrides import override, pairs_of
 
     documents = render(SAMPLES["everything"])
     prepare = named(documents, "Job", "prepare-1")["spec"]["template"]["spec"]["containers"][0]
@@ -245,7 +245,7 @@ def test_jobs_of_training_take_options_that_exist() -> None:
     at = training["args"].index("--module")
     module, phase, *options = training["args"][at + 1 :]
     run = override(presets.PHASES[phase](), pairs_of(options))
-    assert (module, run.steps, run.learning_rate, run.device) == ("trainer", 10, 2e-5, "cuda")
+    assert (module, run.steps, run.learning_rate, run.device) == ("live_avatar.trainer", 10, 2e-5, "cuda")
     assert arguments(training)["nproc-per-node"] == "8"
 
 

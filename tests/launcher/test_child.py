@@ -14,7 +14,7 @@ import pytest
 from live_avatar.launcher.child import QUIET_WITH_TENSORS, Child, LaunchError, Program
 
 FLAGS = ("--pipelines", "127.0.0.1:1/127.0.0.1:1", "--server.drain-seconds", "0")
-GATEWAY = Program(name="gateway", module="services.gateway", flags=FLAGS)
+GATEWAY = Program(name="gateway", module="live_avatar.services.gateway", flags=FLAGS)
 START_S = 60
 END_S = 5
 
@@ -77,7 +77,7 @@ def test_a_port_that_is_taken_is_named(start: Start) -> None:
 
 
 def test_wrong_flags_are_told_as_the_service_told_them(start: Start) -> None:
-    child = start(Program(name="gateway", module="services.gateway", flags=("--no-such-flag",)))
+    child = start(Program(name="gateway", module="live_avatar.services.gateway", flags=("--no-such-flag",)))
     with pytest.raises(LaunchError, match=r"gateway ended with code 2; .*--no-such-flag"):
         child.wait_listening(START_S)
     assert "--no-such-flag" in child.last_lines()[-1]
@@ -85,11 +85,11 @@ def test_wrong_flags_are_told_as_the_service_told_them(start: Start) -> None:
 
 def test_a_service_that_does_not_exist(start: Start) -> None:
     with pytest.raises(LaunchError, match=r"ghost ended with code 1; .*services\.ghost"):
-        start(Program(name="ghost", module="services.ghost", flags=())).wait_listening(START_S)
+        start(Program(name="ghost", module="live_avatar.services.ghost", flags=())).wait_listening(START_S)
 
 
 def test_a_fault_of_the_service_itself_is_told_in_one_sentence(start: Start, tmp_path: Path) -> None:
-    child = start(Program(name="gateway", module="services.gateway", flags=("--no-such-flag",)))
+    child = start(Program(name="gateway", module="live_avatar.services.gateway", flags=("--no-such-flag",)))
     assert child.reap(START_S)
     (tmp_path / "log").write_text(
         json.dumps({"event": "broke", "exception": "Traceback\n  lines\nTypeError: told"}) + "\n"
@@ -99,7 +99,7 @@ def test_a_fault_of_the_service_itself_is_told_in_one_sentence(start: Start, tmp
 
 
 def test_the_cause_is_found_behind_long_lines_and_in_groups_of_errors(start: Start, tmp_path: Path) -> None:
-    child = start(Program(name="gateway", module="services.gateway", flags=("--no-such-flag",)))
+    child = start(Program(name="gateway", module="live_avatar.services.gateway", flags=("--no-such-flag",)))
     assert child.reap(START_S)
     line = {"event": "broke", "exception": "+-----", "reason": "TypeError: told", "note": "x" * 100_000}
     (tmp_path / "log").write_text(json.dumps(line) + "\n")
@@ -123,7 +123,7 @@ def test_only_the_last_start_is_quoted(start: Start) -> None:
     first.wait_listening(START_S)
     first.kill()
     assert first.reap(END_S)
-    second = start(Program(name="gateway", module="services.gateway", flags=("--no-such-flag",)))
+    second = start(Program(name="gateway", module="live_avatar.services.gateway", flags=("--no-such-flag",)))
     with pytest.raises(LaunchError):
         second.wait_listening(START_S)
     assert len(second.last_lines()) == 1
@@ -133,7 +133,8 @@ def test_only_the_last_start_is_quoted(start: Start) -> None:
 def test_it_dies_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from live_avatar.launcher.child import Child, Program\n"
-        f"child = Child(Program(name='gateway', module='services.gateway', flags={FLAGS!r}), Path(sys.argv[1]))\n"
+        f"program = Program(name='gateway', module='live_avatar.services.gateway', flags={FLAGS!r})\n"
+        "child = Child(program, Path(sys.argv[1]))\n"
         f"child.wait_listening({START_S}); print(child.process.pid, flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "log")]

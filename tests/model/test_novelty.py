@@ -16,9 +16,9 @@ from live_avatar.model.novelty import TOLERANCE, TrainingPortraits, Traits, desc
 from live_avatar.model.vae import VAE
 from live_avatar.model.weight_files import WeightsError
 from live_avatar.novelty import Novelty
-from trainer.puppet.clips import person_of
-from trainer.puppet.motion import still
-from trainer.puppet.painter import paint
+from live_avatar.trainer.puppet.clips import person_of
+from live_avatar.trainer.puppet.motion import still
+from live_avatar.trainer.puppet.painter import paint
 
 SHIPPED = Path(components.__file__).parent.parent / "samples" / "tiny"
 SIZES = (64, 128)

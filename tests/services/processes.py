@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[2]
 
 
 class ServiceProcess:
-    """``python -m services.NAME`` on a free port."""
+    """``python -m live_avatar.services.NAME`` on a free port."""
 
     def __init__(self, module: str, *flags: str) -> None:
-        command = [sys.executable, "-W", "error", "-m", f"services.{module}", "--server.port", "0", *flags]
+        command = [sys.executable, "-W", "error", "-m", f"live_avatar.services.{module}", "--server.port", "0", *flags]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LIVE_AVATAR__")}
         environment |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
         self.process = subprocess.Popen(

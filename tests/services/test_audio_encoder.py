@@ -11,14 +11,14 @@ from live_avatar import wire
 from live_avatar.config import TINY
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksRequest
+from live_avatar.services.audio_encoder import hearing
+from live_avatar.services.audio_encoder.work import PROMPTS_KEPT, AudioEncoderWork
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.parts import PART_BYTES, conditioning_parts
 from live_avatar.serving.reservations import Room
 from live_avatar.streaming.audio_grid import whole_file_blocks
 from live_avatar.streaming.audio_window import AudioWindow, encode_block
 from live_avatar.v1.avatar_service_pb2 import LISTENING_STREAMING, LISTENING_UNSPECIFIED
-from services.audio_encoder import hearing
-from services.audio_encoder.work import PROMPTS_KEPT, AudioEncoderWork
 
 from . import tiny
 from .tiny import audio_request, block_request, key, open_request, waveform

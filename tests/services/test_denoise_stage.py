@@ -15,14 +15,14 @@ from live_avatar.config import TINY, preset
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.model.kv_cache import KVWindow
 from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest
+from live_avatar.services.denoise_stage.loading import load_draws
+from live_avatar.services.denoise_stage.settings import DenoiseStageSettings, parse_steps
+from live_avatar.services.denoise_stage.work import DenoiseStageWork
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.reservations import Room
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.local import generate, warmup_latents
-from services.denoise_stage.loading import load_draws
-from services.denoise_stage.settings import DenoiseStageSettings, parse_steps
-from services.denoise_stage.work import DenoiseStageWork
 from tests.streaming.partitions import split_steps
 
 from . import tiny

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.denoise_stage import gate
-from services.denoise_stage.gate import check_report
+from live_avatar.services.denoise_stage import gate
+from live_avatar.services.denoise_stage.gate import check_report
 
 
 def report(folder: Path, **said: object) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
-from services.audio_encoder.readiness import HeadReadiness
+from live_avatar.services.audio_encoder.readiness import HeadReadiness
 
 from .gateway.fake_pipeline import fake_pipeline
 

@@ -23,14 +23,14 @@ from live_avatar.pipeline.v1.blocks_pb2 import Sink as SinkMessage
 from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoRequest, StreamVideoResponse
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceStub
+from live_avatar.services.denoise_stage.service import build
+from live_avatar.services.denoise_stage.settings import DenoiseStageSettings
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.link import Link
 from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.audio_grid import whole_file_blocks
 from live_avatar.streaming.local import generate, warmup_latents
-from services.denoise_stage.service import build
-from services.denoise_stage.settings import DenoiseStageSettings
 
 from . import tiny
 from .processes import started

@@ -16,17 +16,17 @@ from live_avatar.config import TINY
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksRequest, VideoProfile
 from live_avatar.pipeline.v1.blocks_pb2 import Sink as SinkMessage
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
+from live_avatar.services.vae_decoder import video, work
+from live_avatar.services.vae_decoder.encoding import EncoderThread
+from live_avatar.services.vae_decoder.media import RawEncoder
+from live_avatar.services.vae_decoder.video import Audience, VideoStream
+from live_avatar.services.vae_decoder.work import VaeDecoderWork
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.parts import conditioning_parts
 from live_avatar.streaming.block import Sink
 from live_avatar.streaming.decoder import DecoderSession
 from live_avatar.streaming.local import warmup_latents
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.vae_decoder import video, work
-from services.vae_decoder.encoding import EncoderThread
-from services.vae_decoder.media import RawEncoder
-from services.vae_decoder.video import Audience, VideoStream
-from services.vae_decoder.work import VaeDecoderWork
 
 from . import tiny
 from .tiny import key, open_request

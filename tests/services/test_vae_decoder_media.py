@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from live_avatar.config import TINY
 from live_avatar.pipeline.v1.blocks_pb2 import VideoProfile
-from services.vae_decoder.encoding import EncoderThread
-from services.vae_decoder.media import H264Encoder, RawEncoder, open_encoder
+from live_avatar.services.vae_decoder.encoding import EncoderThread
+from live_avatar.services.vae_decoder.media import H264Encoder, RawEncoder, open_encoder
 
 WIDTH, HEIGHT, FRAMES = 96, 64, 12
 IDR, SPS, PPS = 5, 7, 8

@@ -25,6 +25,9 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
     StreamVideoResponse,
 )
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceStub
+from live_avatar.services.vae_decoder import service, servicer
+from live_avatar.services.vae_decoder.service import build
+from live_avatar.services.vae_decoder.settings import VaeDecoderSettings
 from live_avatar.serving.decode_pool import PoolRules
 from live_avatar.serving.errors import ServiceError, from_rpc_error
 from live_avatar.serving.interceptors import ErrorInterceptor
@@ -33,9 +36,6 @@ from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.local import warmup_latents
 from live_avatar.v1.avatar_service_pb2 import FIT_COVER, FIT_UNSPECIFIED, Fit
-from services.vae_decoder import service, servicer
-from services.vae_decoder.service import build
-from services.vae_decoder.settings import VaeDecoderSettings
 from tests.serving.slow_decoding import SLOW
 
 from . import tiny

@@ -12,7 +12,7 @@ from live_avatar.client import AvatarClient, SessionOptions, VideoUnit
 from live_avatar.config import SAMPLE_RATE_HZ, TINY
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan, Speed
-from services.denoise_stage import gate
+from live_avatar.services.denoise_stage import gate
 
 from .harness.recordings import Recording, film_of
 from .harness.reference import System

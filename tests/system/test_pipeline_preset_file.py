@@ -18,7 +18,7 @@ SETTLED_S = 20.0
 def server_info(pipeline: Processes, logs: Path, wanted: str, *flags: str) -> GetServerInfoResponse:
     """What a gateway in front of ``pipeline`` says once ``wanted`` is in its answer."""
     ends = f"{pipeline.address(ENCODER)}/{pipeline.address(DECODER)}"
-    gateway = Program(name="gateway", module="services.gateway", flags=("--pipelines", ends, *flags))
+    gateway = Program(name="gateway", module="live_avatar.services.gateway", flags=("--pipelines", ends, *flags))
     with processes(logs) as running:
         running.start({gateway: 0})
         with grpc.insecure_channel(address(running["gateway"].port)) as channel:

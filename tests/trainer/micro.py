@@ -24,8 +24,8 @@ from live_avatar.config import (
 )
 from live_avatar.model import checkpoint, components
 from live_avatar.model.networks import random_network
-from trainer.data import NEGATIVE_TEXT, SAMPLE_FIELDS
-from trainer.presets import FlowMatchingConfig, SelfForcingConfig, tiny, tiny_self_forcing
+from live_avatar.trainer.data import NEGATIVE_TEXT, SAMPLE_FIELDS
+from live_avatar.trainer.presets import FlowMatchingConfig, SelfForcingConfig, tiny, tiny_self_forcing
 
 HEIGHT, WIDTH = 8, 8
 CHANNELS = 4

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainer.overrides import described
-from trainer.presets import TrainingConfig
+from live_avatar.trainer.overrides import described
+from live_avatar.trainer.presets import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 240
@@ -21,7 +21,7 @@ def arguments(command: str, config: TrainingConfig) -> list[str]:
 
 def start(command: str, config: TrainingConfig, ranks: int = 1) -> "subprocess.Popen[str]":
     """Starts a run on ``ranks`` processes."""
-    module = ["-m", "trainer", *arguments(command, config)]
+    module = ["-m", "live_avatar.trainer", *arguments(command, config)]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(

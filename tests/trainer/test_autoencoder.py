@@ -15,7 +15,7 @@ from live_avatar.config import TINY
 from live_avatar.model import components
 from live_avatar.model.networks import random_network
 from live_avatar.model.vae import VAE, DecoderCache
-from trainer.autoencoder import (
+from live_avatar.trainer.autoencoder import (
     Training,
     build,
     draw_pictures,
@@ -26,10 +26,10 @@ from trainer.autoencoder import (
     psnr,
     train_autoencoder,
 )
-from trainer.autoencoder_config import AutoencoderConfig, Stage, config_of, further
-from trainer.autoencoder_start import LOG_VARIANCE, still_twin
-from trainer.muon import Muon, orthogonal
-from trainer.puppet.pool import HELD_OUT, TRAINING, stills, videos
+from live_avatar.trainer.autoencoder_config import AutoencoderConfig, Stage, config_of, further
+from live_avatar.trainer.autoencoder_start import LOG_VARIANCE, still_twin
+from live_avatar.trainer.muon import Muon, orthogonal
+from live_avatar.trainer.puppet.pool import HELD_OUT, TRAINING, stills, videos
 
 STILL = Stage(frames=1, batch=4, steps=6, learning_rate=2e-3, final_rate=0.5)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from live_avatar.trainer.batches import batch_of, items_of, with_dropped_conditions
+from live_avatar.trainer.data import DataError, Dataset, Datasets, crop, shuffled
+from live_avatar.trainer.draws import generator
 from tests.trainer.micro import flow_config, write_data
-from trainer.batches import batch_of, items_of, with_dropped_conditions
-from trainer.data import DataError, Dataset, Datasets, crop, shuffled
-from trainer.draws import generator
 
 
 def test_an_epoch_has_every_sample_once_and_the_next_in_another_order() -> None:

@@ -21,21 +21,21 @@ from live_avatar.streaming.block import Block, Conditioning
 from live_avatar.streaming.denoiser import Denoiser
 from live_avatar.streaming.draws import PhiloxDraws
 from live_avatar.streaming.schedule import inference_schedule
+from live_avatar.trainer.adapters import STUDENT
+from live_avatar.trainer.batches import batch_of
+from live_avatar.trainer.data import NEGATIVE_TEXT
+from live_avatar.trainer.distributed import Processes
+from live_avatar.trainer.dmd import Score, dmd_gradient, draw_score_level
+from live_avatar.trainer.draws import generator, normal
+from live_avatar.trainer.export import export
+from live_avatar.trainer.network import Batch, audio_of_blocks, geometry_of
+from live_avatar.trainer.phases import build
+from live_avatar.trainer.presets import ExportConfig
+from live_avatar.trainer.rollout import blocks_of, first_sink, roll_out
+from live_avatar.trainer.self_forcing import SelfForcing
+from live_avatar.trainer.training import train
 from tests.trainer.micro import MICRO, flow_config, preset_file, sample_tensors, self_forcing_config, write_weights
 from tests.trainer.mixture import Mixture, points_of, sliced_wasserstein
-from trainer.adapters import STUDENT
-from trainer.batches import batch_of
-from trainer.data import NEGATIVE_TEXT
-from trainer.distributed import Processes
-from trainer.dmd import Score, dmd_gradient, draw_score_level
-from trainer.draws import generator, normal
-from trainer.export import export
-from trainer.network import Batch, audio_of_blocks, geometry_of
-from trainer.phases import build
-from trainer.presets import ExportConfig
-from trainer.rollout import blocks_of, first_sink, roll_out
-from trainer.self_forcing import SelfForcing
-from trainer.training import train
 
 logger = logging.getLogger(__name__)
 ALONE = Processes(0, 1, torch.device("cpu"))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from live_avatar.trainer.presets import TrainingConfig
+from live_avatar.trainer.state import newest, read_all
 from tests.trainer.micro import flow_config, self_forcing_config
 from tests.trainer.runs import finish, metrics
-from trainer.presets import TrainingConfig
-from trainer.state import newest, read_all
 
 TOLERANCE = 1e-5
 CONFIGS: dict[str, Any] = {"tiny": flow_config, "tiny_self_forcing": self_forcing_config}

@@ -16,14 +16,14 @@ from live_avatar.model import components
 from live_avatar.model.dit import CausalDiT
 from live_avatar.model.networks import open_networks
 from live_avatar.model.weight_files import MANIFEST, WeightsError
+from live_avatar.trainer.adapters import STUDENT
+from live_avatar.trainer.distributed import Processes
+from live_avatar.trainer.export import export, write_text_encoder
+from live_avatar.trainer.phases import build
+from live_avatar.trainer.presets import ExportConfig, TrainingConfig
+from live_avatar.trainer.state import CheckpointError
+from live_avatar.trainer.training import Stop, run, train
 from tests.trainer.micro import MICRO, flow_config, self_forcing_config, write_weights
-from trainer.adapters import STUDENT
-from trainer.distributed import Processes
-from trainer.export import export, write_text_encoder
-from trainer.phases import build
-from trainer.presets import ExportConfig, TrainingConfig
-from trainer.state import CheckpointError
-from trainer.training import Stop, run, train
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 

@@ -11,14 +11,12 @@ from torch import Tensor
 from live_avatar.model.dit import NoisyInput
 from live_avatar.model.kv_cache import KVWindow
 from live_avatar.streaming.schedule import TIMESTEP_SCALE, inference_schedule, training_sigmas
-from tests.model.random_dit import randomise
-from tests.trainer.micro import MICRO, flow_config
-from trainer.batches import batch_of
-from trainer.data import Dataset
-from trainer.diffusion_forcing import causal_loss, draw_levels, draw_place
-from trainer.draws import generator
-from trainer.flow_matching import bidirectional_loss, draw_level, level_weight, noised, velocity_loss
-from trainer.network import (
+from live_avatar.trainer.batches import batch_of
+from live_avatar.trainer.data import Dataset
+from live_avatar.trainer.diffusion_forcing import causal_loss, draw_levels, draw_place
+from live_avatar.trainer.draws import generator
+from live_avatar.trainer.flow_matching import bidirectional_loss, draw_level, level_weight, noised, velocity_loss
+from live_avatar.trainer.network import (
     Batch,
     Place,
     SpeechToVideo,
@@ -28,6 +26,8 @@ from trainer.network import (
     causal_velocity,
     geometry_of,
 )
+from tests.model.random_dit import randomise
+from tests.trainer.micro import MICRO, flow_config
 
 BLOCKS, SIZE = 4, MICRO.stream.latents_per_block
 TWIN = 2e-5

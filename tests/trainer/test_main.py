@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from live_avatar.trainer.__main__ import COMMANDS, USAGE, main
+from live_avatar.trainer.autoencoder_config import AutoencoderConfig
+from live_avatar.trainer.overrides import override, pairs_of, run_reporting
+from live_avatar.trainer.presets import PHASES, FlowMatchingConfig, tiny
 from tests.trainer.micro import flow_config
 from tests.trainer.runs import arguments
-from trainer.__main__ import COMMANDS, USAGE, main
-from trainer.autoencoder_config import AutoencoderConfig
-from trainer.overrides import override, pairs_of, run_reporting
-from trainer.presets import PHASES, FlowMatchingConfig, tiny
 
 
 def test_options_come_in_their_own_types() -> None:
@@ -90,6 +90,6 @@ def test_an_adapter_without_weights_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_program_of_its_own_says_in_one_line_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_reporting("python -m trainer.autoencoder", lambda: pairs_of(["--bogus"])) == USAGE
-    assert capsys.readouterr().err == "python -m trainer.autoencoder: --bogus has no value\n"
-    assert run_reporting("python -m trainer.autoencoder", lambda: pairs_of(["--steps", "1"])) == 0
+    assert run_reporting("python -m live_avatar.trainer.autoencoder", lambda: pairs_of(["--bogus"])) == USAGE
+    assert capsys.readouterr().err == "python -m live_avatar.trainer.autoencoder: --bogus has no value\n"
+    assert run_reporting("python -m live_avatar.trainer.autoencoder", lambda: pairs_of(["--steps", "1"])) == 0

@@ -6,9 +6,9 @@ from torch import Tensor
 from live_avatar.config import S2V_14B, DiTConfig
 from live_avatar.model import components, dit, lora
 from live_avatar.model.attention_patterns import Geometry, joint_attention
+from live_avatar.trainer.memory import LAYER_BYTES, adapter_parameters, moments
+from live_avatar.trainer.presets import MemoryConfig
 from tests.model.random_dit import random_audio, transformer_layer
-from trainer.memory import LAYER_BYTES, adapter_parameters, moments
-from trainer.presets import MemoryConfig
 
 CONFIG = DiTConfig(
     dim=256, ffn_dim=691, num_heads=4, num_layers=10, audio_layers=(0, 3, 6), audio_dim=8, audio_states=3, text_dim=8,

@@ -9,12 +9,12 @@ import torch
 
 from live_avatar.model import components, novelty
 from live_avatar.model.weight_files import DamagedFileError, WeightsError
+from live_avatar.trainer.__main__ import main
+from live_avatar.trainer.portraits import Report, measure_portraits, portrait_of
+from live_avatar.trainer.presets import PortraitsConfig
+from live_avatar.trainer.puppet.clips import reference
+from live_avatar.trainer.sources import Puppets
 from tests.trainer.micro import MICRO, preset_file, write_weights
-from trainer.__main__ import main
-from trainer.portraits import Report, measure_portraits, portrait_of
-from trainer.presets import PortraitsConfig
-from trainer.puppet.clips import reference
-from trainer.sources import Puppets
 
 PEOPLE = 12
 

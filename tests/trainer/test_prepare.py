@@ -16,16 +16,16 @@ from live_avatar.model import components
 from live_avatar.model.vae import VAE
 from live_avatar.model.weight_files import WeightsError
 from live_avatar.streaming.decoder import FrameDecoder
+from live_avatar.trainer.__main__ import main
+from live_avatar.trainer.clip import Clip
+from live_avatar.trainer.data import Dataset
+from live_avatar.trainer.encoding import SampleEncoder
+from live_avatar.trainer.marks import ClipError
+from live_avatar.trainer.prepare import Report, prepare, worker_index
+from live_avatar.trainer.presets import PrepareConfig
+from live_avatar.trainer.videos import read_video
 from tests.trainer.micro import MICRO, preset_file, write_weights
 from tests.trainer.videos import brightness, tone, write_counting_video, write_video
-from trainer.__main__ import main
-from trainer.clip import Clip
-from trainer.data import Dataset
-from trainer.encoding import SampleEncoder
-from trainer.marks import ClipError
-from trainer.prepare import Report, prepare, worker_index
-from trainer.presets import PrepareConfig
-from trainer.videos import read_video
 
 CPU = torch.device("cpu")
 FRAMES = 70

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.clip import SAMPLES_PER_FRAME, Clip
-from trainer.puppet import painter
-from trainer.puppet.clips import PuppetClip, person_of, prompt_of, puppet_clip, reference, speech
-from trainer.puppet.identity import SKINS_AND_LIPS
-from trainer.puppet.motion import Motion, Traits, still
-from trainer.puppet.sentences import WORDS, draw_text
-from trainer.puppet.synthesis import Phoneme, SpeechError, Voice, stretched, synthesiser
-from trainer.puppet.visemes import REST, mouth_of, shapes_of
-from trainer.puppet.voices import VARIANTS, Split, draw_voice, voices
+from live_avatar.trainer.clip import SAMPLES_PER_FRAME, Clip
+from live_avatar.trainer.puppet import painter
+from live_avatar.trainer.puppet.clips import PuppetClip, person_of, prompt_of, puppet_clip, reference, speech
+from live_avatar.trainer.puppet.identity import SKINS_AND_LIPS
+from live_avatar.trainer.puppet.motion import Motion, Traits, still
+from live_avatar.trainer.puppet.sentences import WORDS, draw_text
+from live_avatar.trainer.puppet.synthesis import Phoneme, SpeechError, Voice, stretched, synthesiser
+from live_avatar.trainer.puppet.visemes import REST, mouth_of, shapes_of
+from live_avatar.trainer.puppet.voices import VARIANTS, Split, draw_voice, voices
 
 
 def clip_of(index: int, split: Split = "train", frames: int = 50) -> PuppetClip:

@@ -16,15 +16,15 @@ from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.kv_cache import rolling_reference_position
 from live_avatar.streaming.draws import PhiloxDraws
 from live_avatar.streaming.schedule import TIMESTEP_SCALE
+from live_avatar.trainer.adapters import FAKE, STUDENT, adapter_parameters
+from live_avatar.trainer.batches import batch_of
+from live_avatar.trainer.distributed import Processes
+from live_avatar.trainer.dmd import dmd_gradient, dmd_loss
+from live_avatar.trainer.network import Batch, audio_of_blocks, geometry_of, velocity
+from live_avatar.trainer.phases import build
+from live_avatar.trainer.rollout import Replay, RolledOut, roll_out
+from live_avatar.trainer.self_forcing import SelfForcing
 from tests.trainer.micro import MICRO, preset_file, self_forcing_config, write_data
-from trainer.adapters import FAKE, STUDENT, adapter_parameters
-from trainer.batches import batch_of
-from trainer.distributed import Processes
-from trainer.dmd import dmd_gradient, dmd_loss
-from trainer.network import Batch, audio_of_blocks, geometry_of, velocity
-from trainer.phases import build
-from trainer.rollout import Replay, RolledOut, roll_out
-from trainer.self_forcing import SelfForcing
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 LAST_PASS = 2

@@ -13,9 +13,9 @@ from live_avatar.cli.sources import TRAINED
 from live_avatar.config import TINY
 from live_avatar.model import components
 from live_avatar.model.speech import hidden_states, hop_samples, receptive_samples
-from trainer import speech_encoder
-from trainer.clip import SAMPLES_PER_FRAME
-from trainer.speech_encoder import (
+from live_avatar.trainer import speech_encoder
+from live_avatar.trainer.clip import SAMPLES_PER_FRAME
+from live_avatar.trainer.speech_encoder import (
     Heard,
     MouthReader,
     SpeechEncoderConfig,

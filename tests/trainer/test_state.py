@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from live_avatar.trainer.distributed import Processes
+from live_avatar.trainer.phases import build
+from live_avatar.trainer.presets import TrainingConfig
+from live_avatar.trainer.state import CheckpointError, Checkpoints, newest, read_all
+from live_avatar.trainer.training import FINISHED, INTERRUPTED, METRICS, Stop, run, stoppable, train
 from tests.trainer.micro import flow_config, self_forcing_config
 from tests.trainer.runs import finish, metrics, start
-from trainer.distributed import Processes
-from trainer.phases import build
-from trainer.presets import TrainingConfig
-from trainer.state import CheckpointError, Checkpoints, newest, read_all
-from trainer.training import FINISHED, INTERRUPTED, METRICS, Stop, run, stoppable, train
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 WAIT_S = 200

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from trainer.clip import FPS, SAMPLES_PER_FRAME, Clip
-from trainer.puppet.identity import Identity, draw_identity
-from trainer.puppet.motion import Mouth, Track, Traits, draw_motion, still
-from trainer.puppet.painter import Boxes, eye_boxes, mouth_boxes, paint
-from trainer.puppet.recording import record
-from trainer.puppet.sentences import draw_text
-from trainer.puppet.synthesis import stretched, synthesiser
-from trainer.puppet.visemes import mouth_of
-from trainer.puppet.voices import Split, draw_voice
+from live_avatar.trainer.clip import FPS, SAMPLES_PER_FRAME, Clip
+from live_avatar.trainer.puppet.identity import Identity, draw_identity
+from live_avatar.trainer.puppet.motion import Mouth, Track, Traits, draw_motion, still
+from live_avatar.trainer.puppet.painter import Boxes, eye_boxes, mouth_boxes, paint
+from live_avatar.trainer.puppet.recording import record
+from live_avatar.trainer.puppet.sentences import draw_text
+from live_avatar.trainer.puppet.synthesis import stretched, synthesiser
+from live_avatar.trainer.puppet.visemes import mouth_of
+from live_avatar.trainer.puppet.voices import Split, draw_voice
 
 SEEDS: dict[Split, int] = {"train": 0, "held_out": 1}
 """First number of every seed: what is drawn for the two splits has nothing in common."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from trainer.clip import FPS
+from live_avatar.trainer.clip import FPS
 
 Track = npt.NDArray[np.float32]
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.puppet.identity import Colour, Identity
-from trainer.puppet.motion import Motion
+from live_avatar.trainer.puppet.identity import Colour, Identity
+from live_avatar.trainer.puppet.motion import Motion
 
 AT_ONCE = 1 << 17
 """Pixels painted together: few enough to stay in the processor's cache."""

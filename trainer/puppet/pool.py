@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainer.puppet.clips import puppet_clip
-from trainer.puppet.identity import Identity, draw_identity
-from trainer.puppet.motion import Motion, Mouth, Track, Traits, draw_motion
-from trainer.puppet.painter import Boxes, eye_boxes, mouth_boxes, paint
-from trainer.puppet.voices import Split
+from live_avatar.trainer.puppet.clips import puppet_clip
+from live_avatar.trainer.puppet.identity import Identity, draw_identity
+from live_avatar.trainer.puppet.motion import Motion, Mouth, Track, Traits, draw_motion
+from live_avatar.trainer.puppet.painter import Boxes, eye_boxes, mouth_boxes, paint
+from live_avatar.trainer.puppet.voices import Split
 
 TRAINING, HELD_OUT = 0, 1
 """First number of every seed: people of the two never meet."""

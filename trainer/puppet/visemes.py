@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from trainer.clip import FPS
-from trainer.puppet.motion import Mouth
-from trainer.puppet.synthesis import Phoneme
+from live_avatar.trainer.clip import FPS
+from live_avatar.trainer.puppet.motion import Mouth
+from live_avatar.trainer.puppet.synthesis import Phoneme
 
 Shape = tuple[float, float, float, float]
 """Openness, width, roundness, teeth."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from trainer.puppet.synthesis import DRAWN, Voice
+from live_avatar.trainer.puppet.synthesis import DRAWN, Voice
 
 Split = Literal["train", "held_out"]
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from google.protobuf.duration_pb2 import Duration
 
 from live_avatar.config import Preset
+from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.sessions.events import NANOSECONDS, Event, EventKind, GoAway, Notice, media_ns
+from live_avatar.services.gateway.store.records import SessionRecord
+from live_avatar.services.gateway.video.muxer import Fragment
 from live_avatar.serving.errors import to_status
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import MediaSpan
-from services.gateway.limits import Limits
-from services.gateway.sessions.events import NANOSECONDS, Event, EventKind, GoAway, Notice, media_ns
-from services.gateway.store.records import SessionRecord
-from services.gateway.video.muxer import Fragment
 
 _Kind = api.StreamAvatarResponse.Event.Kind
 _KINDS = {kind: _Kind.Value(f"KIND_{kind.name}") for kind in EventKind}

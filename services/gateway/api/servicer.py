@@ -11,16 +11,16 @@ import grpc
 from google.protobuf.message import Message
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.services.gateway.api import messages
+from live_avatar.services.gateway.api.stream import Stream, first_open
+from live_avatar.services.gateway.api.unopened import UnopenedStreams
+from live_avatar.services.gateway.api.validation import check_create, check_message, check_update
+from live_avatar.services.gateway.refusals import INVALID
+from live_avatar.services.gateway.sessions.manager import SessionManager
 from live_avatar.serving.errors import INTERNAL, ServiceError
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer
-from services.gateway.api import messages
-from services.gateway.api.stream import Stream, first_open
-from services.gateway.api.unopened import UnopenedStreams
-from services.gateway.api.validation import check_create, check_message, check_update
-from services.gateway.refusals import INVALID
-from services.gateway.sessions.manager import SessionManager
 
 TENANT = "default"
 """The one tenant there is until callers prove who they are."""

@@ -9,20 +9,26 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 
+from live_avatar.services.gateway.api import messages
+from live_avatar.services.gateway.api.message_rate import MessageRate
+from live_avatar.services.gateway.api.validation import check_chunk, check_message, check_update
+from live_avatar.services.gateway.pipelines.pipeline import SERVICE
+from live_avatar.services.gateway.refusals import (
+    INVALID,
+    MESSAGE_OUT_OF_ORDER,
+    PRECONDITION,
+    not_yet_served,
+    slow_consumer,
+)
+from live_avatar.services.gateway.sessions.delivery import DeliveryCut
+from live_avatar.services.gateway.sessions.feeder import BlockFeeder
+from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
+from live_avatar.services.gateway.sessions.session import Session
+from live_avatar.services.gateway.video.muxer import EncodedFrames, Fragment, Muxer, muxer_for
+from live_avatar.services.gateway.waiting import ungrouped
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.api import messages
-from services.gateway.api.message_rate import MessageRate
-from services.gateway.api.validation import check_chunk, check_message, check_update
-from services.gateway.pipelines.pipeline import SERVICE
-from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER, PRECONDITION, not_yet_served, slow_consumer
-from services.gateway.sessions.delivery import DeliveryCut
-from services.gateway.sessions.feeder import BlockFeeder
-from services.gateway.sessions.ledger import ArrivedBlock
-from services.gateway.sessions.session import Session
-from services.gateway.video.muxer import EncodedFrames, Fragment, Muxer, muxer_for
-from services.gateway.waiting import ungrouped
 
 
 async def first_open(requests: AsyncIterator[api.StreamAvatarRequest]) -> api.StreamAvatarRequest:

@@ -12,10 +12,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from live_avatar import limits as bounds
+from live_avatar.services.gateway.limits import SAMPLE_BYTES, Limits
+from live_avatar.services.gateway.refusals import AUDIO_FORMAT_UNSUPPORTED, not_yet_served, refuse
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import AudioFormat, VideoFormat
-from services.gateway.limits import SAMPLE_BYTES, Limits
-from services.gateway.refusals import AUDIO_FORMAT_UNSUPPORTED, not_yet_served, refuse
 
 _MAX_ENTRIES = 64
 """Of any list."""

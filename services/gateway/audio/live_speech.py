@@ -13,12 +13,12 @@ import grpc
 import numpy as np
 
 from live_avatar.config import SAMPLE_RATE_HZ, Preset
+from live_avatar.services.gateway.audio.speech import Samples, Speech, join_small
+from live_avatar.services.gateway.audio.utterances import Utterances
+from live_avatar.services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S
 from live_avatar.v1.media_pb2 import AudioFormat
-from services.gateway.audio.speech import Samples, Speech, join_small
-from services.gateway.audio.utterances import Utterances
-from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
 
 MAX_UTTERANCES = 256
 """Utterances of one session that may wait or be on their way, however short they are."""

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from live_avatar.config import SAMPLE_RATE_HZ, Preset
+from live_avatar.services.gateway.limits import SAMPLE_BYTES
+from live_avatar.services.gateway.refusals import AUDIO_FORMAT_UNSUPPORTED, INVALID, MESSAGE_OUT_OF_ORDER
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.resample import Resampler
 from live_avatar.v1.media_pb2 import AudioFormat
-from services.gateway.limits import SAMPLE_BYTES
-from services.gateway.refusals import AUDIO_FORMAT_UNSUPPORTED, INVALID, MESSAGE_OUT_OF_ORDER
 
 Samples = npt.NDArray[np.float32]
 _S16_SCALE = 1 / 32_768

@@ -6,8 +6,8 @@ Knows names and samples; nothing of audio itself.
 from collections import deque
 from dataclasses import dataclass
 
+from live_avatar.services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
 from live_avatar.serving.errors import ServiceError
-from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
 
 
 @dataclass

@@ -5,11 +5,11 @@ Composes.  The Kubernetes client takes a second and 50 MB to import, so it comes
 
 from collections.abc import Sequence
 
-from services.gateway.discovery.dns import DnsDiscovery, DnsName
-from services.gateway.discovery.settings import DiscoverySettings
-from services.gateway.discovery.slices import PortNames
-from services.gateway.discovery.source import Discovery, parse_address
-from services.gateway.discovery.static import StaticDiscovery
+from live_avatar.services.gateway.discovery.dns import DnsDiscovery, DnsName
+from live_avatar.services.gateway.discovery.settings import DiscoverySettings
+from live_avatar.services.gateway.discovery.slices import PortNames
+from live_avatar.services.gateway.discovery.source import Discovery, parse_address
+from live_avatar.services.gateway.discovery.static import StaticDiscovery
 
 
 def open_discovery(pipelines: Sequence[str], settings: DiscoverySettings) -> Discovery:
@@ -24,8 +24,8 @@ def open_discovery(pipelines: Sequence[str], settings: DiscoverySettings) -> Dis
         return StaticDiscovery(parse_address(text) for text in pipelines)
     from kubernetes.client import DiscoveryV1Api
 
-    from services.gateway.cluster import ObjectName, open_client
-    from services.gateway.discovery.kubernetes import KubernetesDiscovery
+    from live_avatar.services.gateway.cluster import ObjectName, open_client
+    from live_avatar.services.gateway.discovery.kubernetes import KubernetesDiscovery
 
     return KubernetesDiscovery(
         DiscoveryV1Api(open_client(settings.kubeconfig)),

@@ -11,7 +11,7 @@ from typing import Self
 
 import structlog
 
-from services.gateway.discovery.source import Address, Found, join_host
+from live_avatar.services.gateway.discovery.source import Address, Found, join_host
 
 _NOBODY = (socket.EAI_NONAME, socket.EAI_NODATA)
 """The name has no address, as that of a headless Service without a ready pod."""

@@ -10,10 +10,10 @@ from contextlib import suppress
 
 from kubernetes.client import DiscoveryV1Api
 
-from services.gateway.cluster import ObjectName
-from services.gateway.discovery.slice_watch import SliceWatch, WatchTiming
-from services.gateway.discovery.slices import PortNames, Slice, pipelines_of
-from services.gateway.discovery.source import Address, Found
+from live_avatar.services.gateway.cluster import ObjectName
+from live_avatar.services.gateway.discovery.slice_watch import SliceWatch, WatchTiming
+from live_avatar.services.gateway.discovery.slices import PortNames, Slice, pipelines_of
+from live_avatar.services.gateway.discovery.source import Address, Found
 
 _JOIN_S = 1.0
 

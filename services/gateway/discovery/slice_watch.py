@@ -18,9 +18,9 @@ import structlog
 import urllib3
 from kubernetes.client import ApiException, DiscoveryV1Api
 
+from live_avatar.services.gateway.cluster import ObjectName
+from live_avatar.services.gateway.discovery.slices import Slice
 from live_avatar.serving.backoff import Backoff
-from services.gateway.cluster import ObjectName
-from services.gateway.discovery.slices import Slice
 
 _GONE, _FIRST_ERROR = 410, 300
 _SERVICE_LABEL = "kubernetes.io/service-name"

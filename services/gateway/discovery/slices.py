@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.gateway.discovery.source import Address, join_host
+from live_avatar.services.gateway.discovery.source import Address, join_host
 
 Slice = Mapping[str, Any]
 _FAMILIES = ("IPv4", "IPv6", "FQDN")

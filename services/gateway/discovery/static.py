@@ -6,7 +6,7 @@ Knows nothing else.
 import asyncio
 from collections.abc import Iterable
 
-from services.gateway.discovery.source import Address, Found
+from live_avatar.services.gateway.discovery.source import Address, Found
 
 
 class StaticDiscovery:

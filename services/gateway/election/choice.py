@@ -7,7 +7,7 @@ import socket
 import uuid
 from pathlib import Path
 
-from services.gateway.election.leader import LeaderElection, NoElection
+from live_avatar.services.gateway.election.leader import LeaderElection, NoElection
 
 
 def open_election(lease: str | None, duration_s: int, kubeconfig: Path | None) -> LeaderElection:
@@ -25,8 +25,8 @@ def open_election(lease: str | None, duration_s: int, kubeconfig: Path | None) -
         return NoElection()
     from kubernetes.client import CoordinationV1Api
 
-    from services.gateway.cluster import ObjectName, open_client
-    from services.gateway.election.lease import LeaseHolder
+    from live_avatar.services.gateway.cluster import ObjectName, open_client
+    from live_avatar.services.gateway.election.lease import LeaseHolder
 
     return LeaseHolder(
         CoordinationV1Api(open_client(kubeconfig)),

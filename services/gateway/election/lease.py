@@ -18,7 +18,7 @@ import structlog
 import urllib3
 from kubernetes.client import ApiException, CoordinationV1Api, V1Lease, V1LeaseSpec, V1ObjectMeta
 
-from services.gateway.cluster import ObjectName
+from live_avatar.services.gateway.cluster import ObjectName
 
 _NOT_FOUND, _CONFLICT = 404, 409
 _ANSWER_S = 5.0

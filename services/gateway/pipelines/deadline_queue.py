@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 
-from services.gateway.waiting import Condition
+from live_avatar.services.gateway.waiting import Condition
 
 NO_HURRY_NS = 2**63 - 1
 """Due time of a block that nobody waits for at a certain time."""

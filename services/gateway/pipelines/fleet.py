@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence, Set
 
 import structlog
 
-from services.gateway.discovery.source import Address, Discovery
-from services.gateway.pipelines.pipeline import Pipeline
+from live_avatar.services.gateway.discovery.source import Address, Discovery
+from live_avatar.services.gateway.pipelines.pipeline import Pipeline
 
 _SWEEP_S = 0.5
 

@@ -14,14 +14,14 @@ import structlog
 from live_avatar.config import PRESETS, Preset
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo, SessionKey, StreamBlocksRequest, StreamBlocksResponse
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest, StreamVideoResponse
+from live_avatar.services.gateway.pipelines.deadline_queue import DeadlineQueue
+from live_avatar.services.gateway.pipelines.layout import capacity, check_layout, describe
+from live_avatar.services.gateway.pipelines.load import Load
+from live_avatar.services.gateway.pipelines.video_link import EncodedPortrait, Name, VideoLink
 from live_avatar.serving.errors import ServiceError, busy, from_session_failed, stage_lost
 from live_avatar.serving.link import Link, always
 from live_avatar.serving.observer import Observer
 from live_avatar.serving.timing import HopTiming
-from services.gateway.pipelines.deadline_queue import DeadlineQueue
-from services.gateway.pipelines.layout import capacity, check_layout, describe
-from services.gateway.pipelines.load import Load
-from services.gateway.pipelines.video_link import EncodedPortrait, Name, VideoLink
 
 SERVICE = "gateway"
 

@@ -7,11 +7,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from live_avatar.services.gateway.audio.live_speech import LiveSpeech
+from live_avatar.services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER, PRECONDITION
+from live_avatar.services.gateway.sessions.events import EventQueue, Interruption
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S
-from services.gateway.audio.live_speech import LiveSpeech
-from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER, PRECONDITION
-from services.gateway.sessions.events import EventQueue, Interruption
 
 UTTERANCE_OVER = "UTTERANCE_OVER"
 REMIND_AFTER_S = 2.0

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 import grpc
 import structlog
 
+from live_avatar.services.gateway.sessions.keeper import Keeper
+from live_avatar.services.gateway.store.records import SessionRecord
+from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.sessions.keeper import Keeper
-from services.gateway.store.records import SessionRecord
-from services.gateway.store.store import SessionStore
 
 _POLL_S, _POLL_MOST_S = 0.05, 1.0
 _CREATION_S = 120.0

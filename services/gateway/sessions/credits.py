@@ -3,7 +3,7 @@
 Knows numbers alone.
 """
 
-from services.gateway.refusals import refuse
+from live_avatar.services.gateway.refusals import refuse
 
 
 class CreditWindow:

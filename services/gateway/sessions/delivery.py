@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from live_avatar.config import Preset
+from live_avatar.services.gateway.audio.speech import Samples
+from live_avatar.services.gateway.audio.utterances import Utterances
+from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.sessions.events import EventQueue, Interruption
+from live_avatar.services.gateway.sessions.ledger import ArrivedBlock, BlockLedger
+from live_avatar.services.gateway.sessions.policy import LiveRules
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.audio.speech import Samples
-from services.gateway.audio.utterances import Utterances
-from services.gateway.limits import Limits
-from services.gateway.sessions.events import EventQueue, Interruption
-from services.gateway.sessions.ledger import ArrivedBlock, BlockLedger
-from services.gateway.sessions.policy import LiveRules
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from live_avatar.config import Preset
+from live_avatar.services.gateway.audio.utterances import Utterances
+from live_avatar.services.gateway.refusals import slow_consumer
 from live_avatar.serving.errors import ServiceError
-from services.gateway.audio.utterances import Utterances
-from services.gateway.refusals import slow_consumer
 
 NANOSECONDS = 1_000_000_000
 MAX_WAITING = 1_024

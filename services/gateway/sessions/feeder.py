@@ -13,15 +13,15 @@ from google.protobuf.message import DecodeError
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.novelty import PORTRAIT_UNLIKE_TRAINING
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, Sink, StreamBlocksRequest
+from live_avatar.services.gateway.pipelines import messages
+from live_avatar.services.gateway.refusals import PRECONDITION
+from live_avatar.services.gateway.sessions.conditioning import IDLE_PERIOD_S
+from live_avatar.services.gateway.sessions.delivery import Admission, AudioPiece
+from live_avatar.services.gateway.sessions.events import Event, EventKind
+from live_avatar.services.gateway.sessions.session import Phase, Session
 from live_avatar.serving.errors import ServiceError, as_service_error
 from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.telemetry import Telemetry, traceparent
-from services.gateway.pipelines import messages
-from services.gateway.refusals import PRECONDITION
-from services.gateway.sessions.conditioning import IDLE_PERIOD_S
-from services.gateway.sessions.delivery import Admission, AudioPiece
-from services.gateway.sessions.events import Event, EventKind
-from services.gateway.sessions.session import Phase, Session
 
 CONDITION_S = 60.0
 """From a portrait to its sink, on the slowest device."""

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import grpc
 import structlog
 
+from live_avatar.services.gateway.election.leader import LeaderElection
+from live_avatar.services.gateway.store.records import LeaseLostError, SessionRecord
+from live_avatar.services.gateway.store.redis_access import RETRY_AFTER_S, STORE_LOST
+from live_avatar.services.gateway.store.renewals import Renewal
+from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError
 from live_avatar.serving.logs import session_name
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.election.leader import LeaderElection
-from services.gateway.store.records import LeaseLostError, SessionRecord
-from services.gateway.store.redis_access import RETRY_AFTER_S, STORE_LOST
-from services.gateway.store.renewals import Renewal
-from services.gateway.store.store import SessionStore
 
 _RENEWED_TOGETHER = 128
 """Leases that share one transaction, and its fate."""

@@ -10,9 +10,9 @@ import grpc
 from opentelemetry.trace import Span
 
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
+from live_avatar.services.gateway.refusals import slow_consumer
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.gateway.refusals import slow_consumer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,22 @@ See ``Delivery``.  Joins the pacing arithmetic, the speech that waits and the wa
 import time
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.services.gateway.audio.live_speech import Filled, LiveSpeech
+from live_avatar.services.gateway.audio.speech import Samples
+from live_avatar.services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
+from live_avatar.services.gateway.sessions.barge_ins import BargeIns
+from live_avatar.services.gateway.sessions.delivery import (
+    Admission,
+    AudioPiece,
+    DeliveryBounds,
+    DeliveryContext,
+    DeliveryCut,
+)
+from live_avatar.services.gateway.sessions.events import Interruption
+from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
+from live_avatar.services.gateway.sessions.punctuality import Punctuality
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S, Pacer, PacingRules
-from services.gateway.audio.live_speech import Filled, LiveSpeech
-from services.gateway.audio.speech import Samples
-from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
-from services.gateway.sessions.barge_ins import BargeIns
-from services.gateway.sessions.delivery import Admission, AudioPiece, DeliveryBounds, DeliveryContext, DeliveryCut
-from services.gateway.sessions.events import Interruption
-from services.gateway.sessions.ledger import ArrivedBlock
-from services.gateway.sessions.punctuality import Punctuality
 
 _ROOM_BLOCKS = 2
 """Blocks beyond those in the pipeline that the default lead has room for: one that plays, one that enters at once."""

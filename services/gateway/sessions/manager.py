@@ -16,29 +16,29 @@ import grpc
 import structlog
 
 from live_avatar.portrait.sizing import target_size
+from live_avatar.services.gateway.election.leader import LeaderElection, NoElection
+from live_avatar.services.gateway.pipelines import messages
+from live_avatar.services.gateway.pipelines.fleet import Fleet
+from live_avatar.services.gateway.pipelines.pipeline import SERVICE, Pipeline
+from live_avatar.services.gateway.refusals import CAUSE, PRECONDITION, expired
+from live_avatar.services.gateway.sessions.creation import Creations, create_failed
+from live_avatar.services.gateway.sessions.events import Interruption
+from live_avatar.services.gateway.sessions.failures import Failures
+from live_avatar.services.gateway.sessions.feeder import condition
+from live_avatar.services.gateway.sessions.keeper import End, Keeper, session_closed
+from live_avatar.services.gateway.sessions.negotiation import negotiated
+from live_avatar.services.gateway.sessions.policy import SessionPolicy
+from live_avatar.services.gateway.sessions.session import IDLE, Phase, Session
+from live_avatar.services.gateway.store.probe import StoreProbe
+from live_avatar.services.gateway.store.records import OVER, SessionRecord
+from live_avatar.services.gateway.store.store import SessionStore, not_found
+from live_avatar.services.gateway.store.tokens import check_token, make_token, named_session, token_hash
+from live_avatar.services.gateway.waiting import Condition
 from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, stage_lost
 from live_avatar.serving.logs import session_name
 from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.election.leader import LeaderElection, NoElection
-from services.gateway.pipelines import messages
-from services.gateway.pipelines.fleet import Fleet
-from services.gateway.pipelines.pipeline import SERVICE, Pipeline
-from services.gateway.refusals import CAUSE, PRECONDITION, expired
-from services.gateway.sessions.creation import Creations, create_failed
-from services.gateway.sessions.events import Interruption
-from services.gateway.sessions.failures import Failures
-from services.gateway.sessions.feeder import condition
-from services.gateway.sessions.keeper import End, Keeper, session_closed
-from services.gateway.sessions.negotiation import negotiated
-from services.gateway.sessions.policy import SessionPolicy
-from services.gateway.sessions.session import IDLE, Phase, Session
-from services.gateway.store.probe import StoreProbe
-from services.gateway.store.records import OVER, SessionRecord
-from services.gateway.store.store import SessionStore, not_found
-from services.gateway.store.tokens import check_token, make_token, named_session, token_hash
-from services.gateway.waiting import Condition
 
 _SWEEP_S = 0.5
 _NOTICE_S = 10.0

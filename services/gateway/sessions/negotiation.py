@@ -5,9 +5,9 @@ Knows the public API's config and the pipeline's preset; sends nothing.
 
 from live_avatar.config import Preset
 from live_avatar.limits import MAX_ENLARGEMENT
+from live_avatar.services.gateway.limits import COMFORTABLE_SIDE, LARGEST_SIDE
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import VideoFormat
-from services.gateway.limits import COMFORTABLE_SIDE, LARGEST_SIDE
 
 
 def negotiated(config: api.SessionConfig, size: tuple[int, int], preset: Preset) -> api.SessionConfig:

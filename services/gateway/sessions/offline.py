@@ -8,15 +8,21 @@ import time
 import grpc
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.services.gateway.audio.speech import Samples, Speech
+from live_avatar.services.gateway.pipelines.deadline_queue import NO_HURRY_NS
+from live_avatar.services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER, PRECONDITION
+from live_avatar.services.gateway.sessions.delivery import (
+    Admission,
+    AudioPiece,
+    DeliveryBounds,
+    DeliveryContext,
+    DeliveryCut,
+)
+from live_avatar.services.gateway.sessions.events import Interruption
+from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.parts import PART_BYTES
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.audio.speech import Samples, Speech
-from services.gateway.pipelines.deadline_queue import NO_HURRY_NS
-from services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER, PRECONDITION
-from services.gateway.sessions.delivery import Admission, AudioPiece, DeliveryBounds, DeliveryContext, DeliveryCut
-from services.gateway.sessions.events import Interruption
-from services.gateway.sessions.ledger import ArrivedBlock
 
 _PIECE_SAMPLES = PART_BYTES // 4
 """Samples of one audio message at most."""

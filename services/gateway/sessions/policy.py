@@ -5,7 +5,7 @@ Plain data.
 
 from dataclasses import dataclass
 
-from services.gateway.limits import Limits
+from live_avatar.services.gateway.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from enum import StrEnum
 import grpc
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.services.gateway.sessions.delivery import DeliveryContext
+from live_avatar.services.gateway.sessions.events import Event, EventKind, media_ns
+from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S, Pacer
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.gateway.sessions.delivery import DeliveryContext
-from services.gateway.sessions.events import Event, EventKind, media_ns
-from services.gateway.sessions.ledger import ArrivedBlock
 
 NOTED_NS = 120_000_000
 """Waiting that a viewer notices, summed up until it has been calm."""

@@ -13,22 +13,22 @@ from enum import Enum
 from live_avatar.config import Preset
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
+from live_avatar.services.gateway.audio.utterances import Utterances
+from live_avatar.services.gateway.pipelines.pipeline import Pipeline
+from live_avatar.services.gateway.refusals import PRECONDITION, expired
+from live_avatar.services.gateway.sessions.conditioning import Conditioning, Prompts
+from live_avatar.services.gateway.sessions.credits import CreditWindow
+from live_avatar.services.gateway.sessions.delivery import Delivery, DeliveryContext
+from live_avatar.services.gateway.sessions.events import EventQueue
+from live_avatar.services.gateway.sessions.ledger import BlockLedger
+from live_avatar.services.gateway.sessions.live import LiveDelivery
+from live_avatar.services.gateway.sessions.offline import OfflineDelivery
+from live_avatar.services.gateway.sessions.policy import SessionPolicy
+from live_avatar.services.gateway.store.records import SessionRecord
+from live_avatar.services.gateway.waiting import Condition
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.audio.utterances import Utterances
-from services.gateway.pipelines.pipeline import Pipeline
-from services.gateway.refusals import PRECONDITION, expired
-from services.gateway.sessions.conditioning import Conditioning, Prompts
-from services.gateway.sessions.credits import CreditWindow
-from services.gateway.sessions.delivery import Delivery, DeliveryContext
-from services.gateway.sessions.events import EventQueue
-from services.gateway.sessions.ledger import BlockLedger
-from services.gateway.sessions.live import LiveDelivery
-from services.gateway.sessions.offline import OfflineDelivery
-from services.gateway.sessions.policy import SessionPolicy
-from services.gateway.store.records import SessionRecord
-from services.gateway.waiting import Condition
 
 IDLE = "IDLE"
 """Reason of the end of a session in which nothing happens."""

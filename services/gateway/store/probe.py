@@ -7,9 +7,9 @@ import asyncio
 
 import structlog
 
+from live_avatar.services.gateway.store.redis_access import STORE_REFUSED
+from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.serving.errors import ServiceError
-from services.gateway.store.redis_access import STORE_REFUSED
-from services.gateway.store.store import SessionStore
 
 _PERIOD_S = 1.0
 _FAILURES = 3

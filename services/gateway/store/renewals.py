@@ -11,8 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from live_avatar.serving.errors import ServiceError
-from services.gateway.store.records import (
+from live_avatar.services.gateway.store.records import (
     OPEN_KEY,
     OVER,
     PROBE_KEY,
@@ -23,7 +22,8 @@ from services.gateway.store.records import (
     session_key,
     slots_key,
 )
-from services.gateway.store.redis_access import begin, now_ms, reported, transact
+from live_avatar.services.gateway.store.redis_access import begin, now_ms, reported, transact
+from live_avatar.serving.errors import ServiceError
 
 _RENEWALS_AT_ONCE = 8
 

@@ -14,9 +14,7 @@ import grpc
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError
-from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.store.records import (
+from live_avatar.services.gateway.store.records import (
     OPEN_KEY,
     OVER,
     LeaseLostError,
@@ -29,8 +27,10 @@ from services.gateway.store.records import (
     slots_key,
     tenant_key,
 )
-from services.gateway.store.redis_access import as_text, begin, now_ms, reported, transact
-from services.gateway.store.renewals import Renewal, Renewals, as_record, read_record
+from live_avatar.services.gateway.store.redis_access import as_text, begin, now_ms, reported, transact
+from live_avatar.services.gateway.store.renewals import Renewal, Renewals, as_record, read_record
+from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError
+from live_avatar.v1 import avatar_service_pb2 as api
 
 _REAPED_AT_ONCE = 100
 GATEWAY_LOST = "GATEWAY_LOST"

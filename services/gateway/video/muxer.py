@@ -16,8 +16,8 @@ import soxr
 from av.audio.codeccontext import AudioCodecContext
 
 from live_avatar.config import Preset
+from live_avatar.services.gateway.video import mp4
 from live_avatar.v1 import media_pb2
-from services.gateway.video import mp4
 
 AAC_RATE_HZ = 48_000
 """Whatever the rate of the speech: the encoder holds back three packets, and these are the shortest."""

@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 from live_avatar.proxies import DIRECT
+from live_avatar.services.gateway.service import build
+from live_avatar.services.gateway.settings import GatewaySettings
 from live_avatar.serving.errors import ServiceError, from_rpc_error
 from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.server import Service
@@ -20,8 +22,6 @@ from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 from live_avatar.v1.media_pb2 import AudioFormat, VideoFormat
-from services.gateway.service import build
-from services.gateway.settings import GatewaySettings
 from tests.services.gateway.fake_pipeline import FakePipeline, fake_pipeline, level
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ Knows what must be found, by the pods alone; does not look at slices to say so.
 import random
 from dataclasses import dataclass, field, replace
 
-from services.gateway.discovery.slices import PortNames
-from services.gateway.discovery.source import Address
+from live_avatar.services.gateway.discovery.slices import PortNames
+from live_avatar.services.gateway.discovery.source import Address
 
 from .fake_objects import Object, Objects, Place
 

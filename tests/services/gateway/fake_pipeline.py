@@ -27,6 +27,7 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import (
     VaeDecoderServiceServicer,
     add_VaeDecoderServiceServicer_to_server,
 )
+from live_avatar.services.vae_decoder.media import VideoEncoder, open_encoder
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.hop import HopServer
@@ -36,7 +37,6 @@ from live_avatar.serving.parts import cut
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.work import Deliver, Work
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.vae_decoder.media import VideoEncoder, open_encoder
 
 SESSION_BYTES = 1_000
 Name = tuple[str, int]

@@ -7,20 +7,20 @@ from typing import cast
 from opentelemetry.trace import INVALID_SPAN
 
 from live_avatar.config import TINY
+from live_avatar.services.gateway.audio.utterances import Utterances
+from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.pipelines.pipeline import Pipeline
+from live_avatar.services.gateway.sessions.delivery import DeliveryContext
+from live_avatar.services.gateway.sessions.events import EventQueue
+from live_avatar.services.gateway.sessions.ledger import ArrivedBlock, BlockLedger
+from live_avatar.services.gateway.sessions.live import LiveDelivery
+from live_avatar.services.gateway.sessions.policy import LiveRules, SessionPolicy
+from live_avatar.services.gateway.sessions.session import Session
+from live_avatar.services.gateway.store.records import SessionRecord
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import AudioFormat, VideoFormat
-from services.gateway.audio.utterances import Utterances
-from services.gateway.limits import Limits
-from services.gateway.pipelines.pipeline import Pipeline
-from services.gateway.sessions.delivery import DeliveryContext
-from services.gateway.sessions.events import EventQueue
-from services.gateway.sessions.ledger import ArrivedBlock, BlockLedger
-from services.gateway.sessions.live import LiveDelivery
-from services.gateway.sessions.policy import LiveRules, SessionPolicy
-from services.gateway.sessions.session import Session
-from services.gateway.store.records import SessionRecord
 
 RATE_HZ = 16_000
 POLICY = SessionPolicy(limits=Limits(), token_key=b"", endpoint="", live=LiveRules(), drain_s=1.0, lease_s=10.0)

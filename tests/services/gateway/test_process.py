@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.settings import GatewaySettings, LimitSettings
+from live_avatar.services.gateway.settings import GatewaySettings, LimitSettings
 
 ROOT = Path(__file__).parents[3]
 NOWHERE = "127.0.0.1:1/127.0.0.1:2"
 
 
 def command(*flags: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "services.gateway", *flags]
+    return [sys.executable, "-W", "error", "-m", "live_avatar.services.gateway", *flags]
 
 
 def environment() -> dict[str, str]:
@@ -49,7 +49,7 @@ def test_it_listens_without_its_pipeline_and_ends_cleanly(process: subprocess.Po
 def test_torch_is_not_in_the_process() -> None:
     """Nothing that the gateway imports, even late, brings the networks with it."""
     code = (
-        "import sys, services.gateway.__main__, services.gateway.service;"
+        "import sys, live_avatar.services.gateway.__main__, live_avatar.services.gateway.service;"
         "heavy = {'torch', 'transformers', 'einops'} & set(sys.modules); sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

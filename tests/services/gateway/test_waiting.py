@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.gateway.waiting import Condition
+from live_avatar.services.gateway.waiting import Condition
 
 
 def test_a_change_wakes_those_whose_condition_holds_and_no_others() -> None:

@@ -152,7 +152,7 @@ def chain_programs(
         port = head if head is not None and steps is stages[0] else free_port()
         own = ("--steps", f"{steps.start}-{steps.stop - 1}", "--step-count", str(stages[-1].stop))
         flags = ("--next", address(following), *own, *model, *stage_flags)
-        started[Program(name=stage_name(steps), module="services.denoise_stage", flags=flags)] = port
+        started[Program(name=stage_name(steps), module="live_avatar.services.denoise_stage", flags=flags)] = port
         following = port
     if head is None:
         started[encoder_program(model, following)] = free_port()
@@ -161,9 +161,11 @@ def chain_programs(
 
 def encoder_program(model: Sequence[str], following: int) -> Program:
     """The audio encoder before port ``following``."""
-    return Program(name=ENCODER, module="services.audio_encoder", flags=("--next", address(following), *model))
+    return Program(
+        name=ENCODER, module="live_avatar.services.audio_encoder", flags=("--next", address(following), *model)
+    )
 
 
 def decoder_program(model: Sequence[str]) -> Program:
     """The VAE decoder."""
-    return Program(name=DECODER, module="services.vae_decoder", flags=tuple(model))
+    return Program(name=DECODER, module="live_avatar.services.vae_decoder", flags=tuple(model))

@@ -17,10 +17,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from PIL import Image
 
+from live_avatar.services.gateway.limits import Limits
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import AudioFormat, VideoFormat
-from services.gateway.limits import Limits
 from tests.services.gateway.clients import (
     BLOCK_SAMPLES,
     RATE_HZ,

@@ -70,7 +70,7 @@ async def gateway_process() -> AsyncIterator[tuple[str, Process]]:
     flags = ("--server.host", "127.0.0.1", "--server.port", "0", "--server.drain-seconds", "0")
     async with (
         fake_pipeline() as pipeline,
-        running("-m", "services.gateway", "--pipelines", pipeline.address, *flags) as (process, line),
+        running("-m", "live_avatar.services.gateway", "--pipelines", pipeline.address, *flags) as (process, line),
     ):
         target = f"127.0.0.1:{json.loads(line)['port']}"
         await sessions_open(target, 0)

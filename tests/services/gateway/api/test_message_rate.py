@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from services.gateway.api import message_rate
-from services.gateway.api.message_rate import MessageRate
-from services.gateway.limits import Limits
+from live_avatar.services.gateway.api import message_rate
+from live_avatar.services.gateway.api.message_rate import MessageRate
+from live_avatar.services.gateway.limits import Limits
 from tests.services.gateway.clients import RATE_HZ, Request, Response, Talk, tone, units, whole_system
 from tests.services.gateway.live_client import viewer
 

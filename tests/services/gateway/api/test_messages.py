@@ -4,10 +4,10 @@ import grpc
 from google.rpc import error_details_pb2
 
 from live_avatar.client.results import Event, from_response
+from live_avatar.services.gateway.api import messages
+from live_avatar.services.gateway.sessions.events import NANOSECONDS, EventKind
+from live_avatar.services.gateway.sessions.events import Event as SessionEvent
 from live_avatar.serving.errors import DOMAIN, ServiceError
-from services.gateway.api import messages
-from services.gateway.sessions.events import NANOSECONDS, EventKind
-from services.gateway.sessions.events import Event as SessionEvent
 
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 

@@ -8,9 +8,9 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from live_avatar.services.gateway.api.servicer import MAX_LISTS
+from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.api.servicer import MAX_LISTS
-from services.gateway.store.store import SessionStore
 from tests.services.gateway.clients import create_request, failure, whole_system
 
 Code = grpc.StatusCode

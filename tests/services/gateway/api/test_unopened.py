@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 import grpc
 import pytest
 
+from live_avatar.services.gateway.api.unopened import UnopenedStreams
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
-from services.gateway.api.unopened import UnopenedStreams
 from tests.services.gateway.clients import Talk, tone, units, whole_system
 
 DEADLINE, EXHAUSTED = grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED

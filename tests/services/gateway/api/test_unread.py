@@ -9,12 +9,12 @@ import pytest
 from live_avatar.config import TINY
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.proxies import DIRECT
+from live_avatar.services.gateway.sessions.session import Session
+from live_avatar.services.gateway.settings import LimitSettings
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 from live_avatar.v1.media_pb2 import VideoFormat
-from services.gateway.sessions.session import Session
-from services.gateway.settings import LimitSettings
 from tests.services.gateway.clients import SMALL_WINDOWS, Gateway, Talk, video_format, whole_system
 
 pytestmark = pytest.mark.alone

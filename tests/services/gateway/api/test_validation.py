@@ -9,10 +9,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from live_avatar.services.gateway.api.validation import check_message
+from live_avatar.services.gateway.limits import Limits
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.api.validation import check_message
-from services.gateway.limits import Limits
 
 LIMITS = Limits()
 REQUESTS = [method.input_type for method in api.DESCRIPTOR.services_by_name["AvatarService"].methods]

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from opentelemetry.trace import INVALID_SPAN
 
 from live_avatar.config import TINY
+from live_avatar.services.gateway.audio.live_speech import MAX_UTTERANCES
+from live_avatar.services.gateway.sessions.live import LiveDelivery
+from live_avatar.services.gateway.sessions.policy import LiveRules
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S
 from live_avatar.v1.media_pb2 import AudioFormat
-from services.gateway.audio.live_speech import MAX_UTTERANCES
-from services.gateway.sessions.live import LiveDelivery
-from services.gateway.sessions.policy import LiveRules
 from tests.services.gateway.live_session import arrived, live_config, live_context
 
 RATE_HZ = 16_000

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from live_avatar.config import SAMPLE_RATE_HZ, TINY
+from live_avatar.services.gateway.audio.speech import SampleQueue, Samples, Speech, join_small
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1.media_pb2 import AudioFormat
-from services.gateway.audio.speech import SampleQueue, Samples, Speech, join_small
 
 S16, F32 = AudioFormat.ENCODING_PCM_S16LE, AudioFormat.ENCODING_PCM_F32LE
 BLOCK = TINY.samples_per_block

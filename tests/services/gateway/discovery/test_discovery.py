@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from kubernetes.client import DiscoveryV1Api
 
-from services.gateway.cluster import ObjectName, open_client
-from services.gateway.discovery.dns import DnsDiscovery, DnsName
-from services.gateway.discovery.kubernetes import KubernetesDiscovery
-from services.gateway.discovery.slice_watch import WatchTiming
-from services.gateway.discovery.slices import pipelines_of
-from services.gateway.discovery.source import Address, Discovery, parse_address
-from services.gateway.discovery.static import StaticDiscovery
+from live_avatar.services.gateway.cluster import ObjectName, open_client
+from live_avatar.services.gateway.discovery.dns import DnsDiscovery, DnsName
+from live_avatar.services.gateway.discovery.kubernetes import KubernetesDiscovery
+from live_avatar.services.gateway.discovery.slice_watch import WatchTiming
+from live_avatar.services.gateway.discovery.slices import pipelines_of
+from live_avatar.services.gateway.discovery.source import Address, Discovery, parse_address
+from live_avatar.services.gateway.discovery.static import StaticDiscovery
 from tests.services.gateway.endpoint_world import (
     CONDITIONS,
     DECODER,

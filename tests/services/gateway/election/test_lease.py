@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from kubernetes.client import CoordinationV1Api
 
-from services.gateway.cluster import ObjectName, open_client
-from services.gateway.election.leader import NoElection
-from services.gateway.election.lease import LeaseHolder
+from live_avatar.services.gateway.cluster import ObjectName, open_client
+from live_avatar.services.gateway.election.leader import NoElection
+from live_avatar.services.gateway.election.lease import LeaseHolder
 from tests.services.gateway.fake_kubernetes import FakeCluster
 from tests.services.gateway.fake_objects import Place
 

@@ -4,9 +4,9 @@ import asyncio
 
 from live_avatar.config import TINY
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
+from live_avatar.services.gateway.pipelines.deadline_queue import NO_HURRY_NS, DeadlineQueue
+from live_avatar.services.gateway.pipelines.load import Load
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.gateway.pipelines.deadline_queue import NO_HURRY_NS, DeadlineQueue
-from services.gateway.pipelines.load import Load
 
 
 def test_the_earliest_due_enters_first_and_one_at_a_time() -> None:

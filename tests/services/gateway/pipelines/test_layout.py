@@ -3,8 +3,8 @@
 import pytest
 
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
+from live_avatar.services.gateway.pipelines.layout import capacity, check_layout, describe
 from live_avatar.serving.timing import PROTOCOL_VERSION
-from services.gateway.pipelines.layout import capacity, check_layout, describe
 
 
 def chain(*slices: tuple[int, ...], step_count: int = 4) -> list[ServiceInfo]:

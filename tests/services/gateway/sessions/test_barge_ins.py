@@ -5,12 +5,12 @@ import time
 import numpy as np
 import pytest
 
+from live_avatar.services.gateway.api import messages
+from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.sessions.barge_ins import UTTERANCE_OVER
+from live_avatar.services.gateway.sessions.live import LiveDelivery
 from live_avatar.serving.errors import ServiceError, from_status
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.api import messages
-from services.gateway.limits import Limits
-from services.gateway.sessions.barge_ins import UTTERANCE_OVER
-from services.gateway.sessions.live import LiveDelivery
 from tests.services.gateway.live_session import RATE_HZ, live_config, live_context
 
 PIECE = 1_000

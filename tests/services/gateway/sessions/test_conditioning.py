@@ -1,7 +1,7 @@
 """Sinks of a session: no block enters before what it is conditioned on is on its way."""
 
+from live_avatar.services.gateway.sessions.conditioning import Conditioning, Prompts
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.sessions.conditioning import Conditioning, Prompts
 
 
 def test_blocks_wait_for_the_portrait_and_then_for_the_models_own_sink() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from live_avatar.services.gateway.sessions.credits import CreditWindow
 from live_avatar.serving.errors import ServiceError
-from services.gateway.sessions.credits import CreditWindow
 
 
 def test_credits_are_granted_and_spent() -> None:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from live_avatar.services.gateway.api.stream import Stream
+from live_avatar.services.gateway.sessions.events import GoAway
+from live_avatar.services.gateway.sessions.session import IDLE, Session
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.api.stream import Stream
-from services.gateway.sessions.events import GoAway
-from services.gateway.sessions.session import IDLE, Session
 from tests.services.gateway.live_session import admit, arrive, arrived, live_session
 
 Request = api.StreamAvatarRequest

@@ -3,9 +3,9 @@
 import grpc
 
 from live_avatar.config import TINY
+from live_avatar.services.gateway.audio.utterances import Utterances
+from live_avatar.services.gateway.sessions.events import MAX_WAITING, Event, EventKind, EventQueue, media_ns
 from live_avatar.serving.errors import ServiceError
-from services.gateway.audio.utterances import Utterances
-from services.gateway.sessions.events import MAX_WAITING, Event, EventKind, EventQueue, media_ns
 
 
 def event(kind: EventKind, name: str = "", block: int = 0) -> Event:

@@ -9,13 +9,13 @@ from typing import cast
 import grpc
 import pytest
 
+from live_avatar.services.gateway.election.leader import NoElection
+from live_avatar.services.gateway.sessions.keeper import End, Keeper
+from live_avatar.services.gateway.store.records import LeaseLostError, SessionRecord
+from live_avatar.services.gateway.store.renewals import Renewal
+from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.election.leader import NoElection
-from services.gateway.sessions.keeper import End, Keeper
-from services.gateway.store.records import LeaseLostError, SessionRecord
-from services.gateway.store.renewals import Renewal
-from services.gateway.store.store import SessionStore
 from tests.services.gateway.store.test_store import record
 
 LEASE_S = 0.3

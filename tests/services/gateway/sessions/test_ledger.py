@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from opentelemetry.trace import INVALID_SPAN
 
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
+from live_avatar.services.gateway.sessions.ledger import BlockLedger
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.gateway.sessions.ledger import BlockLedger
 
 
 def video(block: int, *frames: bytes, first: int = 0, last: bool = True) -> StreamVideoResponse.Video:

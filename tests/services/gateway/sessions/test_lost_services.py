@@ -11,11 +11,11 @@ import pytest
 
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitRequest
+from live_avatar.services.gateway.pipelines.pipeline import Pipeline
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.observer import NoObserver
 from live_avatar.serving.timing import HopTiming
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.pipelines.pipeline import Pipeline
 from tests.services.gateway.clients import BLOCK_SAMPLES, Gateway, Talk, failure, gateway, tone
 from tests.services.gateway.fake_pipeline import CountingDecoder, FakePipeline, PassingWork, fake_pipeline
 from tests.services.gateway.wire import Wire, relayed

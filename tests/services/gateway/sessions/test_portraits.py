@@ -9,12 +9,12 @@ import grpc
 import pytest
 
 from live_avatar.portrait.limits import DEFAULT_LIMITS
+from live_avatar.services.gateway.sessions import manager
 from live_avatar.serving.decode_pool import PoolRules
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.portraits import Portraits
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
-from services.gateway.sessions import manager
 from tests.services.gateway.clients import Gateway, create_request, failure, portrait, whole_system
 from tests.serving.slow_decoding import BREAKING, GREEDY, SLOW
 

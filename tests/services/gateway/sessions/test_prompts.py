@@ -1,6 +1,7 @@
 """Changes of the prompt: before the portrait is encoded, many at once, and of sessions that leave."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,10 +10,10 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from live_avatar.services.gateway.sessions import conditioning
+from live_avatar.services.gateway.sessions.conditioning import IDLE_PERIOD_S, MAX_WAITING_CALLS, Prompts
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.sessions import conditioning
-from services.gateway.sessions.conditioning import MAX_WAITING_CALLS, Prompts
 from tests.services.gateway.clients import (
     RATE_HZ,
     Gateway,
@@ -128,6 +129,7 @@ def test_a_flood_of_updates_costs_one_encoding_a_block_and_the_last_one_wins() -
     async def scenario() -> None:
         async with whole_system() as running, viewer(running) as one:
             await one.until_block(2)
+            began = time.monotonic()
             for number in range(2_000):
                 await one.say(update=stream_update(f"prompt {number}"))
             blocks = one.units()[-1].block_index
@@ -135,7 +137,10 @@ def test_a_flood_of_updates_costs_one_encoding_a_block_and_the_last_one_wins() -
             changes = sent(running)
             assert changes[-1][1] == "prompt 1999"
             firsts = [first for first, _ in changes]
-            assert len(firsts) == len(set(firsts)), "two changes before one block"
+            # Where the machine is so busy that no block is admitted for a period, a second change of it is right.
+            idle_periods = int((time.monotonic() - began) / IDLE_PERIOD_S)
+            assert len(firsts) <= len(set(firsts)) + idle_periods, "two changes before one block"
+            assert len(firsts) < 50
             assert not one.ended.is_set()
 
     asyncio.run(scenario())

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from live_avatar.client.results import Event, from_response
+from live_avatar.services.gateway.api import messages
+from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
+from live_avatar.services.gateway.sessions.punctuality import CALM_BLOCKS, NOTED_NS, STANDSTILL_NS, Cause, Degradation
+from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.pacing import NS_PER_S
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
-from services.gateway.api import messages
-from services.gateway.sessions.ledger import ArrivedBlock
-from services.gateway.sessions.punctuality import CALM_BLOCKS, NOTED_NS, STANDSTILL_NS, Cause, Degradation
-from services.gateway.sessions.session import Session
 from tests.services.gateway.live_session import admit, arrive, arrived, delivery_of, live_session
 
 BLOCK_NS = 480_000_000

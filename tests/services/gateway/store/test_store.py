@@ -10,11 +10,11 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
+from live_avatar.services.gateway.store.records import LeaseLostError, SessionRecord, session_key
+from live_avatar.services.gateway.store.redis_access import IN_MEMORY, connect
+from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.store.records import LeaseLostError, SessionRecord, session_key
-from services.gateway.store.redis_access import IN_MEMORY, connect
-from services.gateway.store.store import SessionStore
 
 ACTIVE, CLOSED, FAILED = api.Session.STATE_ACTIVE, api.Session.STATE_CLOSED, api.Session.STATE_FAILED
 LEASE_MS = 300

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from live_avatar.services.gateway.store.records import LeaseLostError, SessionRecord, lease_key, session_key
+from live_avatar.services.gateway.store.redis_access import as_text, connect
+from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.store.records import LeaseLostError, SessionRecord, lease_key, session_key
-from services.gateway.store.redis_access import as_text, connect
-from services.gateway.store.store import SessionStore
 from tests.services.gateway.redis_proxy import RedisProxy, redis_proxy
 from tests.services.gateway.store.test_store import open_store, reap, record
 

@@ -11,9 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest
+from live_avatar.services.gateway.store.records import PROBE_KEY
+from live_avatar.services.gateway.store.redis_access import as_text, connect
 from live_avatar.v1 import avatar_service_pb2 as api
-from services.gateway.store.records import PROBE_KEY
-from services.gateway.store.redis_access import as_text, connect
 from tests.services.gateway.clients import BLOCK_SAMPLES, Gateway, Talk, create_request, failure, gateway, tone, units
 from tests.services.gateway.fake_pipeline import PassingWork, fake_pipeline
 from tests.services.gateway.redis_proxy import redis_proxy

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.video import mp4
+from live_avatar.services.gateway.video import mp4
 
 
 def test_nal_units_are_found_behind_long_and_short_start_codes() -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from live_avatar.config import TINY
-from live_avatar.v1.media_pb2 import VideoFormat
-from services.gateway.video.muxer import (
+from live_avatar.services.gateway.video.muxer import (
     AAC_PACKET_SAMPLES,
     TICKS_PER_FRAME,
     EncodedFrames,
@@ -22,7 +21,8 @@ from services.gateway.video.muxer import (
     Speech,
     muxer_for,
 )
-from services.vae_decoder.media import H264Encoder
+from live_avatar.services.vae_decoder.media import H264Encoder
+from live_avatar.v1.media_pb2 import VideoFormat
 
 SIZE = (64, 48)
 FPS = TINY.stream.fps
