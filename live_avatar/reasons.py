@@ -33,6 +33,7 @@ class Reason:
 
 _INVALID = ("INVALID_ARGUMENT",)
 _PRECONDITION = ("FAILED_PRECONDITION",)
+_DENIED = ("PERMISSION_DENIED",)
 _EXHAUSTED = ("RESOURCE_EXHAUSTED",)
 _DEGRADED = ("DEADLINE_EXCEEDED", "OK")
 _UNAVAILABLE = ("UNAVAILABLE",)
@@ -120,6 +121,9 @@ REASONS: Mapping[str, Reason] = {
     ),
     "PROMPT_TOO_LONG": Reason(_INVALID, "the prompt has too many characters", _FIX),
     "REQUEST_ID_REUSED": Reason(("ALREADY_EXISTS",), "the request id was used for another request", "use a fresh id"),
+    "SCOPE_MISSING": Reason(
+        _DENIED, "the caller's credential does not have the scope that the call needs", "use a key with that scope"
+    ),
     "SESSION_CLOSED": Reason(("ABORTED",), "a caller closed the session", "nothing"),
     "SESSION_EXPIRED": Reason(
         _PRECONDITION, "the session has ended; the metadata `cause` may say `IDLE` or `MAX_DURATION`", _AGAIN
@@ -139,6 +143,7 @@ REASONS: Mapping[str, Reason] = {
         "notify the operator; see the server's log",
     ),
     "STREAM_NOT_OPEN": Reason(_PRECONDITION, "the session's stream is not open yet", "open the stream first"),
+    "TENANT_FORBIDDEN": Reason(_DENIED, "the request names a tenant that is not the caller's", "leave `tenant` empty"),
     "TOKEN_INVALID": Reason(
         ("UNAUTHENTICATED",), "the session token belongs to another session", "use the token of the session"
     ),

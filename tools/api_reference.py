@@ -28,7 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "api.md"
 GUIDE = ROOT / "docs" / "guides" / "troubleshooting.md"
 BEGIN, END = "<!-- other reasons: begin -->\n", "<!-- other reasons: end -->\n"
-FILES = ("live_avatar/v1/avatar_service.proto", "live_avatar/v1/media.proto")
+FILES = (
+    "live_avatar/v1/avatar_service.proto",
+    "live_avatar/v1/admin_service.proto",
+    "live_avatar/v1/usage_service.proto",
+    "live_avatar/v1/media.proto",
+)
 PACKAGE = "live_avatar.v1"
 _HEAD = f"""# API reference
 
