@@ -36,7 +36,7 @@ SECTIONS: Mapping[str, Callable[[Workplace], Numbers]] = {
 
 
 @dataclass(frozen=True)
-class Bar:
+class Threshold:
     """The value that is wanted of a key."""
 
     least: float | None = None
@@ -50,20 +50,20 @@ class Bar:
         return f">= {self.least:g}" if self.least is not None else f"<= {self.most:g}"
 
 
-BARS: Mapping[str, Bar] = {
-    "pipeline_efficiency_150ms": Bar(least=0.98),
-    "pipeline_efficiency_20ms": Bar(least=0.90),
-    "transport_share_p50": Bar(most=0.006),
-    "transport_share_p99": Bar(most=0.025),
-    "tpp_speedup": Bar(least=3.8),
-    "ttff_factor": Bar(most=1.1),
-    "reaction_factor_mean": Bar(most=1.25),
-    "reaction_factor_p99": Bar(most=1.5),
-    "session_fairness": Bar(least=0.99),
-    "tiny_realtime_factor": Bar(least=1.0),
-    "tiny_128_realtime_factor": Bar(least=1.0),
-    "control_ms_per_block": Bar(most=2.0),
-    "compiled_over_eager": Bar(least=1.5),
+THRESHOLDS: Mapping[str, Threshold] = {
+    "pipeline_efficiency_150ms": Threshold(least=0.98),
+    "pipeline_efficiency_20ms": Threshold(least=0.90),
+    "transport_share_p50": Threshold(most=0.006),
+    "transport_share_p99": Threshold(most=0.025),
+    "tpp_speedup": Threshold(least=3.8),
+    "ttff_factor": Threshold(most=1.1),
+    "reaction_factor_mean": Threshold(most=1.25),
+    "reaction_factor_p99": Threshold(most=1.5),
+    "session_fairness": Threshold(least=0.99),
+    "tiny_realtime_factor": Threshold(least=1.0),
+    "tiny_128_realtime_factor": Threshold(least=1.0),
+    "control_ms_per_block": Threshold(most=2.0),
+    "compiled_over_eager": Threshold(least=1.5),
 }
 
 
@@ -103,9 +103,9 @@ def table(results: Mapping[str, float | str]) -> Table:
     made.add_column("value", justify="right")
     made.add_column("wanted", justify="right")
     made.add_column("")
-    for key, value in sorted(results.items(), key=lambda item: item[0] not in BARS):
+    for key, value in sorted(results.items(), key=lambda item: item[0] not in THRESHOLDS):
         if isinstance(value, float):
-            bar = BARS.get(key)
+            bar = THRESHOLDS.get(key)
             verdict = "" if bar is None else "[green]yes" if bar.holds(value) else "[red]no"
             made.add_row(key, f"{value:.4g}", str(bar or ""), verdict)
     return made

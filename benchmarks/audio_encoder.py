@@ -20,7 +20,7 @@ from transformers import Wav2Vec2Model
 from live_avatar.config import S2V_14B, SAMPLE_RATE_HZ, Preset
 from live_avatar.model.audio_tokens import AudioTokenEncoder
 from live_avatar.model.components import build_on_meta
-from live_avatar.services.audio_encoder.hearing import Streaming
+from live_avatar.services.audio_encoder.audio_features import StreamingFeatures
 
 HEARD_S = 10
 """Speech at hand: enough for the context before a block and eight blocks."""
@@ -31,7 +31,7 @@ def times(preset: Preset, runs: int) -> list[float]:
     speech, tokens = (network(preset, name) for name in ("speech", "audio"))
     assert isinstance(speech, Wav2Vec2Model)
     assert isinstance(tokens, AudioTokenEncoder)
-    hearing = Streaming(speech, preset)
+    hearing = StreamingFeatures(speech, preset)
     samples = np.random.default_rng(0).standard_normal(SAMPLE_RATE_HZ * HEARD_S, dtype=np.float32) * 0.1
     hearing.append(samples)
     first = round(preset.stream.left_context_s * SAMPLE_RATE_HZ / preset.samples_per_block) + 1

@@ -9,7 +9,7 @@ from benchmarks.audio_encoder import times
 from benchmarks.emulated_work import moving_gradient
 from benchmarks.sections import SIZE, Numbers, Workplace
 from live_avatar.config import S2V_14B, TINY
-from live_avatar.services.vae_decoder.media import H264Encoder
+from live_avatar.services.vae_decoder.h264 import H264Encoder
 
 RUNS = 7
 

@@ -27,7 +27,7 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import add_VaeDecoderS
 from live_avatar.portrait.limits import DEFAULT_LIMITS
 from live_avatar.services.denoise_stage.settings import parse_steps
 from live_avatar.services.vae_decoder.servicer import PortraitContext, VaeDecoderServicer
-from live_avatar.services.vae_decoder.video import Audience
+from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry
 from live_avatar.serving.hop_service import Register, as_service, hop_timing, running_hop
 from live_avatar.serving.observer import BlockReport, NoObserver, Observer
 from live_avatar.serving.parts import cut
@@ -75,7 +75,9 @@ class EmulatedSettings(PipelineSettings):
 class EmulatedDecoderServicer(VaeDecoderServicer):
     """Carries video as the real one does; a portrait becomes a sink of zeros of the right size."""
 
-    def __init__(self, system: Preset, settings: EmulatedSettings, audience: Audience, device: ThreadPoolExecutor):
+    def __init__(
+        self, system: Preset, settings: EmulatedSettings, audience: SubscriberRegistry, device: ThreadPoolExecutor
+    ):
         self._system = system
         with torch.device("meta"):  # it decodes nothing and needs no memory
             vae = VAE(system.vae)
@@ -162,7 +164,7 @@ async def build(settings: EmulatedSettings, telemetry: Telemetry) -> AsyncIterat
     with ThreadPoolExecutor(1, "device") as device, _observed(settings, telemetry) as observer:
         work: EmulatedDecoder | EmulatedEncoder | EmulatedStage | EmulatedEnd
         if settings.role == "decoder":
-            audience = Audience()
+            audience = SubscriberRegistry()
             work = EmulatedDecoder(system, wait_s, audience)
             servicer = EmulatedDecoderServicer(system, settings, audience, device)
             more.append(partial(add_VaeDecoderServiceServicer_to_server, servicer))

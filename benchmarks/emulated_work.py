@@ -17,10 +17,10 @@ from live_avatar.config import MOTION_LATENTS, Preset
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
-from live_avatar.services.vae_decoder.media import H264Encoder, Pixels
-from live_avatar.services.vae_decoder.video import Audience
-from live_avatar.serving.reservations import Reservations, Room
-from live_avatar.serving.work import Deliver
+from live_avatar.services.vae_decoder.h264 import H264Encoder, Pixels
+from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry
+from live_avatar.serving.memory_budget import AdmittedSessions, MemoryBudget
+from live_avatar.serving.work import Completion
 from live_avatar.streaming.block import Sink
 from live_avatar.streaming.picture import latent_size
 from live_avatar.streaming.sinks import SinkSchedule
@@ -57,7 +57,9 @@ class EmulatedWork:
     def __init__(self, preset: Preset, wait_s: float) -> None:
         self._preset = preset
         self._wait_s = wait_s
-        self._sessions: Reservations[StreamBlocksRequest.Open] = Reservations(Room(SESSIONS * _SESSION_BYTES, SESSIONS))
+        self._sessions: AdmittedSessions[StreamBlocksRequest.Open] = AdmittedSessions(
+            MemoryBudget(SESSIONS * _SESSION_BYTES, SESSIONS)
+        )
 
     def open(self, request: StreamBlocksRequest.Open) -> int:
         """Keeps the session's size."""
@@ -112,7 +114,7 @@ class EmulatedStage(EmulatedWork):
 
 
 @dataclass(frozen=True)
-class Film:
+class EmulatedVideo:
     """Encoded pictures of one block, to be sent again and again."""
 
     first: tuple[bytes, ...]
@@ -124,12 +126,12 @@ class Film:
         return self.other if block else self.first
 
 
-def film(preset: Preset, width: int, height: int) -> Film:
+def film(preset: Preset, width: int, height: int) -> EmulatedVideo:
     """A moving gradient of ``width`` x ``height`` as the decoder would encode it."""
     encoder = H264Encoder(width, height, preset.stream.fps)
     pictures = moving_gradient(preset, width, height)
     shown = pictures[preset.stream.dropped_frames :]
-    return Film(
+    return EmulatedVideo(
         first=tuple(encoder.encode(shown, starts_block=True)), other=tuple(encoder.encode(pictures, starts_block=True))
     )
 
@@ -145,7 +147,7 @@ def moving_gradient(preset: Preset, width: int, height: int) -> Pixels:
 class EmulatedEnd(EmulatedWork):
     """Takes blocks of any size and hands nothing over: what remains is the hop."""
 
-    def block(self, block: StreamBlocksRequest.Block) -> Deliver:
+    def block(self, block: StreamBlocksRequest.Block) -> Completion:
         """Waits; the acknowledgement follows."""
         self._wait()
 
@@ -158,10 +160,10 @@ class EmulatedEnd(EmulatedWork):
 class EmulatedDecoder(EmulatedWork):
     """Hands over the same encoded pictures for every block, and a new sink with block 0."""
 
-    def __init__(self, preset: Preset, wait_s: float, audience: Audience) -> None:
+    def __init__(self, preset: Preset, wait_s: float, audience: SubscriberRegistry) -> None:
         super().__init__(preset, wait_s)
         self._audience = audience
-        self._films: dict[tuple[int, int], Film] = {}
+        self._films: dict[tuple[int, int], EmulatedVideo] = {}
 
     def open(self, request: StreamBlocksRequest.Open) -> int:
         """Keeps the session's size and encodes its pictures."""
@@ -179,7 +181,7 @@ class EmulatedDecoder(EmulatedWork):
         self._audience.forget(key)
         return super().close(key)
 
-    def block(self, block: StreamBlocksRequest.Block) -> Deliver:
+    def block(self, block: StreamBlocksRequest.Block) -> Completion:
         """Waits, then lets the pictures be handed over."""
         opened = self._sessions.get(block.key)
         shape = latent_shape(self._preset, opened.width, opened.height)

@@ -37,7 +37,7 @@ SECTIONS: Mapping[str, Callable[[Place, Mapping[str, float]], Numbers]] = {
 }
 TIME_LIMIT_S = 480.0
 LARGE_SIZES = ((704, 384), (832, 480))
-BARS: Mapping[str, tuple[float | None, float | None]] = {
+THRESHOLDS: Mapping[str, tuple[float | None, float | None]] = {
     "step_bf16_ms_704x384": (None, 190.0),
     "step_bf16_of_ceiling_704x384": (0.85, None),
     "step_fp8_ms_704x384": (None, 135.0),
@@ -144,12 +144,12 @@ def report(where: str, sections: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _wanted(key: str) -> str:
-    least, most = BARS.get(key, (None, None))
+    least, most = THRESHOLDS.get(key, (None, None))
     return f">= {least:g}" if least is not None else f"<= {most:g}" if most is not None else ""
 
 
 def _verdict(key: str, value: float) -> str:
-    least, most = BARS.get(key, (None, None))
+    least, most = THRESHOLDS.get(key, (None, None))
     if least is None and most is None:
         return ""
     return "yes" if (least is None or value >= least) and (most is None or value <= most) else "**no**"

@@ -27,9 +27,10 @@ from benchmarks.gpu_parts import (
 from live_avatar.config import Preset
 from live_avatar.model import fp8
 from live_avatar.model.audio_tokens import AudioTokens
+from live_avatar.model.compiled_step import CompiledStep, EagerStep, StepForward, warm_block
+from live_avatar.model.compiled_vae import compile_vae
+from live_avatar.model.cuda_graph_step import fastest_step
 from live_avatar.model.dit import CausalDiT, NoisyInput, TextKV
-from live_avatar.model.fast_step import CompiledStep, EagerStep, StepForward, fastest_step, warm_block
-from live_avatar.model.fast_vae import fast_vae
 from live_avatar.model.kv_cache import KVWindow
 from live_avatar.model.vae import VAE, DecoderCache
 
@@ -211,10 +212,10 @@ class _Kept:
         self._forward = forward
         self.again: Callable[[], torch.Tensor] | None = None
 
-    def __call__(self, noisy: NoisyInput, text: TextKV, window: KVWindow, distance: int) -> torch.Tensor:
+    def __call__(self, noisy: NoisyInput, text: TextKV, window: KVWindow, reference_offset: int) -> torch.Tensor:
         audio = AudioTokens(torch.randn_like(noisy.audio.local), torch.randn_like(noisy.audio.glob))
         drawn = replace(noisy, latent=torch.randn_like(noisy.latent), audio=audio)
-        self.again = functools.partial(self._forward, drawn, text, window, distance)
+        self.again = functools.partial(self._forward, drawn, text, window, reference_offset)
         return self.again()
 
 
@@ -268,7 +269,7 @@ def decoder(place: Place, before: Mapping[str, float]) -> Numbers:
     """A block of pictures: eager and fast, and when its first four leave."""
     vae = draw_network(place.preset, "vae", place.device)
     assert isinstance(vae, VAE)
-    fast, numbers = fast_vae(vae), Numbers()
+    fast, numbers = compile_vae(vae), Numbers()
     for size in place.sizes:
         grid, name = geometry(place.preset, *size), label(size)
         fast.warm_up(grid.height, grid.width)

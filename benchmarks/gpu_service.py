@@ -15,23 +15,24 @@ from benchmarks.hop import Answers
 from live_avatar import wire
 from live_avatar.config import MOTION_LATENTS
 from live_avatar.model.audio_tokens import AudioTokens
+from live_avatar.model.compiled_step import CompiledStep
+from live_avatar.model.cuda_graph_step import fastest_step
 from live_avatar.model.dit import CausalDiT
-from live_avatar.model.fast_step import CompiledStep, fastest_step
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo, SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.blocks_pb2_grpc import add_PipelineServiceServicer_to_server
 from live_avatar.services.denoise_stage.loading import warm_window
 from live_avatar.services.denoise_stage.work import DenoiseStageWork
 from live_avatar.serving.hop import HopServer
 from live_avatar.serving.link import Link
+from live_avatar.serving.memory_budget import MemoryBudget
 from live_avatar.serving.observer import BlockReport, NoObserver
 from live_avatar.serving.parts import conditioning_parts
-from live_avatar.serving.reservations import Room
 from live_avatar.serving.server import SERVER_OPTIONS
-from live_avatar.serving.work import Deliver
+from live_avatar.serving.work import Completion
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.denoiser import Denoiser
-from live_avatar.streaming.draws import PhiloxDraws
 from live_avatar.streaming.picture import latent_size
+from live_avatar.streaming.rng import PhiloxRng
 from live_avatar.streaming.schedule import inference_schedule
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
@@ -64,13 +65,13 @@ def _stage(place: Place) -> Denoiser:
     assert isinstance(model, CausalDiT)
     step = CompiledStep(model)
     step.warm_up([warm_window(place.preset, place.sizes[0], place.dtype, place.device)])
-    draws = PhiloxDraws(place.preset.stream.reference_distance)
-    return Denoiser(model, place.preset.stream, inference_schedule(4), range(1, 2), draws, forward=fastest_step(step))
+    rng = PhiloxRng(place.preset.stream.reference_distance)
+    return Denoiser(model, place.preset.stream, inference_schedule(4), range(1, 2), rng, forward=fastest_step(step))
 
 
 async def _measure(place: Place, denoiser: Denoiser) -> Numbers:
     observer, answers = _Computed(), Answers()
-    room = Room(_SESSION_BYTES, 0)
+    room = MemoryBudget(_SESSION_BYTES, 0)
     info = ServiceInfo(role=ServiceInfo.ROLE_DENOISE_STAGE, name="stage")
     with ThreadPoolExecutor(1, "device") as device:
         work = _LastStage(place.preset, denoiser, room=room)
@@ -101,7 +102,7 @@ class _LastStage(DenoiseStageWork):
         super().condition(part)
         return ()
 
-    def block(self, block: StreamBlocksRequest.Block) -> Deliver:  # type: ignore[override]  # the end delivers
+    def block(self, block: StreamBlocksRequest.Block) -> Completion:  # type: ignore[override]  # the end delivers
         """See ``DenoiseStageWork``."""
         [request] = super().block(block)
 

@@ -14,8 +14,8 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from benchmarks.flops import StepWork, geometry, step_work
 from benchmarks.gpu_parts import draw_network, median_ms, random_like
 from benchmarks.gpu_sections import Numbers, Place, label, repeated_block
+from live_avatar.model.compiled_step import EagerStep
 from live_avatar.model.dit import CausalDiT
-from live_avatar.model.fast_step import EagerStep
 
 CARDS = 4
 """That share a step in sequence parallelism: each has a part of the tokens, and in attention a part of the heads."""

@@ -11,9 +11,9 @@ from benchmarks.gpu_sections import Place, repeated_block
 from benchmarks.sections import Numbers, Workplace
 from live_avatar.config import TINY
 from live_avatar.memory import largest_size
+from live_avatar.model.compiled_step import CompiledStep, EagerStep
+from live_avatar.model.compiled_vae import CompiledVAE
 from live_avatar.model.dit import CausalDiT
-from live_avatar.model.fast_step import CompiledStep, EagerStep
-from live_avatar.model.fast_vae import FastVAE
 from live_avatar.model.networks import random_network
 from live_avatar.model.vae import VAE, DecoderCache
 from live_avatar.services.denoise_stage.loading import warm_window
@@ -30,7 +30,7 @@ def networks(place: Workplace) -> Numbers:
     where = Place(TINY, ((width, height),), _CPU, ROUNDS)
     model, vae = random_network(TINY, "dit"), random_network(TINY, "vae")
     assert isinstance(model, CausalDiT) and isinstance(vae, VAE)
-    step, fast = CompiledStep(model), FastVAE(vae)
+    step, fast = CompiledStep(model), CompiledVAE(vae)
     step.warm_up([warm_window(TINY, (width, height), where.dtype, _CPU)])
     grid = geometry(TINY, width, height)
     fast.warm_up(grid.height, grid.width)

@@ -1,6 +1,6 @@
 """How good the pictures are: ``python -m evaluation``; of videos from elsewhere: ``--videos FOLDER``.
 
-Without ``--videos`` it films people of the held-out puppet set with every row of the table, measures, and writes
+Without ``--videos`` it films people of the held-out synthetic set with every row of the table, measures, and writes
 ``quality.md``, ``quality.json`` and ``quality.png``.  A run that was stopped continues.
 ``docs/performance/quality.md`` says what the numbers mean.
 """
@@ -15,18 +15,18 @@ from benchmarks.__main__ import machine
 from evaluation import public
 from evaluation.checkpoints import exported
 from evaluation.contact_sheet import Part, people_part, save_sheet, strip_file
-from evaluation.evaluator import fit_judge
+from evaluation.evaluator import fit_evaluator
 from evaluation.plan import TRUTH, Weights, jobs_of, rows_of
-from evaluation.recorder import Studio
+from evaluation.recorder import Recorder
 from evaluation.recordings import listen
 from evaluation.report import report
 from evaluation.results import Results
 from evaluation.services import served
 from evaluation.teacher import GUIDANCE
 from evaluation.thresholds import LATE_S, OURS, SERVED, bars
-from evaluation.variants import Row, Streamed
+from evaluation.variants import Streamed, Variant
 from evaluation.windows import spans_of
-from live_avatar.cli.sources import TRAINED
+from live_avatar.cli.inputs import TRAINED
 from live_avatar.config import TINY, preset
 from live_avatar.files import write_text
 from live_avatar.memory import largest_size
@@ -94,8 +94,8 @@ def _measure(given: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     size = largest_size(system)[0]
     settings = {"preset": system.name, "seconds": given.seconds, "seed": given.seed, "size": size}
     results = Results(given.out / "quality.json", settings)
-    judge = fit_judge(near[0], system, size)
-    studio = Studio(system, size, judge, results, given.out / "quality", given.seed, given.again)
+    judge = fit_evaluator(near[0], system, size)
+    studio = Recorder(system, size, judge, results, given.out / "quality", given.seed, given.again)
     jobs = list(jobs_of(rows, given.clips, near, far, given.far_clips))
     studio.film_all(jobs)
     for row in rows:
@@ -104,13 +104,13 @@ def _measure(given: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     _write(given, results, rows, missing)
 
 
-def _chosen(rows: list[Row], names: Sequence[str]) -> list[Row]:
+def _chosen(rows: list[Variant], names: Sequence[str]) -> list[Variant]:
     if unknown := set(names) - {row.name for row in rows}:
         raise SystemExit(f"there is no row {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in rows)}")
     return [row for row in rows if not names or row.name in names]
 
 
-def _write(given: argparse.Namespace, results: Results, rows: Sequence[Row], missing: dict[str, str]) -> None:
+def _write(given: argparse.Namespace, results: Results, rows: Sequence[Variant], missing: dict[str, str]) -> None:
     lines = results.lines(rows)
     ours = next((row for row in rows if row.name == OURS), None)
     recordings = {
@@ -128,7 +128,7 @@ def _write(given: argparse.Namespace, results: Results, rows: Sequence[Row], mis
     print(f"written to {given.out}")
 
 
-def _draw(given: argparse.Namespace, results: Results, rows: Sequence[Row]) -> None:
+def _draw(given: argparse.Namespace, results: Results, rows: Sequence[Variant]) -> None:
     folder, people = given.out / "quality", range(min(given.clips, PEOPLE_ON_SHEET))
     starts = sorted({*given.starts, *given.far})
     parts = [

@@ -12,13 +12,13 @@ import torch
 from torch.nn import functional as F
 from transformers import Wav2Vec2Model
 
-from live_avatar.cli.sources import TRAINED
+from live_avatar.cli.inputs import TRAINED
 from live_avatar.config import TINY
 from live_avatar.model import components
 from live_avatar.model.speech import hop_samples
-from live_avatar.trainer.puppet.clips import SEEDS, speech
-from live_avatar.trainer.puppet.voices import Split
-from live_avatar.trainer.speech_encoder import TRACKS, Heard, frames_of_states, normalised
+from live_avatar.trainer.speech_encoder import TRACKS, Utterances, frames_of_states, normalised
+from live_avatar.trainer.synthetic.clips import SEEDS, speech
+from live_avatar.trainer.synthetic.voices import Split
 
 FITTED, TRIED, FRAMES = 300, 24, 150
 """Utterances that the reader is fitted on and tried on, and the length of each."""
@@ -49,16 +49,16 @@ def main() -> None:
         print(f"| {name} | {' | '.join(f'{r:.2f}' for r in correlations(read(reader, features), mouths))} |")
 
 
-def spoken(count: int, split: Split, seed: int, voice_name: str = "") -> Heard:
+def spoken(count: int, split: Split, seed: int, voice_name: str = "") -> Utterances:
     """``count`` utterances, one after the other."""
-    draws = (np.random.default_rng((SEEDS[split], 4, seed, index)) for index in range(count))
-    said = [speech(FRAMES, split, each, voice_name) for each in draws]
+    rng = (np.random.default_rng((SEEDS[split], 4, seed, index)) for index in range(count))
+    said = [speech(FRAMES, split, each, voice_name) for each in rng]
     mouths = [np.stack([getattr(mouth, track) for track in TRACKS], axis=1) for _, mouth in said]
-    return Heard(np.stack([samples for samples, _ in said]), np.stack(mouths))
+    return Utterances(np.stack([samples for samples, _ in said]), np.stack(mouths))
 
 
 @torch.no_grad()
-def _features(encoder: Wav2Vec2Model, heard: Heard) -> tuple[Features, Features]:
+def _features(encoder: Wav2Vec2Model, heard: Utterances) -> tuple[Features, Features]:
     """Last state of every frame [n, D], scaled, and the mouth of every frame [n, 4]."""
     encoder.eval()
     parts = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluation.dataset import Shot
+from evaluation.dataset import Segment
 
 PICTURES, EVERY, FROM = 12, 4, 30
 """Of a strip: how many, how many frames apart, and the first one."""
@@ -29,7 +29,7 @@ class Part:
     """What each shows, and its file."""
 
 
-def save_strip(shot: Shot, file: Path) -> None:
+def save_strip(shot: Segment, file: Path) -> None:
     """Writes some pictures of ``shot`` side by side."""
     last = len(shot.frames) - 1
     chosen = [min(last, max(0, FROM - shot.hidden) + EVERY * index) for index in range(PICTURES)]
@@ -84,5 +84,6 @@ def people_part(folder: Path, truth: str, made: str, numbers: Sequence[int]) -> 
         strips.append((f"person {number + 1}, true", strip_file(folder, truth, number, 0)))
         strips.append((made, strip_file(folder, made, number, 0)))
     return Part(
-        "People never met: what the puppet does, and below what is made of its portrait and voice", tuple(strips)
+        "People never met: what the synthetic person does, and below what is made of its portrait and voice",
+        tuple(strips),
     )

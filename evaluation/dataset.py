@@ -1,4 +1,4 @@
-"""Who is filmed: puppets of the held-out split, with all that is known about them.
+"""Who is filmed: synthetic people of the held-out split, with all that is known about them.
 
 Letters: T frames, H and W pixels.
 """
@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from evaluation.frame_metrics import Frames
 from evaluation.mouth_metric import Track
-from evaluation.windows import Span
+from evaluation.windows import TimeWindow
 from live_avatar.config import Preset
-from live_avatar.trainer.puppet.clips import PuppetClip, person_of, puppet_clip, reference
-from live_avatar.trainer.puppet.motion import still
-from live_avatar.trainer.puppet.painter import paint
+from live_avatar.trainer.synthetic.clips import SyntheticClip, person_of, reference, synthetic_clip
+from live_avatar.trainer.synthetic.motion import still
+from live_avatar.trainer.synthetic.painter import paint
 
 REFERENCES = 50
 """People among whom the right one is to be found; the first of them are those that are filmed."""
@@ -23,10 +23,10 @@ OTHERS = range(1000, 1006)
 
 
 @dataclass(frozen=True)
-class Actor:
+class Subject:
     """One person with a sentence to say."""
 
-    clip: PuppetClip
+    clip: SyntheticClip
     portrait: npt.NDArray[np.uint8]
     """[H, W, 3] at rest."""
 
@@ -37,28 +37,28 @@ class Actor:
 
 
 @dataclass(frozen=True)
-class Shot:
+class Segment:
     """What a span of a session showed."""
 
-    span: Span
+    span: TimeWindow
     frames: Frames
     hidden: int
     """Frames at the start of the span that are never shown."""
 
 
 @dataclass(frozen=True)
-class Film:
+class SessionVideo:
     """What was looked at of one session."""
 
-    shots: tuple[Shot, ...]
+    shots: tuple[Segment, ...]
     frames_per_second: float | None
     """Of everything from sound to pictures; None where not everything was done."""
 
 
-def actor(number: int, span: Span, preset: Preset, size: int) -> Actor:
+def actor(number: int, span: TimeWindow, preset: Preset, size: int) -> Subject:
     """Person ``number``, whose sentence fills ``span``, in pictures of ``size`` x ``size``."""
-    clip = puppet_clip(number, frames=span.blocks * preset.frames_per_block, size=size, split="held_out")
-    return Actor(clip, reference(clip))
+    clip = synthetic_clip(number, frames=span.blocks * preset.frames_per_block, size=size, split="held_out")
+    return Subject(clip, reference(clip))
 
 
 def portraits(size: int, count: int = REFERENCES) -> Frames:
@@ -66,7 +66,7 @@ def portraits(size: int, count: int = REFERENCES) -> Frames:
     return np.stack([paint(person_of(number, "held_out"), still(), size)[0] for number in range(count)])
 
 
-def other_truths(span: Span, preset: Preset) -> tuple[Track, ...]:
+def other_truths(span: TimeWindow, preset: Preset) -> tuple[Track, ...]:
     """The openness [T] of mouths that say other sentences."""
     frames = span.blocks * preset.frames_per_block
-    return tuple(puppet_clip(number, frames=frames, size=16, split="held_out").openness for number in OTHERS)
+    return tuple(synthetic_clip(number, frames=frames, size=16, split="held_out").openness for number in OTHERS)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from evaluation import frame_metrics, identity, mouth_metric
-from evaluation.dataset import Actor, Shot, other_truths, portraits
+from evaluation.dataset import Segment, Subject, other_truths, portraits
 from evaluation.identity import FaceReader, nearest
 from evaluation.mouth_metric import OpennessReader, Track, sync
-from evaluation.windows import Span
+from evaluation.windows import TimeWindow
 from live_avatar.config import Preset
 
 NEAR = 1
@@ -23,7 +23,7 @@ Numbers = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """Knows how to read pictures, and what to compare them with."""
 
     mouths: OpennessReader
@@ -33,7 +33,7 @@ class Judge:
     others: tuple[Track, ...]
     """What mouths do that say something else, [T] each."""
 
-    def numbers(self, actor: Actor, shot: Shot) -> dict[str, float]:
+    def numbers(self, actor: Subject, shot: Segment) -> dict[str, float]:
         """What is measured of ``shot``, by key (``docs/performance/quality.md``)."""
         read, truth = self.mouths.read(shot.frames), actor.clip.openness[shot.hidden :]
         best = sync(read, truth)
@@ -50,7 +50,7 @@ class Judge:
             / frame_metrics.sharpness(actor.clip.frames[shot.hidden :]),
         }
 
-    def fidelity(self, actor: Actor, shot: Shot) -> dict[str, float]:
+    def fidelity(self, actor: Subject, shot: Segment) -> dict[str, float]:
         """How near frames that are to be the true ones come to them, in dB: all of them, and the box of the mouth."""
         truth, boxes = actor.clip.frames[shot.hidden :], actor.clip.mouth_boxes[shot.hidden :]
         mouths = (frame_metrics.inside(frames, boxes) for frames in (shot.frames, truth))
@@ -62,10 +62,10 @@ class Judge:
         return sum(found) / len(found)
 
 
-def fit_judge(span: Span, preset: Preset, size: int) -> Judge:
+def fit_evaluator(span: TimeWindow, preset: Preset, size: int) -> Evaluator:
     """A judge of shots of ``span``'s length; takes about a minute."""
     faces = identity.fit()
-    return Judge(
+    return Evaluator(
         mouths=mouth_metric.fit(),
         faces=faces,
         references=torch.stack([faces.read(portrait[None]) for portrait in portraits(size)]),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evaluation.avatar import as_input
-from live_avatar.trainer.puppet.pool import TRAINING, stills
+from live_avatar.trainer.synthetic.pool import TRAINING, stills
 
 SIDE = 64
 PEOPLE, POSES = 400, 8
@@ -55,15 +55,15 @@ class FaceReader(nn.Module):
 def fit(seed: int = 0, people: int = PEOPLE, steps: int = STEPS) -> FaceReader:
     """A reader fitted on true frames of people of the training split; the same one for the same ``seed``."""
     torch.manual_seed(seed)
-    draws = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     pool = stills(people, POSES, SIDE, split=TRAINING, seed=20_000 + seed)
     pictures = as_input(pool.frames[:, 0]).unflatten(0, (people, POSES))
     reader = FaceReader()
     optimizer = torch.optim.AdamW(reader.parameters(), lr=LEARNING_RATE)
     for step in range(steps):
-        chosen = torch.randperm(people, generator=draws)[:BATCH]
-        poses = torch.randint(POSES, (2, len(chosen)), generator=draws)
-        first, second = (reader(_spoilt(pictures[chosen, pose], draws)) for pose in poses)
+        chosen = torch.randperm(people, generator=rng)[:BATCH]
+        poses = torch.randint(POSES, (2, len(chosen)), generator=rng)
+        first, second = (reader(_spoilt(pictures[chosen, pose], rng)) for pose in poses)
         likeness = first @ second.T / TEMPERATURE
         right = torch.arange(len(chosen))
         loss = F.cross_entropy(likeness, right) + F.cross_entropy(likeness.T, right)
@@ -74,12 +74,12 @@ def fit(seed: int = 0, people: int = PEOPLE, steps: int = STEPS) -> FaceReader:
     return reader.eval()
 
 
-def _spoilt(pictures: Tensor, draws: torch.Generator) -> Tensor:
+def _spoilt(pictures: Tensor, rng: torch.Generator) -> Tensor:
     """``pictures`` [P, 3, H, W] with noise, half of them blurred."""
     small = F.interpolate(pictures, scale_factor=0.5, mode="area")
     blurred = F.interpolate(small, pictures.shape[-2:], mode="bilinear", align_corners=False)
-    is_blurred = torch.rand(len(pictures), 1, 1, 1, generator=draws) < 0.5
-    return torch.where(is_blurred, blurred, pictures) + NOISE * torch.randn(pictures.shape, generator=draws)
+    is_blurred = torch.rand(len(pictures), 1, 1, 1, generator=rng) < 0.5
+    return torch.where(is_blurred, blurred, pictures) + NOISE * torch.randn(pictures.shape, generator=rng)
 
 
 def nearest(embedding: Tensor, references: Tensor) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Wav2Vec2Model
 
-from live_avatar.cli.sources import SPEECH
+from live_avatar.cli.inputs import SPEECH
 from live_avatar.client.speech import SpeechFile
 from live_avatar.config import SAMPLE_RATE_HZ, TINY, Preset
 from live_avatar.model.networks import open_networks

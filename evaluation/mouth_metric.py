@@ -1,4 +1,4 @@
-"""How far a puppet's mouth is open, read from the picture alone.
+"""How far a synthetic person's mouth is open, read from the picture alone.
 
 A small network fitted on true frames, whose openness is known; what it reads from generated frames is then compared
 with the truth of the sound.  Knows nothing of models, clips or services.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from live_avatar.trainer.puppet.pool import HELD_OUT, TRAINING, stills
+from live_avatar.trainer.synthetic.pool import HELD_OUT, TRAINING, stills
 
 Track = npt.NDArray[np.float32]
 
@@ -65,14 +65,14 @@ def _pictures(frames: npt.NDArray[np.uint8]) -> Tensor:
 def fit(seed: int = 0, people: int = PEOPLE, steps: int = STEPS) -> OpennessReader:
     """A reader fitted on true frames of people of the training split; the same one for the same ``seed``."""
     torch.manual_seed(seed)
-    draws = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     pool = stills(people, POSES, SIDE, split=TRAINING, seed=10_000 + seed)
     pictures, openness = _pictures(pool.frames[:, 0]), torch.from_numpy(pool.openness[:, 0])
     reader = OpennessReader()
     optimizer = torch.optim.AdamW(reader.parameters(), lr=LEARNING_RATE)
     for step in range(steps):
-        chosen = torch.randint(len(pictures), (BATCH,), generator=draws)
-        noisy = pictures[chosen] + NOISE * torch.randn(BATCH, 3, SIDE, SIDE, generator=draws)
+        chosen = torch.randint(len(pictures), (BATCH,), generator=rng)
+        noisy = pictures[chosen] + NOISE * torch.randn(BATCH, 3, SIDE, SIDE, generator=rng)
         loss = F.mse_loss(reader(noisy), openness[chosen])
         optimizer.zero_grad()
         loss.backward()

@@ -7,8 +7,8 @@ from pathlib import Path
 from evaluation.avatar import Avatar
 from evaluation.teacher import GUIDANCE, PIECE_BLOCKS, STEPS, Teacher
 from evaluation.thresholds import DECODED, OURS, UNDISTILLED
-from evaluation.variants import Decoded, Row, Streamed, Taught, TrueFrames
-from evaluation.windows import Span
+from evaluation.variants import Decoded, Streamed, TeacherVariant, TrueFrames, Variant
+from evaluation.windows import TimeWindow
 from live_avatar.config import Preset
 
 TRUTH = "true frames"
@@ -32,13 +32,13 @@ class Weights:
 class Job:
     """One session to be filmed."""
 
-    row: Row
+    row: Variant
     number: int
     """Of the actor."""
-    spans: tuple[Span, ...]
+    spans: tuple[TimeWindow, ...]
 
 
-def rows_of(preset: Preset, weights: Weights, guidance: float = GUIDANCE) -> tuple[list[Row], dict[str, str]]:
+def rows_of(preset: Preset, weights: Weights, guidance: float = GUIDANCE) -> tuple[list[Variant], dict[str, str]]:
     """The rows that the weights allow, and by name why others are missing.
 
     Raises:
@@ -46,8 +46,8 @@ def rows_of(preset: Preset, weights: Weights, guidance: float = GUIDANCE) -> tup
     """
     ours = Avatar(preset, weights.given)
     base, missing = _undistilled(preset, weights, ours), {}
-    rows: list[Row] = [
-        TrueFrames(name=TRUTH, about="the puppet as it was painted; what the measures say of the truth"),
+    rows: list[Variant] = [
+        TrueFrames(name=TRUTH, about="the synthetic clip as it was rendered; what the metrics give for the truth"),
         Decoded(name=DECODED, about="true frames through the autoencoder, decoded as a stream", avatar=ours),
         _taught(base or ours, guidance),
         Streamed(name=OURS, about="the product: causal, streamed, AAS, Rolling RoPE, noisy history", avatar=ours,
@@ -83,17 +83,17 @@ def _undistilled(preset: Preset, weights: Weights, ours: Avatar) -> Avatar | Non
     return Avatar(preset, weights.given, with_adapter=False) if ours.has_adapter else None
 
 
-def _taught(base: Avatar, guidance: float) -> Taught:
+def _taught(base: Avatar, guidance: float) -> TeacherVariant:
     about = (
         f"bidirectional, {STEPS} steps of flow matching, guidance {guidance:g}, no history: each piece of "
         f"{PIECE_BLOCKS} blocks, as long as its training clips, is made at once from portrait, prompt and sound"
     )
     name = f"teacher, {STEPS} steps"
-    return Taught(name=name, about=about, avatar=base, teacher=Teacher(base, guidance))
+    return TeacherVariant(name=name, about=about, avatar=base, teacher=Teacher(base, guidance))
 
 
 def jobs_of(
-    rows: Sequence[Row], clips: int, near: Sequence[Span], far: Sequence[Span], far_clips: int
+    rows: Sequence[Variant], clips: int, near: Sequence[TimeWindow], far: Sequence[TimeWindow], far_clips: int
 ) -> Iterator[Job]:
     """Short sessions of all rows first, then the long ones."""
     for row in rows:
@@ -105,5 +105,5 @@ def jobs_of(
             yield from (Job(row, number, spans) for number in range(min(clips, far_clips)))
 
 
-def _reached(row: Row, spans: Sequence[Span]) -> tuple[Span, ...]:
+def _reached(row: Variant, spans: Sequence[TimeWindow]) -> tuple[TimeWindow, ...]:
     return tuple(span for span in spans if span.start_s <= row.furthest_s)

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evaluation.contact_sheet import save_strip, strip_file
-from evaluation.dataset import Actor, Film, actor
-from evaluation.evaluator import Judge
+from evaluation.dataset import SessionVideo, Subject, actor
+from evaluation.evaluator import Evaluator
 from evaluation.plan import Job
 from evaluation.results import Results
 from evaluation.variants import Decoded
@@ -16,22 +16,22 @@ from live_avatar.config import Preset
 
 
 @dataclass
-class Studio:
+class Recorder:
     """Everything that a session needs besides its row."""
 
     preset: Preset
     size: int
     """Pixels of a picture's side."""
-    judge: Judge
+    judge: Evaluator
     results: Results
     strips: Path
     """Folder of strips of pictures."""
     seed: int = 0
     again: bool = False
     """Film what has been measured before, too."""
-    _actors: dict[int, Actor] = field(default_factory=dict)
+    _actors: dict[int, Subject] = field(default_factory=dict)
 
-    def actor(self, job: Job) -> Actor:
+    def actor(self, job: Job) -> Subject:
         """The one that ``job`` is about; painted once."""
         if job.number not in self._actors:
             self._actors[job.number] = actor(job.number, job.spans[0], self.preset, self.size)
@@ -50,7 +50,7 @@ class Studio:
         film = job.row.film(self.actor(job), job.spans, self.seed, lambda done: bar.update(task, completed=done))
         self._measure(job, film)
 
-    def _measure(self, job: Job, film: Film) -> None:
+    def _measure(self, job: Job, film: SessionVideo) -> None:
         whom, numbers = self.actor(job), []
         for shot in film.shots:
             fidelity = self.judge.fidelity(whom, shot) if isinstance(job.row, Decoded) else {}

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.dataset import Actor
-from evaluation.evaluator import NEAR, Judge
+from evaluation.dataset import Subject
+from evaluation.evaluator import NEAR, Evaluator
 from evaluation.lookahead import recording
 from evaluation.mouth_metric import Track, sync
 from evaluation.plan import Job
-from evaluation.recorder import Studio
+from evaluation.recorder import Recorder
 from evaluation.variants import Script, Streamed
-from evaluation.windows import Span
+from evaluation.windows import TimeWindow
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.streaming.resample import Samples
 from live_avatar.trainer.clip import SAMPLES_PER_FRAME
@@ -37,7 +37,7 @@ def loudness(samples: Samples) -> Track:
     return track / max(float(track.max()), 1e-9)
 
 
-def listen(studio: Studio, row: Streamed, span: Span, files: Iterable[Path]) -> None:
+def listen(studio: Recorder, row: Streamed, span: TimeWindow, files: Iterable[Path]) -> None:
     """Has people say the recordings, and keeps how their mouths followed.
 
     Raises:
@@ -51,8 +51,8 @@ def listen(studio: Studio, row: Streamed, span: Span, files: Iterable[Path]) -> 
             studio.results.add_recording(file.name, row.digest, means)
 
 
-def follow(row: Streamed, judge: Judge, actor: Actor, file: Path, seed: int) -> dict[str, float]:
-    """How the openness of ``actor``'s mouth follows the loudness of ``file``; beside it how a puppet's would.
+def follow(row: Streamed, judge: Evaluator, actor: Subject, file: Path, seed: int) -> dict[str, float]:
+    """How the openness of ``actor``'s mouth follows the loudness of ``file``; beside it how a synthetic mouth would.
 
     Raises:
         ValueError: the file holds no speech that can be read, or less than a block.
@@ -62,7 +62,7 @@ def follow(row: Streamed, judge: Judge, actor: Actor, file: Path, seed: int) -> 
     blocks = samples.size // size
     if not blocks:
         raise ValueError(f"{file} is shorter than a block")
-    span = Span(0, blocks * size / SAMPLE_RATE_HZ, 0, blocks)
+    span = TimeWindow(0, blocks * size / SAMPLE_RATE_HZ, 0, blocks)
     script = Script(actor.portrait, actor.clip.prompt, np.split(samples[: blocks * size], blocks))
     (shot,) = row.session(script, (span,), seed, lambda done: None).shots
     read, heard = judge.mouths.read(shot.frames), loudness(samples[: blocks * size])[shot.hidden :]

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from evaluation.results import Line, Numbers
-from evaluation.thresholds import DECODED, Bar
-from evaluation.variants import Row
+from evaluation.thresholds import DECODED, Threshold
+from evaluation.variants import Variant
 
 _COLUMNS = (
     "row", "seconds", "clips", "r", "of decoded", "on time", "other r", "amplitude", "identity", "likeness",
@@ -15,8 +15,8 @@ _COLUMNS = (
 def report(
     title: str,
     lines: Sequence[Line],
-    bars: Iterable[Bar],
-    rows: Iterable[Row],
+    bars: Iterable[Threshold],
+    rows: Iterable[Variant],
     missing: Mapping[str, str],
     recordings: Mapping[str, Numbers],
 ) -> str:
@@ -39,7 +39,7 @@ def report(
 def _recordings(recordings: Mapping[str, Numbers]) -> list[str]:
     if not recordings:
         return []
-    titles = ("recorded speech", "seconds", "r with loudness", "best lag", "r of puppets' true mouths")
+    titles = ("recorded speech", "seconds", "r with loudness", "best lag", "r of true synthetic mouths")
     rows = ["", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, told in recordings.items():
         numbers = f"{told['seconds']:.1f} | {told['sync']:.2f} | {told['lag']:+.1f} | {told['puppet']:.2f}"
@@ -72,7 +72,7 @@ def _cells(line: Line, decoded: float | None) -> list[str]:
     ]
 
 
-def _bars(bars: Iterable[Bar]) -> list[str]:
+def _bars(bars: Iterable[Threshold]) -> list[str]:
     rows = ["| wanted | value | bar | |", "|---|---|---|---|"]
     for bar in bars:
         value = "" if bar.value is None else f"{bar.value:.3g}"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.dataset import Film
-from evaluation.variants import Row
-from evaluation.windows import Span
+from evaluation.dataset import SessionVideo
+from evaluation.variants import Variant
+from evaluation.windows import TimeWindow
 
 Numbers = Mapping[str, float]
 
@@ -49,12 +49,12 @@ class Results:
         same = told.get("settings") == dict(settings)
         self.told: dict[str, Any] = told if same else {"settings": dict(settings), "rows": {}, "recordings": {}}
 
-    def has(self, row: Row, number: int, spans: Iterable[Span]) -> bool:
+    def has(self, row: Variant, number: int, spans: Iterable[TimeWindow]) -> bool:
         """Whether these spans of clip ``number`` have been measured."""
         told = self._row(row)["clips"].get(str(number), {})
         return all(str(span) in told for span in spans)
 
-    def add(self, row: Row, number: int, film: Film, numbers: Iterable[Numbers]) -> None:
+    def add(self, row: Variant, number: int, film: SessionVideo, numbers: Iterable[Numbers]) -> None:
         """Keeps what a session gave."""
         entry = self._row(row)
         told = entry["clips"].setdefault(str(number), {})
@@ -84,7 +84,7 @@ class Results:
         unfinished.write_text(json.dumps(self.told, indent=1) + "\n")
         unfinished.replace(self._file)
 
-    def lines(self, rows: Iterable[Row]) -> list[Line]:
+    def lines(self, rows: Iterable[Variant]) -> list[Line]:
         """The table: ``rows`` in their order, the spans of each in the order of time."""
         lines = []
         for row in rows:
@@ -103,7 +103,7 @@ class Results:
                 pairs.append((at["0"], at[str(late_s)]))
         return statistics.fmean(late for _, late in pairs) / statistics.fmean(at for at, _ in pairs) if pairs else None
 
-    def _row(self, row: Row) -> dict[str, Any]:
+    def _row(self, row: Variant) -> dict[str, Any]:
         entry = self.told["rows"].get(row.name)
         if entry is None or entry["digest"] != row.digest:
             entry = {"digest": row.digest, "about": row.about, "clips": {}, "frames_per_second": {}}

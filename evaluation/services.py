@@ -17,12 +17,12 @@ import av
 import numpy as np
 from PIL import Image
 
-from evaluation.dataset import Actor, Film, Shot
+from evaluation.dataset import Segment, SessionVideo, Subject
 from evaluation.frame_metrics import Frames
 from evaluation.thresholds import OURS, SERVED
-from evaluation.variants import Progress, Row
-from evaluation.windows import Span
-from live_avatar.client import AvatarClient, Measurement, generate_file
+from evaluation.variants import Progress, Variant
+from evaluation.windows import TimeWindow
+from live_avatar.client import AvatarClient, GenerateStats, generate_file
 from live_avatar.config import SAMPLE_RATE_HZ, Preset
 from live_avatar.files import ffmpeg_name
 from live_avatar.launcher.layout import parse_layout
@@ -46,8 +46,8 @@ class Served:
     """Ends the services when it is left."""
     _gateway: str = ""
 
-    def film(self, actor: Actor, spans: Sequence[Span], seed: int, progress: Progress) -> Film:
-        """See ``Row``.
+    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+        """See ``Variant``.
 
         Raises:
             LaunchError: a service did not start.
@@ -61,11 +61,11 @@ class Served:
         progress(span.blocks)
         hidden = self.preset.stream.dropped_frames
         frames = reduced(read_frames(movie), actor.portrait.shape[0])[: len(actor.clip.frames) - hidden]
-        return Film((Shot(span, frames, hidden),), measured.frames_per_second)
+        return SessionVideo((Segment(span, frames, hidden),), measured.frames_per_second)
 
 
 @contextmanager
-def served(weights: Path, preset_name: str, preset: Preset, rows: Iterable[Row], out: Path) -> Iterator[Served]:
+def served(weights: Path, preset_name: str, preset: Preset, rows: Iterable[Variant], out: Path) -> Iterator[Served]:
     """The row of four stages of one step each, which has the weights of ``OURS`` among ``rows``."""
     (digest,) = (row.digest for row in rows if row.name == OURS)
     logs = out / "logs" / "quality"
@@ -82,7 +82,7 @@ def served(weights: Path, preset_name: str, preset: Preset, rows: Iterable[Row],
         yield row
 
 
-async def _made(gateway: str, actor: Actor, movie: Path, seed: int) -> Measurement:
+async def _made(gateway: str, actor: Subject, movie: Path, seed: int) -> GenerateStats:
     sound = movie.with_suffix(".wav")
     movie.parent.mkdir(parents=True, exist_ok=True)
     write_wav(sound, actor.clip.samples)

@@ -32,7 +32,7 @@ def teacher_schedule(steps: int = STEPS) -> Schedule:
 
 
 @dataclass(frozen=True)
-class Told:
+class PieceConditions:
     """What a piece is made from."""
 
     sink: Sink
@@ -53,7 +53,7 @@ class Teacher:
         self.schedule = teacher_schedule(steps)
 
     @torch.inference_mode()
-    def piece(self, told: Told, noise: Tensor) -> Tensor:
+    def piece(self, told: PieceConditions, noise: Tensor) -> Tensor:
         """The latents [16, F, h, w] that grow from ``noise`` of that shape."""
         score, latents = self._score(told), noise[None]
         for step in range(self.schedule.steps):
@@ -61,7 +61,7 @@ class Teacher:
             latents = self.schedule.advance(latents, score(latents, level), step)
         return latents[0]
 
-    def _score(self, told: Told) -> Score:
+    def _score(self, told: PieceConditions) -> Score:
         """With guidance: away from what it would do without sound and prompt."""
         rows = self.network.dit.config.text_len
         sink = told.sink

@@ -10,7 +10,7 @@ LATE_S = 10_000
 
 
 @dataclass(frozen=True)
-class Bar:
+class Threshold:
     """One wish."""
 
     what: str
@@ -35,7 +35,7 @@ class Bar:
         return "yes" if low and (self.most is None or self.value <= self.most) else "**no**"
 
 
-def bars(lines: Sequence[Line], recordings: Mapping[str, Numbers], late_drift: float | None) -> list[Bar]:
+def bars(lines: Sequence[Line], recordings: Mapping[str, Numbers], late_drift: float | None) -> list[Threshold]:
     """All wishes; those of 4 steps by the row through the services where there is one.
 
     Args:
@@ -47,24 +47,24 @@ def bars(lines: Sequence[Line], recordings: Mapping[str, Numbers], late_drift: f
     ours, truth = first.get(SERVED, first.get(OURS)), first.get(DECODED)
     heard = [told["sync"] for told in recordings.values()]
     return [
-        Bar("openness, r with the truth at most 1 frame off", _of(ours, "sync"), least=0.75),
-        Bar("clips whose best lag is at most 1 frame", _on_time(ours), least=1.0),
-        Bar("the same r over that of the true latents, decoded", _ratio(ours, truth, "sync"), least=0.9),
-        Bar("r with another sentence", _of(ours, "other"), most=0.2),
-        Bar("amplitude of the mouth over that of the truth", _of(ours, "amplitude"), least=0.85, most=1.2),
-        Bar("clips whose nearest of 50 references is the right one", _of(ours, "identity"), least=0.95),
-        Bar("colour drift after 10,000 s over that of the first seconds", late_drift, most=1.5),
-        Bar(
+        Threshold("openness, r with the truth at most 1 frame off", _of(ours, "sync"), least=0.75),
+        Threshold("clips whose best lag is at most 1 frame", _on_time(ours), least=1.0),
+        Threshold("the same r over that of the true latents, decoded", _ratio(ours, truth, "sync"), least=0.9),
+        Threshold("r with another sentence", _of(ours, "other"), most=0.2),
+        Threshold("amplitude of the mouth over that of the truth", _of(ours, "amplitude"), least=0.85, most=1.2),
+        Threshold("clips whose nearest of 50 references is the right one", _of(ours, "identity"), least=0.95),
+        Threshold("colour drift after 10,000 s over that of the first seconds", late_drift, most=1.5),
+        Threshold(
             "distilled 4 steps over undistilled: r", _ratio(first.get(OURS), first.get(UNDISTILLED), "sync"), least=1.0
         ),
-        Bar(
+        Threshold(
             "distilled 4 steps over undistilled: sharpness",
             _ratio(first.get(OURS), first.get(UNDISTILLED), "sharpness"),
             least=1.0,
         ),
-        Bar("autoencoder on held-out video: PSNR, dB", _of(truth, "psnr"), least=29.0),
-        Bar("the same within the mouth's box", _of(truth, "mouth_psnr"), least=27.0),
-        Bar("recorded speech: r with loudness, least of all files", min(heard, default=None), least=0.5),
+        Threshold("autoencoder on held-out video: PSNR, dB", _of(truth, "psnr"), least=29.0),
+        Threshold("the same within the mouth's box", _of(truth, "mouth_psnr"), least=27.0),
+        Threshold("recorded speech: r with loudness, least of all files", min(heard, default=None), least=0.5),
     ]
 
 

@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 from evaluation.avatar import Avatar, as_input
-from evaluation.dataset import Actor, Film, Shot
+from evaluation.dataset import Segment, SessionVideo, Subject
 from evaluation.frame_metrics import Frames
-from evaluation.teacher import PIECE_BLOCKS, Teacher, Told
-from evaluation.windows import Span, SpanDecoder, session_speech
+from evaluation.teacher import PIECE_BLOCKS, PieceConditions, Teacher
+from evaluation.windows import TimeWindow, WindowDecoder, session_speech
 from live_avatar.config import MOTION_LATENTS, StreamConfig
 from live_avatar.streaming.block import Sink
 from live_avatar.streaming.clean_history import CleanHistoryDenoiser
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.denoiser import Denoiser
-from live_avatar.streaming.draws import REFERENCE_STAYS, PhiloxDraws
 from live_avatar.streaming.local import Generated, generate, warmup_latents
 from live_avatar.streaming.resample import Samples
+from live_avatar.streaming.rng import REFERENCE_STAYS, PhiloxRng
 from live_avatar.streaming.schedule import inference_schedule
 
 Progress = Callable[[int], object]
 """Told the blocks that are done."""
 
 
-class Row(Protocol):
+class Variant(Protocol):
     """One way to get a film."""
 
     @property
@@ -54,7 +54,7 @@ class Row(Protocol):
         """How late in a session the row is looked at."""
         ...
 
-    def film(self, actor: Actor, spans: Sequence[Span], seed: int, progress: Progress) -> Film:
+    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
         """What the spans of one session show."""
         ...
 
@@ -76,19 +76,19 @@ class Streamed:
 
     @property
     def digest(self) -> str:
-        """See ``Row``."""
+        """See ``Variant``."""
         return self.avatar.digest
 
-    def film(self, actor: Actor, spans: Sequence[Span], seed: int, progress: Progress) -> Film:
-        """See ``Row``."""
+    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+        """See ``Variant``."""
         script = Script(actor.portrait, actor.clip.prompt, session_speech(actor.clip, spans, self.avatar.preset))
         return self.session(script, spans, seed, progress)
 
-    def session(self, script: "Script", spans: Sequence[Span], seed: int, progress: Progress) -> Film:
+    def session(self, script: "Script", spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
         """What the spans of the session that follows ``script`` show."""
         rules = self.rules(spans[-1].end_block)
         use_motion = self.avatar.preset.dit.use_motion
-        decoder = SpanDecoder(self.avatar.vae, rules, use_motion=use_motion, spans=spans)
+        decoder = WindowDecoder(self.avatar.vae, rules, use_motion=use_motion, spans=spans)
         reel, began, rate = _Reel(spans, rules), 0.0, None
         for made in self._blocks(script, rules, decoder, seed):
             reel.add(made)
@@ -97,7 +97,7 @@ class Streamed:
                 began = time.perf_counter()
             elif made.block + 1 == spans[0].end_block and spans[0].first_block == 0:
                 rate = made.block * self.avatar.preset.frames_per_block / (time.perf_counter() - began)
-        return Film(reel.shots(), rate)
+        return SessionVideo(reel.shots(), rate)
 
     def rules(self, end_block: int) -> StreamConfig:
         """The rules of a session that ends before ``end_block``."""
@@ -108,10 +108,10 @@ class Streamed:
 
     def denoiser(self, rules: StreamConfig) -> Denoiser:
         """All steps as one stage."""
-        schedule, draws = inference_schedule(self.steps), PhiloxDraws(rules.reference_distance)
+        schedule, rng = inference_schedule(self.steps), PhiloxRng(rules.reference_distance)
         if self.clean_history:
-            return CleanHistoryDenoiser(self.avatar.dit, rules, schedule, draws)
-        return Denoiser(self.avatar.dit, rules, schedule, range(self.steps), draws)
+            return CleanHistoryDenoiser(self.avatar.dit, rules, schedule, rng)
+        return Denoiser(self.avatar.dit, rules, schedule, range(self.steps), rng)
 
     @torch.inference_mode()
     def _blocks(self, script: "Script", rules: StreamConfig, decoder: FrameDecoder, seed: int) -> Iterator[Generated]:
@@ -141,9 +141,9 @@ class Script:
 class _Reel:
     """Collects the pictures of spans."""
 
-    def __init__(self, spans: Sequence[Span], rules: StreamConfig) -> None:
+    def __init__(self, spans: Sequence[TimeWindow], rules: StreamConfig) -> None:
         self._spans, self._rules = spans, rules
-        self._pictures: dict[Span, list[Frames]] = {span: [] for span in spans}
+        self._pictures: dict[TimeWindow, list[Frames]] = {span: [] for span in spans}
 
     def add(self, made: Generated) -> None:
         """Keeps the pictures of a block, if a span holds it."""
@@ -151,17 +151,17 @@ class _Reel:
             if span.first_block <= made.block < span.end_block:
                 self._pictures[span] += [frames.pixels.numpy() for frames in made.frames]
 
-    def shots(self) -> tuple[Shot, ...]:
+    def shots(self) -> tuple[Segment, ...]:
         """All spans, once their blocks have come."""
         return tuple(self._shot(span) for span in self._spans)
 
-    def _shot(self, span: Span) -> Shot:
+    def _shot(self, span: TimeWindow) -> Segment:
         hidden = self._rules.dropped_frames if span.first_block == 0 else 0
-        return Shot(span, np.concatenate(self._pictures[span]), hidden)
+        return Segment(span, np.concatenate(self._pictures[span]), hidden)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taught:
+class TeacherVariant:
     """The teacher, piece by piece; its pieces follow each other without a cut, but none knows the one before."""
 
     name: str
@@ -172,12 +172,12 @@ class Taught:
 
     @property
     def digest(self) -> str:
-        """See ``Row``."""
+        """See ``Variant``."""
         return f"{self.avatar.digest} guidance {self.teacher.guidance:g} steps {self.teacher.schedule.steps}"
 
     @torch.inference_mode()
-    def film(self, actor: Actor, spans: Sequence[Span], seed: int, progress: Progress) -> Film:
-        """See ``Row``."""
+    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+        """See ``Variant``."""
         (span,), avatar = spans, self.avatar
         rules = avatar.preset.stream
         decoder = FrameDecoder(avatar.vae, rules, use_motion=avatar.preset.dit.use_motion)
@@ -186,18 +186,18 @@ class Taught:
         heard = list(avatar.features(session_speech(actor.clip, spans, avatar.preset)))
         pieces = self._pieces(actor, sink, heard, seed)
         shot = decoded(decoder, warmup_latents(sink, decoder), pieces, span, progress)
-        return Film((shot,), span.blocks * avatar.preset.frames_per_block / (time.perf_counter() - began))
+        return SessionVideo((shot,), span.blocks * avatar.preset.frames_per_block / (time.perf_counter() - began))
 
-    def _pieces(self, actor: Actor, sink: Sink, heard: list[Tensor], seed: int) -> Iterator[Tensor]:
+    def _pieces(self, actor: Subject, sink: Sink, heard: list[Tensor], seed: int) -> Iterator[Tensor]:
         """Latents [16, n, h, w] of piece after piece."""
-        rules, draws = self.avatar.preset.stream, PhiloxDraws(self.avatar.preset.stream.reference_distance)
+        rules, rng = self.avatar.preset.stream, PhiloxRng(self.avatar.preset.stream.reference_distance)
         text, untold = self.avatar.text(actor.clip.prompt), self.avatar.text("")
         channels, _, height, width = sink.reference.shape
         for first in range(0, len(heard), PIECE_BLOCKS):
             speech = torch.cat(heard[first : first + PIECE_BLOCKS], dim=-1)
             latents = len(heard[first : first + PIECE_BLOCKS]) * rules.latents_per_block
-            noise = draws.noise(seed, first, (channels, latents, height, width))
-            yield self.teacher.piece(Told(sink, text, untold, speech), noise)
+            noise = rng.noise(seed, first, (channels, latents, height, width))
+            yield self.teacher.piece(PieceConditions(sink, text, untold, speech), noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,12 +211,12 @@ class Decoded:
 
     @property
     def digest(self) -> str:
-        """See ``Row``."""
+        """See ``Variant``."""
         return self.avatar.digest
 
     @torch.inference_mode()
-    def film(self, actor: Actor, spans: Sequence[Span], seed: int, progress: Progress) -> Film:
-        """See ``Row``."""
+    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+        """See ``Variant``."""
         (span,), vae = spans, self.avatar.vae
         held = 1 + (MOTION_LATENTS - 1) * vae.config.temporal_factor
         still = as_input(actor.portrait)[None].expand(held, -1, -1, -1)
@@ -224,26 +224,28 @@ class Decoded:
         latents = vae.encode(film[None])[0]
         decoder = FrameDecoder(vae, self.avatar.preset.stream, use_motion=True)
         pieces = [latents[:, MOTION_LATENTS:]]
-        return Film((decoded(decoder, latents[:, :MOTION_LATENTS], pieces, span, progress),), None)
+        return SessionVideo((decoded(decoder, latents[:, :MOTION_LATENTS], pieces, span, progress),), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrueFrames:
-    """The puppet itself: what the measures say of the truth."""
+    """The rendered clip itself: what the metrics give for the truth."""
 
     name: str
     about: str
     digest: str = "truth"
     furthest_s: float = 0.0
 
-    def film(self, actor: Actor, spans: Sequence[Span], seed: int, progress: Progress) -> Film:
-        """See ``Row``."""
+    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+        """See ``Variant``."""
         (span,) = spans
         progress(span.blocks)
-        return Film((Shot(span, actor.clip.frames, 0),), None)
+        return SessionVideo((Segment(span, actor.clip.frames, 0),), None)
 
 
-def decoded(decoder: FrameDecoder, motion: Tensor, pieces: Iterable[Tensor], span: Span, progress: Progress) -> Shot:
+def decoded(
+    decoder: FrameDecoder, motion: Tensor, pieces: Iterable[Tensor], span: TimeWindow, progress: Progress
+) -> Segment:
     """The pictures of latents [16, n, h, w] that begin a session, block by block after ``motion``."""
     session, pictures, index = decoder.open(), list[Frames](), 0
     decoder.warm(session, motion)
@@ -252,4 +254,4 @@ def decoded(decoder: FrameDecoder, motion: Tensor, pieces: Iterable[Tensor], spa
             pictures += [frames.pixels.numpy() for frames in decoder.decode(session, index, block)]
             index += 1
             progress(index)
-    return Shot(span, np.concatenate(pictures), decoder.rules.dropped_frames)
+    return Segment(span, np.concatenate(pictures), decoder.rules.dropped_frames)

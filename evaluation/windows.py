@@ -15,7 +15,7 @@ from live_avatar.config import SAMPLE_RATE_HZ, Preset, StreamConfig
 from live_avatar.model.vae import VAE
 from live_avatar.streaming.decoder import DecoderSession, FrameDecoder, Frames
 from live_avatar.streaming.resample import Samples
-from live_avatar.trainer.puppet.clips import PuppetClip, speech
+from live_avatar.trainer.synthetic.clips import SyntheticClip, speech
 
 MEMORY_BLOCKS = 13
 """Blocks after which the decoder's caches hold nothing older: 38 latents pass through its convolutions."""
@@ -25,7 +25,7 @@ _FILLER = 7
 
 
 @dataclass(frozen=True)
-class Span:
+class TimeWindow:
     """Some seconds of a session, as whole blocks."""
 
     start_s: int
@@ -42,7 +42,7 @@ class Span:
         return f"{self.start_s}-{self.start_s + self.seconds:g} s"
 
 
-def spans_of(starts_s: Sequence[int], seconds: float, preset: Preset) -> tuple[Span, ...]:
+def spans_of(starts_s: Sequence[int], seconds: float, preset: Preset) -> tuple[TimeWindow, ...]:
     """Spans of ``seconds`` from the block at each of ``starts_s`` on.
 
     Raises:
@@ -50,7 +50,7 @@ def spans_of(starts_s: Sequence[int], seconds: float, preset: Preset) -> tuple[S
     """
     block_s = preset.samples_per_block / SAMPLE_RATE_HZ
     blocks = math.ceil(seconds / block_s - 1e-9)
-    spans = tuple(Span(start, seconds, round(start / block_s), blocks) for start in starts_s)
+    spans = tuple(TimeWindow(start, seconds, round(start / block_s), blocks) for start in starts_s)
     if not spans or blocks < 1 or spans[0].first_block < 0:
         raise ValueError(f"starts={list(starts_s)}, seconds={seconds}: there is nothing to look at")
     for before, after in pairwise(spans):
@@ -59,7 +59,7 @@ def spans_of(starts_s: Sequence[int], seconds: float, preset: Preset) -> tuple[S
     return spans
 
 
-def session_speech(clip: PuppetClip, spans: Sequence[Span], preset: Preset) -> Iterator[Samples]:
+def session_speech(clip: SyntheticClip, spans: Sequence[TimeWindow], preset: Preset) -> Iterator[Samples]:
     """What a session hears, block by block [N]: the clip's sentences in every span, others in between.
 
     The same is said in all spans, so that what differs between them is their time alone.
@@ -71,21 +71,21 @@ def session_speech(clip: PuppetClip, spans: Sequence[Span], preset: Preset) -> I
         yield source[block * size : (block + 1) * size]
 
 
-def _filler(clip: PuppetClip, spans: Sequence[Span], preset: Preset) -> Samples:
+def _filler(clip: SyntheticClip, spans: Sequence[TimeWindow], preset: Preset) -> Samples:
     """Speech of ``FILLER_BLOCKS`` blocks, of another voice; nothing where no time lies between the spans."""
     if spans[-1].end_block == sum(span.blocks for span in spans):
         return np.zeros(0, np.float32)
-    draws = np.random.default_rng((_FILLER, clip.identity))
-    return speech(FILLER_BLOCKS * preset.frames_per_block, clip.split, draws)[0]
+    rng = np.random.default_rng((_FILLER, clip.identity))
+    return speech(FILLER_BLOCKS * preset.frames_per_block, clip.split, rng)[0]
 
 
-class SpanDecoder(FrameDecoder):
+class WindowDecoder(FrameDecoder):
     """Decodes the blocks of spans; gives the bits of a decoder that decodes all of them.
 
     It begins ``MEMORY_BLOCKS`` before each span, whose pictures it yields too.
     """
 
-    def __init__(self, vae: VAE, rules: StreamConfig, *, use_motion: bool, spans: Sequence[Span]) -> None:
+    def __init__(self, vae: VAE, rules: StreamConfig, *, use_motion: bool, spans: Sequence[TimeWindow]) -> None:
         super().__init__(vae, rules, use_motion=use_motion)
         self._wanted = [(max(0, span.first_block - MEMORY_BLOCKS), span.end_block) for span in spans]
         self._motion: Tensor | None = None

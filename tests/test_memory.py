@@ -14,7 +14,7 @@ from live_avatar.model.components import COMPONENTS, build_on_meta, component_sh
 from live_avatar.model.dit import CausalDiT
 from live_avatar.model.vae import decoder_cache_nbytes
 from live_avatar.streaming.denoiser import Denoiser
-from live_avatar.streaming.draws import PhiloxDraws
+from live_avatar.streaming.rng import PhiloxRng
 from live_avatar.streaming.schedule import inference_schedule
 
 HEIGHT, WIDTH = 384, 704
@@ -38,7 +38,7 @@ def test_a_stage_reserves_exactly_what_is_computed(steps: int) -> None:
     model = build_on_meta(S2V_14B, "dit").bfloat16()
     assert isinstance(model, CausalDiT)
     rules, factor = S2V_14B.stream, S2V_14B.vae.spatial_factor
-    stage = Denoiser(model, rules, inference_schedule(rules.steps), range(steps), PhiloxDraws(rules.reference_distance))
+    stage = Denoiser(model, rules, inference_schedule(rules.steps), range(steps), PhiloxRng(rules.reference_distance))
     reserved = stage.session_nbytes(Geometry(config=S2V_14B.dit, height=HEIGHT // factor, width=WIDTH // factor))
     assert memory.session_memory(S2V_14B, HEIGHT, WIDTH, steps).total == reserved
 

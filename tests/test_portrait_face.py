@@ -14,16 +14,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from live_avatar.cli.sources import PORTRAIT
+from live_avatar.cli.inputs import PORTRAIT
 from live_avatar.portrait import face as faces
 from live_avatar.portrait import jobs
 from live_avatar.portrait.face import SEARCHED_SIDE, Box, cascade_file, face_finder
 from live_avatar.portrait.fitting import ENOUGH_SHARE, FACE_SHARE, SMALL_SIDE, FitRule, fit_portrait, part_about
 from live_avatar.portrait.limits import DEFAULT_LIMITS
 from live_avatar.services.vae_decoder import service
-from live_avatar.trainer.puppet.clips import person_of
-from live_avatar.trainer.puppet.motion import still
-from live_avatar.trainer.puppet.painter import paint
+from live_avatar.trainer.synthetic.clips import person_of
+from live_avatar.trainer.synthetic.motion import still
+from live_avatar.trainer.synthetic.painter import paint
 
 BACKGROUND = (90, 110, 100)
 SIZES = ((64, 64), (128, 128), (64, 128), (256, 512), (512, 256))

@@ -5,7 +5,7 @@ import wave
 import numpy as np
 from PIL import Image
 
-from live_avatar.cli.sources import PORTRAIT, SPEECH
+from live_avatar.cli.inputs import PORTRAIT, SPEECH
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.portrait.reading import load_portrait
 from tools.make_samples import PEAK, SIDE, draw_portrait

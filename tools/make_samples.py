@@ -1,7 +1,7 @@
 """Makes the portrait and the speech that live_avatar/samples holds.
 
-The portrait is one of the puppets, the speech is spoken by espeak-ng; both come out the same every time.  Run by hand
-from the root: ``.venv/bin/python tools/make_samples.py``.  Knows nothing of the model.
+The portrait is one of the synthetic people, the speech is spoken by espeak-ng; both come out the same every time.
+Run by hand from the root: ``.venv/bin/python tools/make_samples.py``.  Knows nothing of the model.
 """
 
 import io
@@ -14,9 +14,9 @@ import soxr
 from PIL import Image
 
 from live_avatar.config import SAMPLE_RATE_HZ
-from live_avatar.trainer.puppet.clips import person_of
-from live_avatar.trainer.puppet.motion import still
-from live_avatar.trainer.puppet.painter import paint
+from live_avatar.trainer.synthetic.clips import person_of
+from live_avatar.trainer.synthetic.motion import still
+from live_avatar.trainer.synthetic.painter import paint
 
 SAMPLES = Path(__file__).parent.parent / "live_avatar" / "samples"
 SIDE = 512
@@ -25,11 +25,11 @@ VOICE = ("-v", "en-us+f3", "-s", "150", "-p", "55", "-g", "2")
 PEAK = 0.8
 
 PERSON = 10
-"""Number of the portrait's person among the puppets that no network has seen."""
+"""Number of the portrait's person among the synthetic people that no network has seen."""
 
 
 def draw_portrait() -> Image.Image:
-    """A puppet at rest, looking at the viewer with its mouth closed; ``SIDE`` pixels square."""
+    """A synthetic person at rest, looking at the viewer with its mouth closed; ``SIDE`` pixels square."""
     return Image.fromarray(paint(person_of(PERSON, "held_out"), still(), SIDE)[0])
 
 

@@ -1,4 +1,4 @@
-"""Trains the small autoencoder on puppets: single pictures first, then short videos.
+"""Trains the small autoencoder on synthetic people: single frames first, then short videos.
 
 Pictures teach the network space at a fraction of the price; videos then only have to teach it time.  Every draw
 follows from the seed and the step, so that a run that was killed goes on as if nothing had happened.
@@ -33,8 +33,8 @@ from live_avatar.trainer.averaging import follow
 from live_avatar.trainer.distributed import precision
 from live_avatar.trainer.muon import muon_and_adam
 from live_avatar.trainer.overrides import run_reporting
-from live_avatar.trainer.puppet.painter import Boxes
-from live_avatar.trainer.puppet.pool import HELD_OUT, TRAINING, Pictures, speaking, stills, videos
+from live_avatar.trainer.synthetic.painter import Boxes
+from live_avatar.trainer.synthetic.pool import HELD_OUT, TRAINING, FrameSet, speaking, stills, videos
 
 SNAPSHOT = "autoencoder.pt"
 METRICS = "autoencoder.jsonl"
@@ -54,7 +54,7 @@ class Batch:
         return Batch(self.video.to(device), self.weights.to(device))
 
 
-def make_batch(pictures: Pictures, mouth_weight: float = 1.0, eye_weight: float = 1.0) -> Batch:
+def make_batch(pictures: FrameSet, mouth_weight: float = 1.0, eye_weight: float = 1.0) -> Batch:
     """``pictures`` as tensors, with those weights on mouths and eyes."""
     video = torch.from_numpy(pictures.frames).movedim(-1, 1).float() / 127.5 - 1
     weights = torch.ones(video.shape[0], 1, *video.shape[2:])
@@ -135,7 +135,7 @@ class Training:
         state = {"weights": self.vae.state_dict(), "optimizers": [each.state_dict() for each in self.optimizers]}
         snapshot.save(self.config.output / SNAPSHOT, state | {"average": self.average, "step": self.step})
 
-    def learn(self, pictures: Pictures, learning_rate: float) -> Measured:
+    def learn(self, pictures: FrameSet, learning_rate: float) -> Measured:
         """One step on ``pictures``; what it measured, which nobody has to wait for."""
         batch = make_batch(pictures, self.config.mouth_weight, self.config.eye_weight).to(self.device)
         network = self.twin if batch.video.shape[2] == 1 else self.vae
@@ -178,7 +178,7 @@ def psnr(square_error: Tensor) -> float:
 
 
 @torch.no_grad()
-def evaluate(vae: VAE, pictures: Pictures) -> dict[str, float]:
+def evaluate(vae: VAE, pictures: FrameSet) -> dict[str, float]:
     """PSNR in dB of clips that went through ``vae``: whole frames, mouth boxes, eye boxes."""
     network = still_twin(vae) if pictures.frames.shape[1] == 1 else vae
     device = vae.from_latents.weight.device
@@ -200,11 +200,11 @@ def _inside(error: Tensor, boxes: Boxes) -> Tensor:
     return torch.stack([part.mean() for part in parts]).mean()
 
 
-def draw_pictures(pool: Pictures, clips: int, frames: int, seed: tuple[int, int]) -> Pictures:
+def draw_pictures(pool: FrameSet, clips: int, frames: int, seed: tuple[int, int]) -> FrameSet:
     """A random batch: ``clips`` of ``pool``, all from the same random frame on."""
-    draws = np.random.default_rng(seed)
-    chosen = draws.choice(len(pool.frames), clips, replace=False)
-    first = int(draws.integers(pool.frames.shape[1] - frames + 1))
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(pool.frames), clips, replace=False)
+    first = int(rng.integers(pool.frames.shape[1] - frames + 1))
     return pool.take(chosen).cut(first, frames)
 
 
@@ -212,8 +212,8 @@ def draw_pictures(pool: Pictures, clips: int, frames: int, seed: tuple[int, int]
 class Pool:
     """Pictures of one size."""
 
-    training: Pictures
-    held_out: Pictures
+    training: FrameSet
+    held_out: FrameSet
 
 
 def _paint(config: AutoencoderConfig, size: int, *, is_still: bool) -> Pool:
@@ -279,7 +279,7 @@ def _run_stage(training: Training, stage: Stage, first: int, pools: Mapping[int,
 
 
 @torch.no_grad()
-def measure_latents(vae: VAE, pictures: Pictures) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def measure_latents(vae: VAE, pictures: FrameSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation per channel of the latents of ``pictures``, for ``VAEConfig``."""
     device = vae.from_latents.weight.device
     batches = (make_batch(pictures.take(np.array([clip]))).to(device) for clip in range(len(pictures.frames)))

@@ -26,10 +26,10 @@ LOG_VARIANCE_GAIN = 0.01
 @torch.no_grad()
 def initialise(vae: VAE, seed: int) -> None:
     """Draws every weight anew."""
-    draws = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     for layer in vae.modules():
         if isinstance(layer, CausalConv | SpatialConv | Pointwise):
-            _unit_gain(layer, draws)
+            _unit_gain(layer, rng)
     for layer in vae.modules():
         if isinstance(layer, Residual):
             layer.conv2.weight.mul_(RESIDUAL_GAIN)
@@ -43,12 +43,12 @@ def initialise(vae: VAE, seed: int) -> None:
     vae.to_moments.bias[latents:].fill_(LOG_VARIANCE)
 
 
-def _unit_gain(layer: CausalConv | SpatialConv | Pointwise, draws: torch.Generator) -> None:
+def _unit_gain(layer: CausalConv | SpatialConv | Pointwise, rng: torch.Generator) -> None:
     """Outputs as large as inputs; of several taps in time the newest alone."""
     weight = layer.weight
     newest = weight[:, :, -1:] if isinstance(layer, CausalConv) else weight
     fan_in = math.prod(newest.shape[1:])
-    drawn = torch.randn(newest.shape, generator=draws) / math.sqrt(fan_in)
+    drawn = torch.randn(newest.shape, generator=rng) / math.sqrt(fan_in)
     weight.zero_()
     newest.copy_(drawn)
     layer.bias.zero_()

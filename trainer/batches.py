@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from live_avatar.trainer.data import Dataset, Sample, crop, padded
-from live_avatar.trainer.draws import generator
 from live_avatar.trainer.network import Batch
 from live_avatar.trainer.presets import FlowMatchingConfig, TrainingConfig
+from live_avatar.trainer.random_streams import generator
 
 
 def items_of(config: TrainingConfig, rank: int, ranks: int) -> range:
@@ -55,8 +55,8 @@ def with_dropped_conditions(
     A clip without audio or prompt teaches what guidance subtracts (spec 10.2); a reference from the clip itself is
     what the sink becomes once the model's own first latent takes its place (spec 2.7).
     """
-    draws = torch.from_numpy(np.stack([generator(config.seed, "drop", step, item).random(3) for item in items]))
-    silent, untold, own = (draws < torch.tensor([config.drop_audio, config.drop_text, config.own_reference])).T
+    rng = torch.from_numpy(np.stack([generator(config.seed, "drop", step, item).random(3) for item in items]))
+    silent, untold, own = (rng < torch.tensor([config.drop_audio, config.drop_text, config.own_reference])).T
     text = padded(negative_text, batch.text.shape[1]).to(batch.text)
     return replace(
         batch,

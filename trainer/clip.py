@@ -1,6 +1,6 @@
 """One training sample before any network has seen it: pictures, sound and a prompt of the same seconds.
 
-Every source of clips (recorded videos, the puppet set) yields this, and everything that trains takes it.
+Every source of clips (recorded videos, the synthetic set) yields this, and everything that trains takes it.
 """
 
 from dataclasses import dataclass

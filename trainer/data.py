@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from live_avatar.model.weight_files import DamagedFileError, read_header
-from live_avatar.trainer.draws import generator
+from live_avatar.trainer.random_streams import generator
 
 SHARD_SUFFIX = ".safetensors"
 SHARD_PATTERN = f"clips-*{SHARD_SUFFIX}"

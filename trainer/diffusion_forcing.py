@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from live_avatar.config import StreamConfig
-from live_avatar.trainer.draws import generator
 from live_avatar.trainer.flow_matching import draw_level, level_weight, noise_like, noised, velocity_loss
 from live_avatar.trainer.network import Batch, Place, SpeechToVideo, causal_velocity
 from live_avatar.trainer.presets import FlowMatchingConfig
+from live_avatar.trainer.random_streams import generator
 
 
 def causal_loss(network: SpeechToVideo, batch: Batch, config: FlowMatchingConfig, step: int, items: range) -> Tensor:

@@ -26,9 +26,9 @@ from live_avatar.model.text import TextEncoder, build_tokenizer
 from live_avatar.model.vae import VAE
 from live_avatar.streaming.audio_grid import whole_file_features
 from live_avatar.streaming.audio_window import AudioWindow, encode_block
+from live_avatar.trainer.annotations import NO_ANNOTATIONS, ClipAnnotations, ClipError
 from live_avatar.trainer.clip import Clip
 from live_avatar.trainer.data import Sample
-from live_avatar.trainer.marks import NO_MARKS, ClipError, Marks
 
 TOGETHER = 4
 """Films encoded at a time."""
@@ -57,11 +57,11 @@ class SampleEncoder:
         self.text = TextEncoder(loaded["text"], tokenizer, preset.dit.text_len)  # type: ignore[arg-type]
         self.dtype = components.DTYPES[preset.dtype]
 
-    def encode(self, clip: Clip, marks: Marks = NO_MARKS) -> Sample:
+    def encode(self, clip: Clip, annotations: ClipAnnotations = NO_ANNOTATIONS) -> Sample:
         """The sample of ``clip``: ``encode_all`` of it alone."""
-        return self.encode_all([(clip, marks)])[0]
+        return self.encode_all([(clip, annotations)])[0]
 
-    def encode_all(self, clips: Sequence[tuple[Clip, Marks]]) -> list[Sample]:
+    def encode_all(self, clips: Sequence[tuple[Clip, ClipAnnotations]]) -> list[Sample]:
         """A sample of each clip, of as many whole blocks as it has, on the CPU in the preset's precision.
 
         Neighbours of the same length go through the autoencoder together, which is faster on a CPU.
@@ -78,7 +78,7 @@ class SampleEncoder:
                 samples += [self._sample(*pair, part) for pair, part in zip(together, latents, strict=True)]
         return samples
 
-    def _sample(self, clip: Clip, marks: Marks, latents: Tensor) -> Sample:
+    def _sample(self, clip: Clip, annotations: ClipAnnotations, latents: Tensor) -> Sample:
         """The sample of a clip whose film has ``latents`` [16, F, h, w]."""
         frames = self._usable_frames(clip)
         still_latent = (self.preset.stream.reference_frames - 1) // self.preset.vae.temporal_factor
@@ -88,7 +88,7 @@ class SampleEncoder:
             text=self._kept(self.text.encode(clip.prompt)),
             reference=self._kept(latents[:, still_latent : still_latent + 1]),
             motion=self._kept(latents[:, :MOTION_LATENTS]),
-            important=self._kept(self.important(clip, marks)),
+            important=self._kept(self.important(clip, annotations)),
         )
 
     def _usable_frames(self, clip: Clip) -> int:
@@ -98,9 +98,11 @@ class SampleEncoder:
             raise ClipError(f"too short: {len(clip.frames)} frames")
         return frames
 
-    def _film_of(self, clip: Clip, marks: Marks) -> Tensor:
+    def _film_of(self, clip: Clip, annotations: ClipAnnotations) -> Tensor:
         frames = clip.frames[: self._usable_frames(clip)]
-        return self.film(frames, frames[_number(clip) % len(frames)] if marks.portrait is None else marks.portrait)
+        return self.film(
+            frames, frames[_number(clip) % len(frames)] if annotations.portrait is None else annotations.portrait
+        )
 
     def film(self, frames: "npt.NDArray[np.uint8]", portrait: "npt.NDArray[np.uint8]") -> Tensor:
         """The clip [T, H, W, 3] after a still film of ``portrait`` [H, W, 3]: [3, 73 + T, H, W] in [-1, 1]."""
@@ -131,12 +133,12 @@ class SampleEncoder:
             parts.append(encode_block(self.speech, window.next_block())[0])  # type: ignore[arg-type]
         return torch.cat(parts, dim=-1)
 
-    def important(self, clip: Clip, marks: Marks) -> Tensor:
+    def important(self, clip: Clip, annotations: ClipAnnotations) -> Tensor:
         """[h, w]: 1 where a latent pixel touches what is important, 0 elsewhere."""
         factor = self.preset.vae.spatial_factor
         marked = torch.zeros(clip.frames.shape[1:3])
-        if marks.important is not None:
-            top, left, bottom, right = marks.important
+        if annotations.important is not None:
+            top, left, bottom, right = annotations.important
             marked[top:bottom, left:right] = 1
         return rearrange(marked, "(h p) (w q) -> h w (p q)", p=factor, q=factor).amax(dim=-1)
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from live_avatar.config import StreamConfig
 from live_avatar.streaming.schedule import TIMESTEP_SCALE, inference_schedule, training_sigmas
-from live_avatar.trainer.draws import generator, normal
 from live_avatar.trainer.network import Batch, SpeechToVideo, bidirectional_velocity
 from live_avatar.trainer.presets import FlowMatchingConfig
+from live_avatar.trainer.random_streams import generator, normal
 
 
 def noised(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:

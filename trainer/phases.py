@@ -15,11 +15,11 @@ from live_avatar.trainer.batches import batch_of, items_of, with_dropped_conditi
 from live_avatar.trainer.data import DataError, Dataset, Datasets
 from live_avatar.trainer.diffusion_forcing import causal_loss
 from live_avatar.trainer.distributed import Processes, checkpoint_layers, precision, shard
-from live_avatar.trainer.draws import generator
 from live_avatar.trainer.flow_matching import bidirectional_loss
-from live_avatar.trainer.learner import Learner
 from live_avatar.trainer.network import SpeechToVideo, initialise
+from live_avatar.trainer.optimizer import EmaOptimizer
 from live_avatar.trainer.presets import FlowMatchingConfig, SelfForcingConfig, TrainingConfig
+from live_avatar.trainer.random_streams import generator
 from live_avatar.trainer.self_forcing import SelfForcing
 
 
@@ -40,7 +40,7 @@ class FlowMatching:
         self.items = items_of(config, group.rank, group.count)
         every = {name: p for name, p in network.named_parameters() if p.requires_grad}
         trained = every if roles is None else adapter_parameters(network, STUDENT)
-        self.learners = (Learner(STUDENT, trained, config, config.learning_rate),)
+        self.learners = (EmaOptimizer(STUDENT, trained, config, config.learning_rate),)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """See ``training.Phase``."""

@@ -21,8 +21,8 @@ from live_avatar.model.device import open_device
 from live_avatar.model.novelty import TrainingPortraits, Traits
 from live_avatar.model.vae import VAE
 from live_avatar.model.weight_files import Manifest
+from live_avatar.trainer.annotations import ClipError
 from live_avatar.trainer.clip import Clip
-from live_avatar.trainer.marks import ClipError
 from live_avatar.trainer.prepare import Source, open_source
 from live_avatar.trainer.presets import PortraitsConfig, PrepareConfig
 
@@ -92,7 +92,7 @@ def _clips(config: PortraitsConfig, size: str) -> PrepareConfig:
 
 def portrait_of(source: Source, clip: Clip) -> npt.NDArray[np.uint8]:
     """The portrait [H, W, 3] that training would show of ``clip``: its own, else one of its frames."""
-    portrait = source.marks(clip).portrait
+    portrait = source.annotations(clip).portrait
     return clip.frames[crc32(clip.name.encode()) % len(clip.frames)] if portrait is None else portrait
 
 

@@ -23,10 +23,10 @@ from live_avatar.config import preset as preset_named
 from live_avatar.model import components
 from live_avatar.model.checkpoint import save_shared
 from live_avatar.model.device import open_device
+from live_avatar.trainer.annotations import ClipAnnotations, ClipError
 from live_avatar.trainer.clip import Clip
 from live_avatar.trainer.data import NEGATIVE_TEXT, SHARD_SUFFIX, DataError, Sample, Shard
 from live_avatar.trainer.encoding import ENCODERS, SampleEncoder
-from live_avatar.trainer.marks import ClipError, Marks
 from live_avatar.trainer.presets import PrepareConfig
 from live_avatar.trainer.videos import VideoFolder
 
@@ -50,7 +50,7 @@ class Source(Protocol):
         """
         ...
 
-    def marks(self, clip: Clip) -> Marks:
+    def annotations(self, clip: Clip) -> ClipAnnotations:
         """What else is known of ``clip``."""
         ...
 
@@ -121,7 +121,7 @@ def open_source(config: PrepareConfig, preset: Preset) -> Source:
     width, height = map(int, config.size.split("x")) if config.size else reversed(memory.largest_size(preset))
     if config.input is not None:
         return VideoFolder(config.input, size=(height, width), fps=preset.stream.fps, prompt=config.prompt)
-    from live_avatar.trainer.sources import made_source
+    from live_avatar.trainer.synthetic_source import made_source
 
     return made_source(config, preset, (height, width))
 
@@ -154,7 +154,7 @@ def _encode(
 ) -> tuple[list[Sample], dict[str, str]]:
     """The samples of some clips, and why the others are skipped, by name."""
     block = encoder.preset.frames_per_block
-    parts: list[tuple[Clip, Marks]] = []
+    parts: list[tuple[Clip, ClipAnnotations]] = []
     skipped: dict[str, str] = {}
     for number in numbers:
         try:
@@ -165,8 +165,8 @@ def _encode(
             skipped[source.name(number)] = str(error)
             log.warning("%s skipped: %s", source.name(number), error)
             continue
-        marks, cut = source.marks(clip), pieces(clip, config.blocks * block)
-        parts += [(part, marks) for part in cut if len(part.frames) >= config.min_blocks * block]
+        annotations, cut = source.annotations(clip), pieces(clip, config.blocks * block)
+        parts += [(part, annotations) for part in cut if len(part.frames) >= config.min_blocks * block]
     return encoder.encode_all(parts), skipped
 
 

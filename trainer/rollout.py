@@ -18,18 +18,18 @@ from live_avatar.config import StreamConfig
 from live_avatar.model.attention import attend
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokens
+from live_avatar.model.compiled_step import EagerStep
 from live_avatar.model.dit import NoisyInput
-from live_avatar.model.fast_step import EagerStep
 from live_avatar.model.kv_cache import KVWindow, StreamingAttention
 from live_avatar.streaming import rollout
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.clean_history import clean_time, remember_clean
 from live_avatar.streaming.denoiser import Denoiser, StageSession
-from live_avatar.streaming.draws import PhiloxDraws
+from live_avatar.streaming.rng import PhiloxRng
 from live_avatar.streaming.schedule import Schedule
 from live_avatar.streaming.sinks import SinkSchedule
-from live_avatar.trainer.draws import generator, normal
 from live_avatar.trainer.network import Batch, SpeechToVideo, audio_of_block, audio_of_blocks, geometry_of, text_of
+from live_avatar.trainer.random_streams import generator, normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +63,19 @@ class RolledOut:
 
 
 @dataclass(frozen=True)
-class _StepDraws:
+class _StepRng:
     """The draws of one step of serving, whatever the schedule calls that step."""
 
-    inner: PhiloxDraws
+    inner: PhiloxRng
     step: int
 
     def noise(self, seed: int, block: int, shape: tuple[int, ...]) -> Tensor:
-        """See ``live_avatar.streaming.draws.Draws``."""
+        """See ``live_avatar.streaming.rng.Rng``."""
         return self.inner.noise(seed, block, shape)
 
-    def distance(self, seed: int, block: int, step: int) -> int:
-        """See ``live_avatar.streaming.draws.Draws``."""
-        return self.inner.distance(seed, block, self.step)
+    def reference_offset(self, seed: int, block: int, step: int) -> int:
+        """See ``live_avatar.streaming.rng.Rng``."""
+        return self.inner.reference_offset(seed, block, self.step)
 
 
 def roll_out(network: SpeechToVideo, clip: Batch, rules: Rules, step: int, seed: int) -> RolledOut:
@@ -105,8 +105,8 @@ class _Pass(Denoiser):
 
     def __init__(self, network: SpeechToVideo, rules: Rules, step: int) -> None:
         schedule, steps = rules.schedule(step)
-        draws = _StepDraws(PhiloxDraws(rules.stream.reference_distance), step)
-        super().__init__(network.dit, rules.stream, schedule, steps, draws)
+        rng = _StepRng(PhiloxRng(rules.stream.reference_distance), step)
+        super().__init__(network.dit, rules.stream, schedule, steps, rng)
 
 
 class _CleanHistoryPass(_Pass):
@@ -120,9 +120,9 @@ class _CleanHistoryPass(_Pass):
         """Makes the block [16, F, h, w] just denoised history, with its clean keys and values."""
         assert session.text is not None
         for step, window in session.windows.items():
-            distance = self.draws.distance(session.seed, window.block, step)
+            reference_offset = self.rng.reference_offset(session.seed, window.block, step)
             latent = NoisyInput(latent=clean[None], time=clean_time(self.model), audio=audio)
-            remember_clean(EagerStep(self.model), latent, session.text, window, distance)
+            remember_clean(EagerStep(self.model), latent, session.text, window, reference_offset)
 
 
 class _Passes:
@@ -143,7 +143,7 @@ class _Passes:
         """See ``live_avatar.streaming.rollout.Pipeline``; ordinary tensors."""
         for step, (denoiser, session) in enumerate(self._passes()):
             if block.latent is None:
-                given = denoiser.draws.noise(self.seed, block.index, _shape(denoiser, session)).to(denoiser.device)
+                given = denoiser.rng.noise(self.seed, block.index, _shape(denoiser, session)).to(denoiser.device)
             else:
                 given = _noised_again(block.latent, self.rules.levels[step], self.seed, block.index, step)
                 block = replace(block, latent=given)
@@ -210,7 +210,7 @@ class Replay:
     def __init__(self, network: SpeechToVideo, clip: Batch, rules: Rules, rolled: RolledOut) -> None:
         self.clip, self.rules, self.rolled = clip.to(network.dtype), rules, rolled
         self.schedule, (self.step,) = rules.schedule(rolled.step)
-        self.draws = PhiloxDraws(rules.stream.reference_distance)
+        self.rng = PhiloxRng(rules.stream.reference_distance)
         self.blocks = _blocks(clip, rules)
         self.sinks = SinkSchedule(rules.stream)
         self.pending = self.sinks.first(first_sink(self.clip), self.clip.text[0])
@@ -230,15 +230,15 @@ class Replay:
         self._apply_due(network, block)
         noisy = self._part(self.rolled.noisy, block)
         time = dit.embed_time(torch.full((1, 1), self.schedule.timestep(self.step), device=noisy.device))
-        distance = self.draws.distance(self.rolled.seed, block, self.rolled.step)
-        pattern = ReplayedAttention(self.window.begin(distance))
+        reference_offset = self.rng.reference_offset(self.rolled.seed, block, self.rolled.step)
+        pattern = ReplayedAttention(self.window.begin(reference_offset))
         text = text_of(dit, self.clip.text)
         velocity = dit(NoisyInput(latent=noisy, time=time, audio=self.audio[block]), None, text, pattern)
         clean = self.schedule.advance(noisy, velocity, self.step)
         if self.rules.clean_history:
             with torch.no_grad():
                 latent = NoisyInput(latent=clean.detach(), time=clean_time(dit), audio=self.audio[block])
-                remember_clean(EagerStep(dit), latent, text, self.window, distance)
+                remember_clean(EagerStep(dit), latent, text, self.window, reference_offset)
         else:
             self.window.commit()
         rolled = self._part(self.rolled.clean, block)[0]

@@ -18,10 +18,10 @@ from live_avatar.trainer.batches import batch_of, items_of
 from live_avatar.trainer.data import Datasets, padded
 from live_avatar.trainer.distributed import Processes
 from live_avatar.trainer.dmd import Score, dmd_gradient, dmd_loss, draw_score_level, fake_loss, guided
-from live_avatar.trainer.draws import generator, normal
-from live_avatar.trainer.learner import Learner
 from live_avatar.trainer.network import Batch, SpeechToVideo, bidirectional_velocity
+from live_avatar.trainer.optimizer import EmaOptimizer
 from live_avatar.trainer.presets import SelfForcingConfig
+from live_avatar.trainer.random_streams import generator, normal
 from live_avatar.trainer.rollout import Replay, RolledOut, Rules, roll_out
 
 Scores = Callable[[Batch], Score]
@@ -40,8 +40,8 @@ class SelfForcing:
         stream = config.system.stream
         levels = inference_schedule(stream.steps).sigmas
         self.rules = Rules(stream=stream, levels=levels, clean_history=config.clean_history)
-        self.student = Learner(STUDENT, adapter_parameters(network, STUDENT), config, config.learning_rate)
-        self.fake = Learner(FAKE, adapter_parameters(network, FAKE), config, config.fake_learning_rate)
+        self.student = EmaOptimizer(STUDENT, adapter_parameters(network, STUDENT), config, config.learning_rate)
+        self.fake = EmaOptimizer(FAKE, adapter_parameters(network, FAKE), config, config.fake_learning_rate)
         self.learners = (self.student, self.fake)
         self.teacher: Scores = self._teacher
 

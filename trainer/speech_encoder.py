@@ -1,7 +1,7 @@
 """Trains the small speech encoder: what the mouth does, from the sound alone.
 
-The network is the product's wav2vec2; on every hidden state sits a linear head that must tell the puppet's mouth,
-and is thrown away afterwards.  Half of the batches end in the silence that follows a streamed window, so that the
+The network is the product's wav2vec2; a linear head on every hidden state must predict the mouth of the synthetic
+person, and is dropped afterwards.  Half of the batches end in the silence that follows a streamed window, so that the
 encoder serves whole recordings and streams alike.
 
 Letters: B batch, T frames, N samples, S hidden states, D width.
@@ -39,8 +39,8 @@ from live_avatar.trainer.averaging import follow
 from live_avatar.trainer.clip import FPS, SAMPLES_PER_FRAME
 from live_avatar.trainer.muon import muon_and_adam
 from live_avatar.trainer.overrides import override, pairs_of, run_reporting
-from live_avatar.trainer.puppet.clips import SEEDS, speech
-from live_avatar.trainer.puppet.voices import Split
+from live_avatar.trainer.synthetic.clips import SEEDS, speech
+from live_avatar.trainer.synthetic.voices import Split
 
 SNAPSHOT = "speech_encoder.pt"
 METRICS = "speech_encoder.jsonl"
@@ -86,7 +86,7 @@ class SpeechEncoderConfig:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Utterances:
     """Speech and the mouth that said it."""
 
     samples: npt.NDArray[np.float32]
@@ -95,7 +95,7 @@ class Heard:
     """[B, T, 4] in the order of ``TRACKS``."""
 
 
-def utterances(count: int, frames: int, split: Split, seed: int = 0) -> Heard:
+def utterances(count: int, frames: int, split: Split, seed: int = 0) -> Utterances:
     """``count`` utterances of ``frames`` frames, spoken in several processes if they are many."""
     say = partial(_utterance, frames, split, seed)
     if count < FEW:
@@ -112,9 +112,9 @@ def _utterance(
     return sound, np.stack([getattr(mouth, track) for track in TRACKS], axis=1)
 
 
-def _heard(spoken: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]) -> Heard:
+def _heard(spoken: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]) -> Utterances:
     samples, mouths = zip(*spoken, strict=True)
-    return Heard(np.stack(samples), np.stack(mouths))
+    return Utterances(np.stack(samples), np.stack(mouths))
 
 
 def frames_of_states(states: Tensor, frames: int, config: SpeechConfig) -> Tensor:
@@ -152,22 +152,22 @@ class MouthReader(nn.Module):
         return torch.einsum("sbtd,sdc->sbtc", scaled, self.weight) + self.bias
 
 
-def draw_windows(pool: Heard, config: SpeechEncoderConfig, step: int) -> tuple[Tensor, Tensor]:
+def draw_windows(pool: Utterances, config: SpeechEncoderConfig, step: int) -> tuple[Tensor, Tensor]:
     """Normalised windows [B, N] of random utterances and their mouths [B, T, 4]."""
-    draws = np.random.default_rng((config.seed, step))
+    rng = np.random.default_rng((config.seed, step))
     sounds, mouths = [], []
-    for index in draws.integers(len(pool.samples), size=config.batch):
-        first = int(draws.integers(pool.mouths.shape[1] - config.window_frames + 1))
+    for index in rng.integers(len(pool.samples), size=config.batch):
+        first = int(rng.integers(pool.mouths.shape[1] - config.window_frames + 1))
         frames = slice(first, first + config.window_frames)
         sound = pool.samples[index, frames.start * SAMPLES_PER_FRAME : frames.stop * SAMPLES_PER_FRAME].copy()
         mouth = pool.mouths[index, frames].copy()
-        if draws.random() < config.late_share:
-            start = int(draws.integers(1, config.window_frames - 12))
+        if rng.random() < config.late_share:
+            start = int(rng.integers(1, config.window_frames - 12))
             sound[: start * SAMPLES_PER_FRAME], mouth[:start] = 0, 0
         sounds.append(normalised(sound))
         mouths.append(mouth)
     system = preset(config.preset).speech
-    tail = hop_samples(system) * (system.position_kernel // 2 if draws.integers(2) else 1)
+    tail = hop_samples(system) * (system.position_kernel // 2 if rng.integers(2) else 1)
     return F.pad(torch.from_numpy(np.stack(sounds)), (0, tail)), torch.from_numpy(np.stack(mouths))
 
 
@@ -211,7 +211,7 @@ class Training:
         state = {"weights": self.reader.state_dict(), "optimizers": [each.state_dict() for each in self.optimizers]}
         snapshot.save(self.config.output / SNAPSHOT, state | {"average": self.average, "step": self.step})
 
-    def learn(self, pool: Heard) -> float:
+    def learn(self, pool: Utterances) -> float:
         """One step; its loss."""
         samples, mouths = (each.to(self.device) for each in draw_windows(pool, self.config, self.step))
         loss = F.mse_loss(self.reader(samples, mouths.shape[1]), mouths.expand(len(self.reader.weight), -1, -1, -1))
@@ -234,7 +234,7 @@ class Training:
 
 
 @torch.no_grad()
-def evaluate(reader: MouthReader, heard: Heard) -> dict[str, float]:
+def evaluate(reader: MouthReader, heard: Utterances) -> dict[str, float]:
     """Correlation of what the last state tells with the truth, per track, over all frames of ``heard``."""
     told = []
     for sound, mouth in zip(heard.samples, heard.mouths, strict=True):
@@ -260,7 +260,7 @@ def train_speech_encoder(config: SpeechEncoderConfig) -> MouthReader:
     return training.averaged()
 
 
-def _steps(training: Training, pool: Heard, held_out: Heard) -> Iterator[dict[str, float]]:
+def _steps(training: Training, pool: Utterances, held_out: Utterances) -> Iterator[dict[str, float]]:
     """The steps that are left; what to report."""
     config = training.config
     while training.step < config.steps:

@@ -2,7 +2,7 @@
 
 ``torch.distributed.checkpoint`` stores every tensor once, however it is sharded.  A checkpoint is a folder
 ``step-N``; it is written under another name and renamed when complete, so that a run killed at any time finds the
-last good one.  Random numbers and the order of the data follow from the step and need no state (``draws``, ``data``).
+last good one.  Random numbers and the order of the data follow from the step and need no state (``rng``, ``data``).
 """
 
 import re

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from live_avatar.trainer.distributed import Processes, processes
-from live_avatar.trainer.learner import Learner
+from live_avatar.trainer.optimizer import EmaOptimizer
 from live_avatar.trainer.phases import build
 from live_avatar.trainer.presets import TrainingConfig
 from live_avatar.trainer.state import Checkpoints
@@ -32,7 +32,7 @@ class Phase(Protocol):
     """One kind of training."""
 
     @property
-    def learners(self) -> tuple[Learner, ...]:
+    def learners(self) -> tuple[EmaOptimizer, ...]:
         """What is trained."""
         ...
 

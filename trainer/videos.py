@@ -18,8 +18,8 @@ from PIL import Image
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.files import ffmpeg_name
 from live_avatar.portrait.fitting import fit_portrait
+from live_avatar.trainer.annotations import NO_ANNOTATIONS, ClipAnnotations, ClipError
 from live_avatar.trainer.clip import Clip
-from live_avatar.trainer.marks import NO_MARKS, ClipError, Marks
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 SILENT_RMS = 0.001
@@ -63,9 +63,9 @@ class VideoFolder:
         frames, samples = read_video(path, self.size, self.fps)
         return Clip(name=self.name(index), frames=frames, samples=samples, prompt=prompt)
 
-    def marks(self, clip: Clip) -> Marks:
+    def annotations(self, clip: Clip) -> ClipAnnotations:
         """Nothing but the clip itself."""
-        return NO_MARKS
+        return NO_ANNOTATIONS
 
 
 def read_video(path: Path, size: tuple[int, int], fps: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:

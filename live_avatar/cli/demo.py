@@ -4,36 +4,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from live_avatar.cli import options, sources
+from live_avatar.cli import inputs, options
 
 if TYPE_CHECKING:
-    from live_avatar.client import Measurement
+    from live_avatar.client import GenerateStats
 
 
 def demo(
     out: options.OutOption = Path("out/demo.mp4"),
     gateway: options.GatewayOption = "",
     layout: options.LayoutOption = "4x1",
-    preset: options.PresetOption = sources.DEFAULT_PRESET,
+    preset: options.PresetOption = inputs.DEFAULT_PRESET,
     weights: options.WeightsOption = None,
 ) -> None:
     """Sends the package's own portrait and speech through a pipeline on this machine."""
-    from live_avatar.cli.making import make_video
+    from live_avatar.cli.generate_runner import make_video
     from live_avatar.cli.warnings import Warnings
     from live_avatar.client.movie import Movie, check_film
     from live_avatar.client.speech import SpeechFile
 
-    inputs = (sources.SPEECH, sources.PORTRAIT)
-    check_film(out, inputs)
-    place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
-    portrait = sources.read_portrait(sources.PORTRAIT, decode=False)
-    with SpeechFile(sources.SPEECH) as speech, Movie(out, inputs) as movie, place as address:
+    files_read = (inputs.SPEECH, inputs.PORTRAIT)
+    check_film(out, files_read)
+    place = inputs.gateway_or_pipeline(gateway, layout, preset, weights)
+    portrait = inputs.read_portrait(inputs.PORTRAIT, decode=False)
+    with SpeechFile(inputs.SPEECH) as speech, Movie(out, files_read) as movie, place as address:
         made = make_video(address, portrait, speech, movie, Warnings())
     lines = [f"{out}: {made.frames} frames, {made.video_s:.2f} s, H.264 and AAC", *table(made)]
-    sources.conclude(movie, *lines)
+    inputs.conclude(movie, *lines)
 
 
-def table(made: "Measurement") -> Iterator[str]:
+def table(made: "GenerateStats") -> Iterator[str]:
     """What a run took, for people."""
     yield f"frames per second   {made.frames_per_second:.1f}"
     yield f"time to first frame {made.first_frame_s:.2f} s, from the first piece of speech sent"

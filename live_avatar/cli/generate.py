@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from live_avatar import limits
-from live_avatar.cli import options, sources
+from live_avatar.cli import inputs, options
 
 
 def generate(
@@ -18,31 +18,31 @@ def generate(
             "a longer one as it comes. Default: the package's own.",
             show_default=False,
         ),
-    ] = sources.SPEECH,
-    image: options.ImageOption = sources.PORTRAIT,
+    ] = inputs.SPEECH,
+    image: options.ImageOption = inputs.PORTRAIT,
     gateway: options.GatewayOption = "",
     prompt: options.PromptOption = "",
     seed: options.SeedOption = 0,
     enlargement: options.EnlargementOption = 0,
     layout: options.LayoutOption = "4x1",
-    preset: options.PresetOption = sources.DEFAULT_PRESET,
+    preset: options.PresetOption = inputs.DEFAULT_PRESET,
     weights: options.WeightsOption = None,
 ) -> None:
     """Makes a video of a portrait that speaks a recording."""
-    from live_avatar.cli.making import make_video
+    from live_avatar.cli.generate_runner import make_video
     from live_avatar.cli.novelty import warn_if_unlike
     from live_avatar.cli.warnings import Warnings
     from live_avatar.client.movie import Movie, check_film
     from live_avatar.client.speech import SpeechFile
 
     check_film(out, (audio, image))
-    sources.check_prompt(prompt)
-    place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
-    portrait, warnings = sources.read_portrait(image, decode=not gateway), Warnings()
+    inputs.check_prompt(prompt)
+    place = inputs.gateway_or_pipeline(gateway, layout, preset, weights)
+    portrait, warnings = inputs.read_portrait(image, decode=not gateway), Warnings()
     if not gateway:
-        warn_if_unlike(portrait, preset, sources.weights_of(preset, weights), warnings)
+        warn_if_unlike(portrait, preset, inputs.weights_of(preset, weights), warnings)
     with SpeechFile(audio) as speech, Movie(out, (audio, image)) as movie, place as address:
         made = make_video(address, portrait, speech, movie, warnings, prompt=prompt, seed=seed, enlargement=enlargement)
     for warning in made.warnings:
         warnings.show(warning, warning)
-    sources.conclude(movie, f"{out}: {made.frames} frames, {made.video_s:.2f} s")
+    inputs.conclude(movie, f"{out}: {made.frames} frames, {made.video_s:.2f} s")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from live_avatar.cli import options, sources
+from live_avatar.cli import inputs, options
 
 NO_MICROPHONE = "no microphone can be used here: pip install sounddevice, or give --audio FILE"
 
@@ -17,33 +17,33 @@ def talk(
         typer.Option(help=f"Speech, sent at its own pace: {options.AUDIO_HELP} Default: the microphone, until Ctrl-C."),
     ] = None,
     out: options.OptionalOutOption = None,
-    image: options.ImageOption = sources.PORTRAIT,
+    image: options.ImageOption = inputs.PORTRAIT,
     gateway: options.GatewayOption = "",
     prompt: options.PromptOption = "",
     seed: options.SeedOption = 0,
     layout: options.LayoutOption = "4x1",
-    preset: options.PresetOption = sources.DEFAULT_PRESET,
+    preset: options.PresetOption = inputs.DEFAULT_PRESET,
     weights: options.WeightsOption = None,
 ) -> None:
     """Speaks live to the avatar; shows lead, reaction time and late frames, and what made the video stand still."""
     from live_avatar.cli.novelty import warn_if_unlike
-    from live_avatar.cli.talking import conclusions, from_file, from_microphone, has_microphone, hold_talk
+    from live_avatar.cli.talk_runner import conclusions, from_file, from_microphone, has_microphone, hold_talk
     from live_avatar.cli.warnings import Warnings
     from live_avatar.client.movie import Movie, check_film
 
-    inputs = (image,) if audio is None else (audio, image)
+    files_read = (image,) if audio is None else (audio, image)
     if out is not None:
-        check_film(out, inputs)
+        check_film(out, files_read)
     if audio is None and not has_microphone():
         raise ValueError(NO_MICROPHONE)
-    sources.check_prompt(prompt)
-    place = sources.gateway_or_pipeline(gateway, layout, preset, weights)
-    portrait, warnings = sources.read_portrait(image, decode=not gateway), Warnings()
+    inputs.check_prompt(prompt)
+    place = inputs.gateway_or_pipeline(gateway, layout, preset, weights)
+    portrait, warnings = inputs.read_portrait(image, decode=not gateway), Warnings()
     if not gateway:
-        warn_if_unlike(portrait, preset, sources.weights_of(preset, weights), warnings)
+        warn_if_unlike(portrait, preset, inputs.weights_of(preset, weights), warnings)
     with (
         from_file(audio) if audio is not None else from_microphone() as speech,
-        nullcontext() if out is None else Movie(out, inputs) as movie,
+        nullcontext() if out is None else Movie(out, files_read) as movie,
         place as address,
     ):
         seen = hold_talk(address, portrait, speech, movie, warnings, prompt=prompt, seed=seed)
@@ -51,4 +51,4 @@ def talk(
         warnings.show(warning, warning)
     reactions = ", ".join(f"{seconds:.2f} s" for seconds in seen.reactions_s) or "none"
     said = f"{seen.video_s:.2f} s of video, {seen.late_frames} late frames, reaction {reactions}"
-    sources.conclude(movie, said, *conclusions(seen), *(() if out is None else (f"{out}: H.264 and AAC",)))
+    inputs.conclude(movie, said, *conclusions(seen), *(() if out is None else (f"{out}: H.264 and AAC",)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from live_avatar.cli import options, sources
+from live_avatar.cli import inputs, options
 from live_avatar.files import check_output_folder
 from live_avatar.limits import MAX_RESTARTS, RESTART_WINDOW_S
 
@@ -22,7 +22,7 @@ _STORES = ("memory://", "redis://", "rediss://", "unix://")
 
 def up(
     layout: options.LayoutOption = "4x1",
-    preset: options.PresetOption = sources.DEFAULT_PRESET,
+    preset: options.PresetOption = inputs.DEFAULT_PRESET,
     weights: options.WeightsOption = None,
     redis: Annotated[
         str, typer.Option(help="Where sessions are kept: redis://host:port/0, or memory:// for this gateway alone.")
@@ -39,8 +39,9 @@ def up(
     fp8_report: Annotated[
         Path | None,
         typer.Option(
-            help="Linear layers in 8-bit floats: the file that python -m live_avatar.services.denoise_stage.gate "
-            "wrote of these weights. Default: none, in the precision of the preset."
+            help="Linear layers in 8-bit floats: the file that "
+            "python -m live_avatar.services.denoise_stage.quantization_check wrote of these weights. "
+            "Default: none, in the precision of the preset."
         ),
     ] = None,
     fp8_kv: Annotated[
@@ -51,20 +52,20 @@ def up(
 
     A service that ends by itself is started again.
     """
-    plan = sources.plan_of(layout, preset, weights)
+    plan = inputs.plan_of(layout, preset, weights)
     _check(redis, logs, fp8_report)
     from live_avatar.launcher.pipeline import LocalPipeline, Speed
 
     speed = Speed(compiled=compiled, fp8_report=fp8_report, fp8_kv=fp8_kv)
     plan = replace(plan, redis=redis, gateway_port=port, reflection=reflection, logs=logs, speed=speed)
     try:
-        with LocalPipeline(plan, sources.report) as pipeline:
+        with LocalPipeline(plan, inputs.report) as pipeline:
             if plan.weights is None:
-                sources.report(sources.RANDOM_WEIGHTS)
+                inputs.report(inputs.RANDOM_WEIGHTS)
             typer.echo(f"gateway {pipeline.gateway}")
             _keep_up(pipeline)
     except KeyboardInterrupt:
-        sources.report("all services have ended")
+        inputs.report("all services have ended")
 
 
 def _check(redis: str, logs: Path, fp8_report: Path | None) -> None:
@@ -74,7 +75,8 @@ def _check(redis: str, logs: Path, fp8_report: Path | None) -> None:
     check_output_folder(logs)
     if fp8_report is not None and not fp8_report.is_file():
         raise ValueError(
-            f"--fp8-report {fp8_report} is no file; python -m live_avatar.services.denoise_stage.gate writes it"
+            f"--fp8-report {fp8_report} is no file; "
+            "python -m live_avatar.services.denoise_stage.quantization_check writes it"
         )
 
 
@@ -98,9 +100,9 @@ def _start_again(pipeline: "LocalPipeline", child: "Child", restarts: "Restarts"
     if pause_s is None:
         raise LaunchError(f"{obituary}; it was started again {MAX_RESTARTS} times within {minutes} minutes already")
     count = f"{restarts.count(name, time.monotonic())} of {MAX_RESTARTS} times within {minutes} minutes"
-    sources.report(f"{obituary}; it is started again ({count})" + (f" in {pause_s:.1f} s" if pause_s else ""))
+    inputs.report(f"{obituary}; it is started again ({count})" + (f" in {pause_s:.1f} s" if pause_s else ""))
     time.sleep(pause_s)
     try:
         pipeline.restart(name)
     except LaunchError as error:
-        sources.report(str(error))
+        inputs.report(str(error))

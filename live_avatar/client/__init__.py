@@ -5,7 +5,7 @@ Needs the extra ``client`` alone; never torch.
 
 from live_avatar.client.client import AvatarClient, Session
 from live_avatar.client.errors import AvatarError
-from live_avatar.client.generate import FilmOptions, Measurement, ServiceTimes, generate_file
+from live_avatar.client.generate import FilmOptions, GenerateStats, ServiceTimes, generate_file
 from live_avatar.client.live import LiveStream, live_stream
 from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import (
@@ -20,7 +20,7 @@ from live_avatar.client.results import (
     VideoUnit,
 )
 from live_avatar.client.stream import AvatarStream
-from live_avatar.client.talk import Impression, talk
+from live_avatar.client.talk import LiveStats, talk
 
 __all__ = [
     "AudioUnit",
@@ -30,12 +30,12 @@ __all__ = [
     "BlockTiming",
     "Event",
     "FilmOptions",
+    "GenerateStats",
     "GoAway",
-    "Impression",
     "Interruption",
     "Limits",
+    "LiveStats",
     "LiveStream",
-    "Measurement",
     "Result",
     "ServerInfo",
     "ServiceTimes",

@@ -47,7 +47,7 @@ class ServiceTimes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class GenerateStats:
     """What a run took."""
 
     frames: int
@@ -70,11 +70,11 @@ async def generate_file(
     progress: Progress | None = None,
     warn: Warn | None = None,
     **options: Unpack[FilmOptions],
-) -> Measurement:
+) -> GenerateStats:
     """Writes the video of ``image`` saying ``speech`` to ``out``, an MP4 file.
 
     A recording within the server's limit is heard as a whole, a longer one as it comes.  What is damaged in it is
-    silent, see ``Measurement.warnings``.  Speech and film may be open already, so that what is wrong with them shows
+    silent, see ``GenerateStats.warnings``.  Speech and film may be open already, so that what is wrong with them shows
     early; whoever opened them closes them.
 
     Raises:
@@ -103,7 +103,7 @@ async def generate_file(
 
 
 @dataclass
-class _Measured:
+class _StatsCollector:
     """Filled while a run lasts."""
 
     started_at: float = 0.0
@@ -114,7 +114,7 @@ class _Measured:
         """Notes a unit that has just come."""
         self.units.append((time.monotonic(), replace(unit, data=b"")))
 
-    def result(self) -> Measurement:
+    def result(self) -> GenerateStats:
         """What the run took, once it is over."""
         frames = sum(unit.frame_count for _, unit in self.units)
         first_at, first = self.units[0]
@@ -123,7 +123,7 @@ class _Measured:
         for _, unit in self.units:
             for timing in unit.timings:
                 timings[timing.service].append(timing)
-        return Measurement(
+        return GenerateStats(
             frames=frames,
             video_s=max(unit.end_ns for _, unit in self.units) / 1e9,
             first_frame_s=first_at - self.started_at,
@@ -155,7 +155,7 @@ async def _speak(
     recording: SpeechFile,
     movie: Movie,
     watch: _Watch,
-) -> _Measured:
+) -> _StatsCollector:
     """A session from its creation to its end."""
     session = await client.create_session(image, options)
     try:
@@ -166,9 +166,9 @@ async def _speak(
             await session.close()
 
 
-async def _run(stream: AvatarStream, recording: SpeechFile, movie: Movie, watch: _Watch) -> _Measured:
+async def _run(stream: AvatarStream, recording: SpeechFile, movie: Movie, watch: _Watch) -> _StatsCollector:
     """Sends the recording and collects the video at the same time."""
-    measured = _Measured()
+    measured = _StatsCollector()
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_send(stream, recording, measured))
@@ -180,7 +180,7 @@ async def _run(stream: AvatarStream, recording: SpeechFile, movie: Movie, watch:
     raise error
 
 
-async def _collect(stream: AvatarStream, movie: Movie, measured: _Measured, watch: _Watch) -> None:
+async def _collect(stream: AvatarStream, movie: Movie, measured: _StatsCollector, watch: _Watch) -> None:
     async for result in stream:
         if isinstance(result, VideoUnit):
             await movie.append(result.data)
@@ -188,7 +188,7 @@ async def _collect(stream: AvatarStream, movie: Movie, measured: _Measured, watc
         watch.see(result)
 
 
-async def _send(stream: AvatarStream, recording: SpeechFile, measured: _Measured) -> None:
+async def _send(stream: AvatarStream, recording: SpeechFile, measured: _StatsCollector) -> None:
     measured.started_at = time.monotonic()
     async for chunk in recording.read():
         await stream.send_audio(chunk)

@@ -32,7 +32,7 @@ Pieces = AsyncIterator[bytes]
 
 
 @dataclass
-class Impression:
+class LiveStats:
     """What a viewer notices, while it lasts and at the end."""
 
     video_s: float = 0.0
@@ -73,13 +73,13 @@ class Impression:
             self.spoiled[reason] += 1
 
 
-Watch = Callable[[Impression], None]
+Watch = Callable[[LiveStats], None]
 """Told whenever something came."""
 
 
 async def talk(
     client: AvatarClient, image: bytes, options: SessionOptions, pieces: Pieces, out: Path | Movie | None, watch: Watch
-) -> Impression:
+) -> LiveStats:
     """Speaks ``pieces`` live as ``image``; the video goes to ``out``, an MP4 file, where that is given.
 
     A film that is open already is finished here and closed by whoever opened it.
@@ -104,7 +104,7 @@ async def talk(
         return seen
 
 
-async def _talk(stream: LiveStream, pieces: Pieces, movie: Movie | None, watch: Watch) -> Impression:
+async def _talk(stream: LiveStream, pieces: Pieces, movie: Movie | None, watch: Watch) -> LiveStats:
     talking = _Talking(stream, watch)
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -121,7 +121,7 @@ class _Talking:
     """One conversation."""
 
     def __init__(self, stream: LiveStream, watch: Watch) -> None:
-        self.impression = Impression()
+        self.impression = LiveStats()
         self._stream = stream
         self._watch = watch
         self._asked_s: list[float] = []

@@ -46,7 +46,7 @@ class Speed:
     compiled: bool = False
     """Stages and decoder generate code for the largest picture before they are ready."""
     fp8_report: Path | None = None
-    """Of ``live_avatar.services.denoise_stage.gate``: linear layers in 8-bit floats."""
+    """Of ``live_avatar.services.denoise_stage.quantization_check``: linear layers in 8-bit floats."""
     fp8_kv: bool = False
     """Keys and values in 8-bit floats."""
 

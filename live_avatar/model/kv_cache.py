@@ -21,9 +21,9 @@ from live_avatar.model.attention_patterns import Geometry, SinkPrefill, SinkStat
 from live_avatar.model.rope import Rotation, motion_rotation
 
 
-def rolling_reference_position(first_frame: int, distance: int, prefill_position: int) -> int:
-    """Frame position of the reference as the block at ``first_frame`` sees it: ``distance`` ahead (spec 2.6)."""
-    return max(prefill_position, first_frame + distance)
+def rolling_reference_position(first_frame: int, reference_offset: int, prefill_position: int) -> int:
+    """Frame position of the reference seen by the block at ``first_frame``: ``reference_offset`` ahead (spec 2.6)."""
+    return max(prefill_position, first_frame + reference_offset)
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,13 @@ class KVWindow:
                 layer.k[:, reference : k.shape[1]].copy_(self._motion_rotation.rotate(k[:, reference:]))
         self.has_sink = True
 
-    def begin(self, distance: int) -> StreamingAttention:
-        """The pattern for the forward of the next block, with the reference ``distance`` frames ahead of it.
+    def begin(self, reference_offset: int) -> StreamingAttention:
+        """The pattern for the forward of the next block, with the reference ``reference_offset`` frames ahead of it.
 
         Raises:
             RuntimeError: no sink has been set since the last reset.
         """
-        place = self.place(distance)
+        place = self.place(reference_offset)
         return StreamingAttention(
             layers=self.layers,
             block_rotation=self.geometry.noisy_rotation(self._position(place.first_frame), self.latents_per_block),
@@ -152,8 +152,8 @@ class KVWindow:
             visible=place.visible,
         )
 
-    def place(self, distance: int) -> Place:
-        """Where the next block stands, with the reference ``distance`` frames ahead of it.
+    def place(self, reference_offset: int) -> Place:
+        """Where the next block stands, with the reference ``reference_offset`` frames ahead of it.
 
         Raises:
             RuntimeError: no sink has been set since the last reset.
@@ -164,7 +164,9 @@ class KVWindow:
         sink = self.geometry.sink_tokens
         return Place(
             first_frame=first,
-            reference_frame=rolling_reference_position(first, distance, self.geometry.config.reference_position),
+            reference_frame=rolling_reference_position(
+                first, reference_offset, self.geometry.config.reference_position
+            ),
             slot=sink + self.block % self.window_blocks * self.block_tokens,
             visible=sink + min(self.block + 1, self.window_blocks) * self.block_tokens,
         )

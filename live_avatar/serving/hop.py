@@ -32,10 +32,10 @@ from live_avatar.serving.errors import (
     session_failed,
     stage_lost,
 )
+from live_avatar.serving.hop_messages import Message
 from live_avatar.serving.link import Link
 from live_avatar.serving.mailbox import MailboxClosedError
 from live_avatar.serving.observer import NoObserver, Observer
-from live_avatar.serving.passage import Message
 from live_avatar.serving.sessions import MAX_SESSION_ID_LENGTH, Session
 from live_avatar.serving.timing import PROTOCOL_VERSION, HopTiming, duration
 from live_avatar.serving.upstream import Context, Upstream

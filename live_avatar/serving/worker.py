@@ -14,18 +14,18 @@ import structlog
 from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest, StreamBlocksResponse
 from live_avatar.serving.device import Device, outcome
 from live_avatar.serving.errors import ServiceError, as_service_error, session_failed
+from live_avatar.serving.hop_messages import CloseCommand, Message, Result, begin, check_budget, report, stamp, too_late
 from live_avatar.serving.link import Link
 from live_avatar.serving.mailbox import Mailbox
 from live_avatar.serving.observer import Observer
-from live_avatar.serving.passage import Ending, Message, Result, begin, check_budget, report, stamp, too_late
 from live_avatar.serving.sessions import Session, SessionTable
 from live_avatar.serving.timing import HopTiming
-from live_avatar.serving.work import Deliver, Work
+from live_avatar.serving.work import Completion, Work
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 QUEUE_SIZE = 64
 
-_Made = Sequence[StreamBlocksRequest] | Deliver
+_Made = Sequence[StreamBlocksRequest] | Completion
 
 
 class Worker:
@@ -50,7 +50,7 @@ class Worker:
         self._device = device
         self._timing = timing
         self._observer = observer
-        self._inbox: Mailbox[Message | Ending] = Mailbox(QUEUE_SIZE)
+        self._inbox: Mailbox[Message | CloseCommand] = Mailbox(QUEUE_SIZE)
         self._outbox: Mailbox[Result] = Mailbox(QUEUE_SIZE)
         self._log = structlog.get_logger(__name__).bind(service=name)
 
@@ -93,7 +93,7 @@ class Worker:
         if failure is not None:
             session.upstream.reply(failure)
         if not self._inbox.closed:
-            self._inbox.post_urgent(Ending(session))
+            self._inbox.post_urgent(CloseCommand(session))
 
     def fail(self, session: Session, error: ServiceError) -> None:
         """Ends a session with an error of this service's."""
@@ -109,7 +109,7 @@ class Worker:
                 before = await self._work_on(await self._inbox.get(), before, tasks)
 
     async def _work_on(
-        self, item: Message | Ending, before: asyncio.Task[None] | None, tasks: asyncio.TaskGroup
+        self, item: Message | CloseCommand, before: asyncio.Task[None] | None, tasks: asyncio.TaskGroup
     ) -> asyncio.Task[None] | None:
         """Works on what came, behind the block ``before`` it; returns the block that runs from now on, if one does.
 
@@ -127,9 +127,9 @@ class Worker:
             await self._perform(item)
         return started
 
-    async def _perform(self, item: Message | Ending) -> None:
+    async def _perform(self, item: Message | CloseCommand) -> None:
         """Does what is no work on a block, while none runs; an Open also before one that runs has been handed over."""
-        if isinstance(item, Ending):
+        if isinstance(item, CloseCommand):
             await self._free(item.session)
         elif not item.session.over:
             try:

@@ -16,11 +16,11 @@ from torch import Tensor
 from live_avatar.config import StreamConfig
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokens
+from live_avatar.model.compiled_step import EagerStep, StepForward
 from live_avatar.model.dit import CausalDiT, NoisyInput, SinkInput, TextKV
-from live_avatar.model.fast_step import EagerStep, StepForward
 from live_avatar.model.kv_cache import KVWindow
 from live_avatar.streaming.block import Block, Conditioning, Sink
-from live_avatar.streaming.draws import Draws
+from live_avatar.streaming.rng import Rng
 from live_avatar.streaming.schedule import Schedule
 
 
@@ -66,7 +66,7 @@ class Denoiser:
         rules: StreamConfig,
         schedule: Schedule,
         steps: range,
-        draws: Draws,
+        rng: Rng,
         *,
         forward: StepForward | None = None,
         kv_dtype: torch.dtype | None = None,
@@ -86,7 +86,7 @@ class Denoiser:
         self.rules = rules
         self.schedule = schedule
         self.steps = steps
-        self.draws = draws
+        self.rng = rng
         self.dtype = model.patch_embedding.weight.dtype
         self.device = model.patch_embedding.weight.device
         self.kv_dtype = kv_dtype or self.dtype
@@ -150,10 +150,10 @@ class Denoiser:
 
     def _velocity(self, session: StageSession, step: int, latent: Tensor, audio: AudioTokens) -> Tensor:
         window = session.windows[step]
-        distance = self.draws.distance(session.seed, window.block, step)
+        reference_offset = self.rng.reference_offset(session.seed, window.block, step)
         noisy = NoisyInput(latent=latent, time=self._times[step], audio=audio)
         assert session.text is not None
-        return self._forward(noisy, session.text, window, distance)
+        return self._forward(noisy, session.text, window, reference_offset)
 
     def _check(self, session: StageSession, block: Block) -> None:
         if block.index != session.next_block:
@@ -195,7 +195,7 @@ class Denoiser:
             session.geometry.height,
             session.geometry.width,
         )
-        return self.draws.noise(session.seed, block.index, shape)
+        return self.rng.noise(session.seed, block.index, shape)
 
     def _to_device(self, audio: AudioTokens) -> AudioTokens:
         mask = None if audio.mask is None else audio.mask.to(self.device, self.dtype)

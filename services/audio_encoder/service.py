@@ -18,7 +18,7 @@ from live_avatar.services.audio_encoder.readiness import HeadReadiness
 from live_avatar.services.audio_encoder.settings import AudioEncoderSettings
 from live_avatar.services.audio_encoder.work import AudioEncoderWork
 from live_avatar.serving.hop_service import as_service, running_hop
-from live_avatar.serving.reservations import Room
+from live_avatar.serving.memory_budget import MemoryBudget
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
 
@@ -55,6 +55,6 @@ def _load(settings: AudioEncoderSettings) -> tuple[Networks, AudioEncoderWork]:
     assert isinstance(tokens, AudioTokenEncoder)
     assert isinstance(text, PreTrainedModel)
     prompts = TextEncoder(text, networks.tokenizer(), networks.preset.dit.text_len)
-    room = Room(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
+    room = MemoryBudget(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
     longest = settings.max_whole_file_seconds
     return networks, AudioEncoderWork(networks.preset, speech, tokens, prompts, room=room, max_whole_file_s=longest)

@@ -18,11 +18,11 @@ from live_avatar.model.audio_tokens import AudioTokenEncoder
 from live_avatar.model.text import TextEncoder
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.tensor_pb2 import Tensor
-from live_avatar.services.audio_encoder.hearing import Hearing, Streaming, WholeFile
+from live_avatar.services.audio_encoder.audio_features import AudioFeatures, OfflineFeatures, StreamingFeatures
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.memory_budget import AdmittedSessions, MemoryBudget
 from live_avatar.serving.parts import conditioning_parts
-from live_avatar.serving.reservations import Reservations, Room
 from live_avatar.v1.avatar_service_pb2 import LISTENING_STREAMING, LISTENING_WHOLE_FILE
 
 _Open = StreamBlocksRequest.Open
@@ -35,7 +35,7 @@ PROMPTS_KEPT = 16
 class _Session:
     """One session's audio, and where it stands."""
 
-    hearing: Hearing
+    hearing: AudioFeatures
     parts: ConditioningJoiner = field(default_factory=ConditioningJoiner)
     samples: int = 0
     finished: bool = False
@@ -60,7 +60,7 @@ class AudioEncoderWork:
         tokens: AudioTokenEncoder,
         text: TextEncoder,
         *,
-        room: Room,
+        room: MemoryBudget,
         max_whole_file_s: float,
     ) -> None:
         self._preset = preset
@@ -68,7 +68,7 @@ class AudioEncoderWork:
         self._tokens = tokens
         self._text = text
         self._max_whole_file_s = max_whole_file_s
-        self._sessions: Reservations[_Session] = Reservations(room)
+        self._sessions: AdmittedSessions[_Session] = AdmittedSessions(room)
         self._prompts: OrderedDict[str, Tensor] = OrderedDict()
 
     @property
@@ -128,11 +128,11 @@ class AudioEncoderWork:
         """Forgets the session's audio."""
         return self._sessions.close(key)
 
-    def _hearing(self, mode: int) -> Hearing:
+    def _hearing(self, mode: int) -> AudioFeatures:
         if mode == LISTENING_WHOLE_FILE:
-            return WholeFile(self._speech, self._preset, self._max_whole_file_s)
+            return OfflineFeatures(self._speech, self._preset, self._max_whole_file_s)
         if mode == LISTENING_STREAMING:
-            return Streaming(self._speech, self._preset)
+            return StreamingFeatures(self._speech, self._preset)
         raise ServiceError(
             grpc.StatusCode.INVALID_ARGUMENT, "AUDIO_FORMAT_UNSUPPORTED", f"audio mode {mode} is not served"
         )

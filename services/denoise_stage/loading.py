@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from live_avatar.config import Preset
 from live_avatar.model import fp8
 from live_avatar.model.attention_patterns import Geometry
+from live_avatar.model.compiled_step import CompiledStep, StepForward
+from live_avatar.model.cuda_graph_step import fastest_step
 from live_avatar.model.dit import CausalDiT
-from live_avatar.model.fast_step import CompiledStep, StepForward, fastest_step
 from live_avatar.model.kv_cache import KVWindow
 from live_avatar.model.networks import Networks
 from live_avatar.streaming.denoiser import Denoiser
-from live_avatar.streaming.draws import Draws, PhiloxDraws, ReplayDraws
 from live_avatar.streaming.picture import latent_size
+from live_avatar.streaming.rng import PhiloxRng, RecordedRng, Rng
 from live_avatar.streaming.schedule import inference_schedule
 
 
@@ -51,7 +52,7 @@ def load_denoiser(
     Raises:
         ValueError: weights, replay or a size cannot be used, or there is no schedule of so many steps.
     """
-    preset, draws = networks.preset, load_draws(networks.preset, replay, step_count)
+    preset, rng = networks.preset, load_rng(networks.preset, replay, step_count)
     if join_last_step:
         schedule = inference_schedule(step_count + 1).without_last_step()
     else:
@@ -63,7 +64,7 @@ def load_denoiser(
         fp8.quantise(model, preset.dit)
     kv_dtype = fp8.FP8 if speed.fp8_kv else None
     forward = _compiled(model, preset, speed.compiled_sizes, kv_dtype) if speed.compiled_sizes else None
-    return Denoiser(model, preset.stream, schedule, steps, draws, forward=forward, kv_dtype=kv_dtype)
+    return Denoiser(model, preset.stream, schedule, steps, rng, forward=forward, kv_dtype=kv_dtype)
 
 
 def _compiled(
@@ -91,7 +92,7 @@ def warm_window(preset: Preset, size: tuple[int, int], dtype: torch.dtype, devic
     )
 
 
-def load_draws(preset: Preset, replay: Path | None, step_count: int) -> Draws:
+def load_rng(preset: Preset, replay: Path | None, step_count: int) -> Rng:
     """Random numbers of a live session, or those of a ``replay`` file.
 
     The file holds ``noise`` [blocks, 16, F, h, w] and ``distance`` [blocks, steps].
@@ -100,7 +101,7 @@ def load_draws(preset: Preset, replay: Path | None, step_count: int) -> Draws:
         ValueError: the file cannot be used.
     """
     if replay is None:
-        return PhiloxDraws(preset.stream.reference_distance)
+        return PhiloxRng(preset.stream.reference_distance)
     try:
         tensors = load_file(replay)
         noise, distance = tensors["noise"], tensors["distance"]
@@ -111,4 +112,4 @@ def load_draws(preset: Preset, replay: Path | None, step_count: int) -> Draws:
             f"replay {replay}: noise {list(noise.shape)} and distance {list(distance.shape)} {distance.dtype} "
             f"are not [blocks, channels, latents, h, w] and [blocks, {step_count}] of whole numbers"
         )
-    return ReplayDraws(noise, distance)
+    return RecordedRng(noise, distance)

@@ -9,12 +9,12 @@ from live_avatar.config import preset
 from live_avatar.model.device import device_identity, free_bytes, keep_compiled_code, open_device
 from live_avatar.model.networks import Networks, open_networks
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
-from live_avatar.services.denoise_stage.gate import check_report
 from live_avatar.services.denoise_stage.loading import Speed, load_denoiser
+from live_avatar.services.denoise_stage.quantization_check import check_report
 from live_avatar.services.denoise_stage.settings import DenoiseStageSettings
 from live_avatar.services.denoise_stage.work import DenoiseStageWork
 from live_avatar.serving.hop_service import as_service, running_hop
-from live_avatar.serving.reservations import Room
+from live_avatar.serving.memory_budget import MemoryBudget
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
 
@@ -63,5 +63,5 @@ def _load(settings: DenoiseStageSettings) -> tuple[Networks, DenoiseStageWork]:
             fp8_kv=settings.kv == "fp8",
         ),
     )
-    room = Room(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
+    room = MemoryBudget(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
     return networks, DenoiseStageWork(networks.preset, denoiser, room=room)

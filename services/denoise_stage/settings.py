@@ -33,7 +33,8 @@ class DenoiseStageSettings(CompileSettings):
         default="exact", description="fp8: most linear layers in 8-bit floats; needs fp8_report"
     )
     fp8_report: Path | None = Field(
-        default=None, description="report of python -m live_avatar.services.denoise_stage.gate about these weights"
+        default=None,
+        description="report of python -m live_avatar.services.denoise_stage.quantization_check about these weights",
     )
     kv: Literal["exact", "fp8"] = Field(
         default="exact", description="fp8: keys and values in 8-bit floats, for twice the sessions in the same memory"

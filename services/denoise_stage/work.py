@@ -16,7 +16,7 @@ from live_avatar.model.attention_patterns import Geometry
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
-from live_avatar.serving.reservations import Reservations, Room
+from live_avatar.serving.memory_budget import AdmittedSessions, MemoryBudget
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.denoiser import Denoiser, StageSession
 from live_avatar.streaming.picture import latent_size
@@ -34,10 +34,10 @@ class _Session:
 class DenoiseStageWork:
     """Work of one denoising stage."""
 
-    def __init__(self, preset: Preset, denoiser: Denoiser, *, room: Room) -> None:
+    def __init__(self, preset: Preset, denoiser: Denoiser, *, room: MemoryBudget) -> None:
         self._preset = preset
         self._denoiser = denoiser
-        self._sessions: Reservations[_Session] = Reservations(room)
+        self._sessions: AdmittedSessions[_Session] = AdmittedSessions(room)
 
     @property
     def capacity(self) -> int:

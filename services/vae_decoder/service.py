@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from live_avatar.config import preset
+from live_avatar.model.compiled_vae import compile_vae
 from live_avatar.model.device import device_identity, free_bytes, keep_compiled_code, open_device
-from live_avatar.model.fast_vae import fast_vae
 from live_avatar.model.networks import Networks, open_networks
 from live_avatar.model.novelty import TrainingPortraits
 from live_avatar.model.vae import VAE
@@ -18,15 +18,15 @@ from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import add_VaeDecoderServiceServicer_to_server
 from live_avatar.portrait.face import cascade_file
 from live_avatar.portrait.limits import DEFAULT_LIMITS
-from live_avatar.services.vae_decoder.encoding import EncoderThread
+from live_avatar.services.vae_decoder.encoder_thread import EncoderThread
 from live_avatar.services.vae_decoder.servicer import VaeDecoderServicer
 from live_avatar.services.vae_decoder.settings import VaeDecoderSettings
-from live_avatar.services.vae_decoder.video import Audience
+from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry
 from live_avatar.services.vae_decoder.work import VaeDecoderWork
 from live_avatar.serving.decode_pool import PoolRules
 from live_avatar.serving.hop_service import as_service, hop_timing, running_hop
+from live_avatar.serving.memory_budget import MemoryBudget
 from live_avatar.serving.portraits import Portraits
-from live_avatar.serving.reservations import Room
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.streaming.decoder import FrameDecoder
@@ -50,7 +50,7 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
         device = threads.enter_context(ThreadPoolExecutor(1, "device"))
         loaded = await loop.run_in_executor(device, _load, settings)
         networks, decoder, room = loaded.networks, loaded.decoder, loaded.room
-        audience = Audience()
+        audience = SubscriberRegistry()
         work = VaeDecoderWork(networks.preset, decoder, room=room, encoder=encoder, audience=audience)
         info = _info(settings, networks, work.capacity)
         async with (
@@ -85,7 +85,7 @@ class _Loaded:
 
     networks: Networks
     decoder: FrameDecoder
-    room: Room
+    room: MemoryBudget
     training_portraits: TrainingPortraits | None
 
 
@@ -96,11 +96,11 @@ def _load(settings: VaeDecoderSettings) -> _Loaded:
     assert isinstance(vae, VAE)
     if settings.forward == "compiled":
         keep_compiled_code(settings.compile_cache)
-        vae = fast_vae(vae)
+        vae = compile_vae(vae)
         for width, height in settings.sizes:
             vae.warm_up(*latent_size(networks.preset, width, height))
     decoder = FrameDecoder(vae, networks.preset.stream, use_motion=networks.preset.dit.use_motion)
-    room = Room(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
+    room = MemoryBudget(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
     return _Loaded(networks, decoder, room, networks.training_portraits())
 
 

@@ -27,7 +27,7 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
 )
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceServicer
 from live_avatar.portrait.fitting import FitRule
-from live_avatar.services.vae_decoder.video import Audience, VideoStream
+from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry, VideoStream
 from live_avatar.serving.errors import ServiceError, stage_lost
 from live_avatar.serving.parts import cut
 from live_avatar.serving.portraits import Portraits
@@ -61,7 +61,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         preset: Preset,
         decoder: FrameDecoder,
         *,
-        audience: Audience,
+        audience: SubscriberRegistry,
         device_thread: Executor,
         portraits: Portraits,
         fail_session: Callable[[SessionKey, ServiceError], None],

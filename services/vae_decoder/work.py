@@ -19,13 +19,13 @@ from live_avatar.model.components import DTYPES
 from live_avatar.model.vae import decoder_cache_nbytes
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
-from live_avatar.services.vae_decoder.encoding import Encoded, EncoderThread
-from live_avatar.services.vae_decoder.media import VideoEncoder, open_encoder
-from live_avatar.services.vae_decoder.video import Audience
+from live_avatar.services.vae_decoder.encoder_thread import Encoded, EncoderThread
+from live_avatar.services.vae_decoder.h264 import VideoEncoder, open_encoder
+from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
-from live_avatar.serving.reservations import Reservations, Room
-from live_avatar.serving.work import Deliver
+from live_avatar.serving.memory_budget import AdmittedSessions, MemoryBudget
+from live_avatar.serving.work import Completion
 from live_avatar.streaming.block import Sink
 from live_avatar.streaming.decoder import DecoderSession, FrameDecoder, Frames
 from live_avatar.streaming.picture import latent_size
@@ -62,14 +62,20 @@ class VaeDecoderWork:
     """Work of the decoder."""
 
     def __init__(
-        self, preset: Preset, decoder: FrameDecoder, *, room: Room, encoder: EncoderThread, audience: Audience
+        self,
+        preset: Preset,
+        decoder: FrameDecoder,
+        *,
+        room: MemoryBudget,
+        encoder: EncoderThread,
+        audience: SubscriberRegistry,
     ) -> None:
         self._preset = preset
         self._decoder = decoder
         self._sinks = SinkSchedule(preset.stream)
         self._encoder = encoder
         self._audience = audience
-        self._sessions: Reservations[_Session] = Reservations(room)
+        self._sessions: AdmittedSessions[_Session] = AdmittedSessions(room)
         self._bytes_per_latent_pixel = decoder_cache_nbytes(preset.vae, 1, 1, DTYPES[preset.vae_dtype])
 
     @property
@@ -113,7 +119,7 @@ class VaeDecoderWork:
         session.sink_version = body.sink.version
         return ()
 
-    def block(self, block: StreamBlocksRequest.Block) -> Deliver:
+    def block(self, block: StreamBlocksRequest.Block) -> Completion:
         """Decodes the block; what is encoded of it leaves early, its last pictures by the delivery."""
         session = self._sessions.get(block.key)
         if session.sink_version is None:
@@ -175,9 +181,9 @@ class VaeDecoderWork:
 
 
 class _Delivery:
-    """Hands over the end of a block; a ``Deliver``."""
+    """Hands over the end of a block; a ``Completion``."""
 
-    def __init__(self, block: StreamBlocksRequest.Block, pieces: list[_Piece], audience: Audience) -> None:
+    def __init__(self, block: StreamBlocksRequest.Block, pieces: list[_Piece], audience: SubscriberRegistry) -> None:
         self._block = block
         self._pieces = pieces
         self._audience = audience

@@ -15,8 +15,8 @@ from benchmarks.gpu_parts import TERA, does, draw_network, median_ms, watched
 from benchmarks.gpu_sections import Numbers, Place, computed, repeated_block
 from benchmarks.gpu_variants import one_latent, variants
 from live_avatar.config import S2V_14B, TINY
+from live_avatar.model.compiled_step import EagerStep
 from live_avatar.model.dit import CausalDiT
-from live_avatar.model.fast_step import EagerStep
 
 CPU = torch.device("cpu")
 PLACE = Place(TINY, ((64, 64),), CPU, 3)

@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from live_avatar import limits
-from live_avatar.cli import sources
+from live_avatar.cli import inputs
 from live_avatar.cli.main import app
 from live_avatar.config import preset
 from live_avatar.launcher import pipeline
@@ -119,7 +119,7 @@ def test_inputs_are_checked_before_anything_starts(here: Path, command: str) -> 
     audio = silence(here / "given.wav")
     (here / "given.txt").write_text("text")
     (here / "given.mp4").hardlink_to(audio)
-    (here / "given.half.png").write_bytes(sources.PORTRAIT.read_bytes()[:5_000])
+    (here / "given.half.png").write_bytes(inputs.PORTRAIT.read_bytes()[:5_000])
     Image.new("RGB", (8, 8)).save(here / "given.tiny.png")
     (here / "given.large").write_bytes(bytes(limits.MAX_IMAGE_BYTES + 1))
     for arguments, reason in (
@@ -148,10 +148,10 @@ def test_up_checks_its_layout_first(here: Path) -> None:
 
 
 def test_the_parts_of_a_folder_of_weights() -> None:
-    assert set(sources.FILE_SETS) == set(components.FILE_SETS)
-    sources.check_weights(preset("TINY_128"), sources.TRAINED)
+    assert set(inputs.FILE_SETS) == set(components.FILE_SETS)
+    inputs.check_weights(preset("TINY_128"), inputs.TRAINED)
     with pytest.raises(ValueError, match="is of preset TINY, not S2V_14B"):
-        sources.check_weights(preset("S2V_14B"), sources.TRAINED)
+        inputs.check_weights(preset("S2V_14B"), inputs.TRAINED)
 
 
 def test_version() -> None:
@@ -230,7 +230,7 @@ def run_without(packages: tuple[str, ...], folder: Path, *arguments: str) -> sub
 
 
 @pytest.mark.parametrize(
-    "arguments", [["demo"], ["generate", "--out", "a.mp4"], ["up"], ["talk", "--audio", str(sources.SPEECH)]]
+    "arguments", [["demo"], ["generate", "--out", "a.mp4"], ["up"], ["talk", "--audio", str(inputs.SPEECH)]]
 )
 def test_an_installation_of_the_client_alone_names_its_remedy(tmp_path: Path, arguments: list[str]) -> None:
     done = run_without(CLIENT_LACKS, tmp_path, *arguments)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from live_avatar.cli import sources
+from live_avatar.cli import inputs
 from live_avatar.cli.main import app
 from live_avatar.cli.novelty import warn_if_unlike
 from live_avatar.cli.warnings import Warnings
@@ -58,16 +58,16 @@ def warned(capsys: pytest.CaptureFixture[str], image: bytes, preset: str, weight
 
 @pytest.mark.parametrize("preset", ["TINY", "TINY_128"])
 def test_shipped_weights_know_the_sample_and_no_other_picture(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert warned(capsys, sources.PORTRAIT.read_bytes(), preset, sources.TRAINED) == ""
-    lines = warned(capsys, unlike(), preset, sources.TRAINED).splitlines()
+    assert warned(capsys, inputs.PORTRAIT.read_bytes(), preset, inputs.TRAINED) == ""
+    lines = warned(capsys, unlike(), preset, inputs.TRAINED).splitlines()
     assert len(lines) == 1 and lines[0].startswith(WARNING)
 
 
 def test_weights_that_do_not_tell_bring_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(sources.TRAINED / "vae", tmp_path / "vae")
+    shutil.copytree(inputs.TRAINED / "vae", tmp_path / "vae")
     assert warned(capsys, unlike(), "TINY", tmp_path) == ""
     assert warned(capsys, unlike(), "TINY", None) == ""
-    assert warned(capsys, unlike(), "S2V_14B", sources.TRAINED) == "", "that autoencoder is not loaded for a warning"
+    assert warned(capsys, unlike(), "S2V_14B", inputs.TRAINED) == "", "that autoencoder is not loaded for a warning"
 
 
 def test_a_warning_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ class Refused:
 def test_it_is_said_before_anything_starts(
     command: str, portrait: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "gateway_of", Refused)
+    monkeypatch.setattr(inputs, "gateway_of", Refused)
     arguments = [command, "--image", portrait, "--audio", speech, "--out", speech.with_name("out.mp4")]
     lines = CliRunner().invoke(app, [str(one) for one in arguments]).stderr.splitlines()
     assert len(lines) == 2

@@ -11,9 +11,9 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from live_avatar.cli import talking
+from live_avatar.cli import talk_runner
 from live_avatar.cli.main import app
-from live_avatar.client import Impression
+from live_avatar.client import LiveStats
 from live_avatar.services.gateway.api import messages
 from live_avatar.services.gateway.sessions.events import Event, EventKind
 from live_avatar.serving.errors import ServiceError
@@ -80,16 +80,16 @@ def test_the_summary_says_what_made_the_video_stand_still(tmp_path: Path) -> Non
 
 
 def test_the_line_shows_what_spoils_the_talk_now() -> None:
-    seen = Impression(degraded=["PIPELINE_SLOW", "CLIENT_SLOW"], late_frames=3)
-    assert talking.describe(seen).endswith("pipeline slower than real time  finished video taken too late")
-    assert "slower" not in talking.describe(Impression())
-    assert talking.conclusions(Impression()) == []
-    seen = Impression(spoiled=Counter(PIPELINE_SLOW=2, NEWER_REASON=3), stalled_s=4.24)
-    assert talking.conclusions(seen) == ["NEWER_REASON: 3 times", "pipeline slower than real time: 4.2 s stalled"]
+    seen = LiveStats(degraded=["PIPELINE_SLOW", "CLIENT_SLOW"], late_frames=3)
+    assert talk_runner.describe(seen).endswith("pipeline slower than real time  finished video taken too late")
+    assert "slower" not in talk_runner.describe(LiveStats())
+    assert talk_runner.conclusions(LiveStats()) == []
+    seen = LiveStats(spoiled=Counter(PIPELINE_SLOW=2, NEWER_REASON=3), stalled_s=4.24)
+    assert talk_runner.conclusions(seen) == ["NEWER_REASON: 3 times", "pipeline slower than real time: 4.2 s stalled"]
 
 
 def test_without_a_microphone_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(talking, "has_microphone", lambda: False)
+    monkeypatch.setattr(talk_runner, "has_microphone", lambda: False)
     code, _, errors = run()
     assert code == FAILED
     assert errors == "live-avatar: no microphone can be used here: pip install sounddevice, or give --audio FILE\n"

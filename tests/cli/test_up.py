@@ -16,7 +16,7 @@ import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from typer.testing import CliRunner
 
-from live_avatar.cli import sources
+from live_avatar.cli import inputs
 from live_avatar.cli import up as module
 from live_avatar.cli.main import app
 from live_avatar.launcher import restarts
@@ -98,7 +98,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
 def test_a_killed_service_comes_back_and_ctrl_c_ends_everything(up: Up, tmp_path: Path) -> None:
     up.wait_gateway()
     assert re.fullmatch(r"127\.0\.0\.1:\d+", up.gateway), up.said
-    up.wait_said(sources.RANDOM_WEIGHTS)
+    up.wait_said(inputs.RANDOM_WEIGHTS)
     assert [line.split()[0] for line in up.said[:4]] == ["vae-decoder", "denoise-stage-0", "audio-encoder", "gateway"]
     before = up.children()
     modules = [
@@ -127,7 +127,7 @@ def test_a_killed_service_comes_back_and_ctrl_c_ends_everything(up: Up, tmp_path
 def make_when_ready(gateway: str, out: Path) -> None:
     """Makes a video as soon as the pipeline is whole again."""
     deadline = time.monotonic() + LIMIT_S
-    arguments = ["generate", "--audio", str(sources.SPEECH), "--out", str(out), "--gateway", gateway]
+    arguments = ["generate", "--audio", str(inputs.SPEECH), "--out", str(out), "--gateway", gateway]
     while (result := CliRunner().invoke(app, arguments)).exit_code != 0:
         assert "STAGE_LOST" in result.stderr
         assert time.monotonic() < deadline

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from live_avatar.cli.inputs import TRAINED
 from live_avatar.cli.main import app
-from live_avatar.cli.sources import TRAINED
 from live_avatar.config import S2V_14B, TINY
 from live_avatar.model import components
 

@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 
 from live_avatar.config import TINY
 from live_avatar.services.gateway.video.muxer import EncodedFrames, FragmentedMp4
-from live_avatar.services.vae_decoder.media import H264Encoder
+from live_avatar.services.vae_decoder.h264 import H264Encoder
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer, add_AvatarServiceServicer_to_server
 

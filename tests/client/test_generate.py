@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from live_avatar.client import AvatarClient, AvatarError, Measurement, generate_file
+from live_avatar.client import AvatarClient, AvatarError, GenerateStats, generate_file
 from live_avatar.v1 import avatar_service_pb2 as api
 
 from .fake_gateway import FakeGateway, Requests, Response, fake_gateway, rich_status, serving
@@ -24,11 +24,13 @@ def speech(tmp_path: Path) -> Path:
     return tmp_path / "speech.wav"
 
 
-def make(gateway: FakeGateway, speech: Path, out: Path, image: bytes = b"an image") -> tuple[Measurement, list[float]]:
+def make(
+    gateway: FakeGateway, speech: Path, out: Path, image: bytes = b"an image"
+) -> tuple[GenerateStats, list[float]]:
     """The measurement, and the progress that was told."""
     told: list[float] = []
 
-    async def main() -> Measurement:
+    async def main() -> GenerateStats:
         with serving(gateway) as address:
             async with AvatarClient(address) as client:
                 return await generate_file(client, image, speech, out, progress=lambda done, due: told.append(done))
@@ -113,7 +115,7 @@ def test_a_warning_is_passed_on_and_ends_nothing(speech: Path, tmp_path: Path) -
     gateway, warnings = fake_gateway(), list[AvatarError]()
     gateway.deliver = deliver
 
-    async def main(address: str) -> Measurement:
+    async def main(address: str) -> GenerateStats:
         async with AvatarClient(address) as client:
             return await generate_file(client, b"an image", speech, tmp_path / "out.mp4", warn=warnings.append, seed=5)
 

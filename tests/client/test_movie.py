@@ -19,7 +19,7 @@ from live_avatar.client import through
 from live_avatar.client.movie import Movie, check_film
 from live_avatar.config import TINY
 from live_avatar.services.gateway.video.muxer import EncodedFrames, FragmentedMp4
-from live_avatar.services.vae_decoder.media import H264Encoder
+from live_avatar.services.vae_decoder.h264 import H264Encoder
 
 SIDE, RATE_HZ, BLOCKS = 64, 16_000, 3
 FRAMES = BLOCKS * TINY.frames_per_block

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.rpc.status_pb2 import Status
 
-from live_avatar.client import AvatarClient, AvatarError, Impression, SessionOptions, live_stream, results, talk
+from live_avatar.client import AvatarClient, AvatarError, LiveStats, SessionOptions, live_stream, results, talk
 from live_avatar.v1 import avatar_service_pb2 as api
 
 from .fake_gateway import FakeGateway, Requests, Response, fake_gateway, serving
@@ -38,7 +38,7 @@ def test_a_talk_becomes_a_film_and_an_impression(tmp_path: Path) -> None:
     gateway, out, seen = fake_gateway(), tmp_path / "out.mp4", list[float]()
     gateway.deliver = spoken
 
-    async def scenario(address: str) -> Impression:
+    async def scenario(address: str) -> LiveStats:
         async with AvatarClient(address) as client:
             return await talk(client, b"image", OPTIONS, pieces(), out, lambda one: seen.append(one.video_s))
 
@@ -67,7 +67,7 @@ def state(kind: str, reason: str = "", **metadata: str) -> results.Event:
 
 
 def test_an_impression_knows_what_spoils_the_talk_and_how_often() -> None:
-    seen = Impression()
+    seen = LiveStats()
     seen.note_state(state("DEGRADED", "PIPELINE_SLOW", service="denoise-stage-2"))
     seen.note_state(state("DEGRADED", "AUDIO_STARVED"))
     assert seen.degraded == ["PIPELINE_SLOW", "AUDIO_STARVED"]
@@ -79,7 +79,7 @@ def test_an_impression_knows_what_spoils_the_talk_and_how_often() -> None:
 
 
 def test_a_gateway_that_gives_no_reason_knows_late_speech_alone() -> None:
-    seen = Impression()
+    seen = LiveStats()
     seen.note_state(state("DEGRADED"))
     assert (seen.starved, seen.degraded) == (1, ["AUDIO_STARVED"])
     seen.note_state(state("RECOVERED"))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from live_avatar.cli.sources import PORTRAIT, SPEECH, TRAINED
+from live_avatar.cli.inputs import PORTRAIT, SPEECH, TRAINED
 from live_avatar.client import AvatarClient, AvatarError, SessionOptions, VideoUnit
 from live_avatar.client.speech import SpeechFile
 from live_avatar.config import SAMPLE_RATE_HZ, TINY

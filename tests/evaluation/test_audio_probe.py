@@ -6,10 +6,10 @@ from evaluation.audio_probe import correlations, fit, read, spoken
 
 
 def test_what_is_linear_in_the_features_is_read_and_noise_is_not() -> None:
-    draws = np.random.default_rng(0)
-    features = draws.normal(size=(4000, 6)).astype(np.float32)
-    mouths = (features @ draws.normal(size=(6, 4)) + 0.3).astype(np.float32)
-    mouths[:, 3] = draws.normal(size=4000)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(4000, 6)).astype(np.float32)
+    mouths = (features @ rng.normal(size=(6, 4)) + 0.3).astype(np.float32)
+    mouths[:, 3] = rng.normal(size=4000)
     reader = fit(features[:2000], mouths[:2000])
     heard = correlations(read(reader, features[2000:]), mouths[2000:])
     assert min(heard[:3]) > 0.999

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from evaluation import frame_metrics
-from evaluation.dataset import Actor, Shot, actor
+from evaluation.dataset import Segment, Subject, actor
 from evaluation.frame_metrics import Frames
 from evaluation.identity import nearest
 from evaluation.recordings import loudness
@@ -19,7 +19,7 @@ LATE = 2
 
 
 @pytest.fixture(scope="module")
-def someone() -> Actor:
+def someone() -> Subject:
     return actor(0, SPAN, TINY, SIDE)
 
 
@@ -27,7 +27,7 @@ def blurred(frames: Frames) -> Frames:
     return np.stack([np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(1))) for frame in frames])
 
 
-def test_blurred_frames_are_less_sharp(someone: Actor) -> None:
+def test_blurred_frames_are_less_sharp(someone: Subject) -> None:
     sharp = frame_metrics.sharpness(someone.clip.frames)
     assert frame_metrics.sharpness(blurred(someone.clip.frames)) < 0.5 * sharp
     assert frame_metrics.sharpness(np.full((2, 8, 8, 3), 90, np.uint8)) == pytest.approx(0, abs=1e-9)
@@ -40,7 +40,7 @@ def test_the_sharpness_of_one_bright_pixel_is_known() -> None:
     assert frame_metrics.sharpness(spot) == pytest.approx((400**2 + 4 * 100**2) / 100, rel=1e-6)
 
 
-def test_tinted_frames_drift(someone: Actor) -> None:
+def test_tinted_frames_drift(someone: Subject) -> None:
     frames, portrait = someone.clip.frames, someone.portrait
     tinted = np.clip(frames * np.array([1.0, 0.8, 1.0]), 0, 255).astype(np.uint8)
     assert frame_metrics.colour_drift(np.stack([portrait] * 3), portrait) == pytest.approx(0, abs=1e-9)
@@ -63,32 +63,32 @@ def test_psnr_of_a_known_error() -> None:
 
 
 @pytest.mark.slow
-def test_a_true_film_is_judged_true_and_a_late_one_late(someone: Actor) -> None:
+def test_a_true_film_is_judged_true_and_a_late_one_late(someone: Subject) -> None:
     frames = someone.clip.frames
-    true = judge().numbers(someone, Shot(SPAN, frames, 0))
+    true = judge().numbers(someone, Segment(SPAN, frames, 0))
     assert true["sync"] > 0.85 and true["lag"] == 0
     assert abs(true["other"]) < 0.35 < true["sync"]
     assert true["amplitude"] == pytest.approx(1, abs=0.25)
     assert true["sharpness"] == 1
     assert true["identity"] == 1
     late = np.concatenate([frames[:1].repeat(LATE, axis=0), frames[:-LATE]])
-    found = judge().numbers(someone, Shot(SPAN, late, 0))
+    found = judge().numbers(someone, Segment(SPAN, late, 0))
     assert found["lag"] == LATE
     assert found["sync"] < true["sync"]
 
 
 @pytest.mark.slow
-def test_hidden_frames_do_not_shift_the_truth(someone: Actor) -> None:
-    found = judge().numbers(someone, Shot(SPAN, someone.clip.frames[3:], 3))
+def test_hidden_frames_do_not_shift_the_truth(someone: Subject) -> None:
+    found = judge().numbers(someone, Segment(SPAN, someone.clip.frames[3:], 3))
     assert found["lag"] == 0 and found["sync"] > 0.85
 
 
 @pytest.mark.slow
-def test_swapped_people_are_found(someone: Actor) -> None:
+def test_swapped_people_are_found(someone: Subject) -> None:
     other = actor(1, SPAN, TINY, SIDE)
-    swapped = judge().numbers(replace(someone, clip=someone.clip), Shot(SPAN, other.clip.frames, 0))
+    swapped = judge().numbers(replace(someone, clip=someone.clip), Segment(SPAN, other.clip.frames, 0))
     assert swapped["identity"] == 0
-    own = judge().numbers(someone, Shot(SPAN, blurred(someone.clip.frames), 0))
+    own = judge().numbers(someone, Segment(SPAN, blurred(someone.clip.frames), 0))
     assert own["likeness"] > swapped["likeness"]
     faces, references = judge().faces, judge().references
     right = [nearest(faces.read(actor(number, SPAN, TINY, SIDE).clip.frames), references) for number in range(8)]
@@ -103,7 +103,7 @@ def test_loudness_follows_the_sound() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 3, 4])
-def test_an_enlarged_film_is_measured_at_the_size_of_generation(someone: Actor, times: int) -> None:
+def test_an_enlarged_film_is_measured_at_the_size_of_generation(someone: Subject, times: int) -> None:
     frames = someone.clip.frames[:4]
     size = (SIDE * times, SIDE * times)
     enlarged = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from evaluation.mouth_metric import Track, correlation, fit, held_out_correlation, sync
-from live_avatar.trainer.puppet.clips import puppet_clip
+from live_avatar.trainer.synthetic.clips import synthetic_clip
 
 
 @pytest.mark.slow
 def test_openness_is_read_from_people_never_met() -> None:
     reader = fit(people=120, steps=300)
     assert held_out_correlation(reader, people=15) > 0.9
-    clip = puppet_clip(0, frames=50, size=64, split="held_out")
+    clip = synthetic_clip(0, frames=50, size=64, split="held_out")
     found = sync(reader.read(clip.frames), clip.openness)
     assert found.correlation > 0.85 and found.lag == 0
     assert 0.7 < found.amplitude < 1.4
-    large = puppet_clip(0, frames=50, size=128, split="held_out")
+    large = synthetic_clip(0, frames=50, size=128, split="held_out")
     assert correlation(reader.read(large.frames), reader.read(clip.frames)) > 0.9
 
 

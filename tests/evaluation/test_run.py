@@ -8,12 +8,12 @@ from PIL import Image
 
 from evaluation import __main__ as quality
 from evaluation import recordings, variants
-from evaluation.dataset import Film
+from evaluation.dataset import SessionVideo
 from evaluation.results import Results
-from evaluation.thresholds import DECODED, LATE_S, OURS, SERVED, Bar, bars
+from evaluation.thresholds import DECODED, LATE_S, OURS, SERVED, Threshold, bars
 from evaluation.variants import TrueFrames
-from evaluation.windows import Span
-from live_avatar.cli.sources import SPEECH
+from evaluation.windows import TimeWindow
+from live_avatar.cli.inputs import SPEECH
 from tests.evaluation.parts import judge
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -23,7 +23,7 @@ SHORT = ["--clips", "1", "--seconds", "1.44", "--starts", "0", "--far", "2", "--
 
 @pytest.fixture(autouse=True)
 def small_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "fit_judge", lambda span, preset, size: judge(span))
+    monkeypatch.setattr(quality, "fit_evaluator", lambda span, preset, size: judge(span))
 
 
 def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,11 +51,11 @@ def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def sheet_is_rewritten_without_filming(arguments: list[str], out: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     """A second run finds everything measured."""
 
-    def refuse(*_: object) -> Film:
+    def refuse(*_: object) -> SessionVideo:
         raise AssertionError("filmed again")
 
     (out / "quality.md").unlink()
-    for row in (variants.Streamed, variants.Taught, variants.Decoded, variants.TrueFrames):
+    for row in (variants.Streamed, variants.TeacherVariant, variants.Decoded, variants.TrueFrames):
         monkeypatch.setattr(row, "film", refuse)
     monkeypatch.setattr("evaluation.recordings.follow", refuse)
     assert quality.main(arguments) == 0
@@ -84,7 +84,7 @@ def numbers(**some: float) -> dict[str, float]:
 
 
 def test_numbers_of_other_weights_or_settings_are_dropped(tmp_path: Path) -> None:
-    file, span, row = tmp_path / "quality.json", Span(0, 10, 0, 21), TrueFrames(name="row", about="", digest="a")
+    file, span, row = tmp_path / "quality.json", TimeWindow(0, 10, 0, 21), TrueFrames(name="row", about="", digest="a")
     results = Results(file, {"seed": 0})
     results.told["rows"]["row"] = {"digest": "a", "clips": {"0": {str(span): numbers()}}, "frames_per_second": {}}
     results.save()
@@ -113,6 +113,6 @@ def test_late_drift_is_that_of_the_same_people(tmp_path: Path) -> None:
 
 
 def test_a_bar_holds_within_its_bounds() -> None:
-    assert Bar("x", 1.0, least=0.85, most=1.2).verdict == "yes"
-    assert Bar("x", 1.3, least=0.85, most=1.2).verdict == "**no**"
-    assert Bar("x", 1.0, least=0.85, most=1.2).wanted == ">= 0.85 and <= 1.2"
+    assert Threshold("x", 1.0, least=0.85, most=1.2).verdict == "yes"
+    assert Threshold("x", 1.3, least=0.85, most=1.2).verdict == "**no**"
+    assert Threshold("x", 1.0, least=0.85, most=1.2).wanted == ">= 0.85 and <= 1.2"

@@ -10,7 +10,7 @@ from evaluation.dataset import actor
 from evaluation.frame_metrics import Frames
 from evaluation.plan import jobs_of
 from evaluation.variants import Script, Streamed, TrueFrames
-from evaluation.windows import MEMORY_BLOCKS, Span, session_speech, spans_of
+from evaluation.windows import MEMORY_BLOCKS, TimeWindow, session_speech, spans_of
 from live_avatar.config import TINY
 from tests.trainer.micro import MICRO, write_weights
 
@@ -65,7 +65,7 @@ def test_a_late_span_has_the_pictures_of_a_session_that_was_decoded_whole(avatar
     assert spans[1].first_block > MEMORY_BLOCKS + spans[0].end_block, "some blocks must be left out"
     row, who = row_of(avatar), actor(3, spans[0], MICRO, 64)
     late = row.film(who, spans, 0, lambda done: None).shots[1]
-    whole = Span(0, 0, 0, spans[1].end_block)
+    whole = TimeWindow(0, 0, 0, spans[1].end_block)
     script = Script(who.portrait, who.clip.prompt, session_speech(who.clip, spans, MICRO))
     (shot,) = row.session(script, [whole], 0, lambda done: None).shots
     assert np.array_equal(shot.frames[-len(late.frames) :], late.frames)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from live_avatar.cli.sources import TRAINED
+from live_avatar.cli.inputs import TRAINED
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
-from live_avatar.cli.sources import PORTRAIT, SPEECH
+from live_avatar.cli.inputs import PORTRAIT, SPEECH
 
 from .conftest import ROOT
 

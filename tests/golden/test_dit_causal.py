@@ -39,7 +39,7 @@ class Stream:
         self.window.set_sink(pattern.states())
         self.sink_states = pattern.states()
 
-    def block(self, prefix: str, distance: int, timestep: Tensor) -> Tensor:
+    def block(self, prefix: str, reference_offset: int, timestep: Tensor) -> Tensor:
         """Velocity [16, F, h, w] of the block whose inputs are named ``prefix``."""
         tensors = self.golden.tensors
         noisy = NoisyInput(
@@ -48,7 +48,7 @@ class Stream:
             audio=self.audio(tensors[f"{prefix}/audio_input"]),
             pose=tensors[f"{prefix}/cond_states"],
         )
-        velocity: Tensor = self.model(noisy, None, self.text, self.window.begin(distance))
+        velocity: Tensor = self.model(noisy, None, self.text, self.window.begin(reference_offset))
         self.window.commit()
         return velocity[0]
 
@@ -115,9 +115,9 @@ def test_positions_are_those_of_the_reference(golden: Golden) -> None:
         assert block["block"] % config["window_blocks"] == block["slot"]
 
 
-def _check_block(stream: Stream, prefix: str, distance: int, timestep: Tensor) -> None:
+def _check_block(stream: Stream, prefix: str, reference_offset: int, timestep: Tensor) -> None:
     golden = stream.golden
-    golden.close(stream.block(prefix, distance, timestep), f"{prefix}/velocity")
+    golden.close(stream.block(prefix, reference_offset, timestep), f"{prefix}/velocity")
     k, v = stream.ring()
     golden.close(k, f"{prefix}/kv_k")
     golden.close(v, f"{prefix}/kv_v")

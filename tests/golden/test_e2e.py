@@ -14,8 +14,8 @@ from live_avatar.portrait.sizing import target_size
 from live_avatar.streaming.audio_grid import whole_file_features
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.denoiser import Denoiser
-from live_avatar.streaming.draws import ReplayDraws
 from live_avatar.streaming.local import Generated, generate, warmup_latents
+from live_avatar.streaming.rng import RecordedRng
 from live_avatar.streaming.schedule import inference_schedule
 from tests.streaming.partitions import split_steps
 
@@ -43,10 +43,10 @@ def _generate(golden: Golden) -> list[Generated]:
     blocks = features.split(preset.frames_per_block, dim=-1)[: config["num_blocks"]]
     rows = int(tensors["in/mask"].sum())
     context = text(input_ids=tensors["in/ids"], attention_mask=tensors["in/mask"]).last_hidden_state[0, :rows]
-    draws = ReplayDraws(tensors["in/noise"], tensors["in/relative_dist"])
+    rng = RecordedRng(tensors["in/noise"], tensors["in/relative_dist"])
     schedule = inference_schedule(config["steps"])
     stages = [
-        Denoiser(denoiser, rules, schedule, steps, draws) for steps in split_steps(config["steps"], config["steps"])
+        Denoiser(denoiser, rules, schedule, steps, rng) for steps in split_steps(config["steps"], config["steps"])
     ]
     decoder = FrameDecoder(vae, rules, use_motion=True)
     sink = decoder.encode_portrait(tensors["in/pixels"][0, :, 0])

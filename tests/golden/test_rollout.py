@@ -12,7 +12,7 @@ from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.model.dit import CausalDiT
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.denoiser import Denoiser, StageSession
-from live_avatar.streaming.draws import ReplayDraws
+from live_avatar.streaming.rng import RecordedRng
 from live_avatar.streaming.schedule import Schedule, inference_schedule
 from tests.streaming.partitions import split_steps
 
@@ -38,11 +38,11 @@ class Rollout:
             steps=config["steps"],
             sink_switch_block=golden.meta["aas"]["applied_from_block"],
         )
-        draws = ReplayDraws(golden.tensors["in/noise"], golden.tensors["in/relative_dist"])
+        rng = RecordedRng(golden.tensors["in/noise"], golden.tensors["in/relative_dist"])
         height, width = config["latent_hw"]
         self.geometry = Geometry(config=self.model.config, height=height, width=width)
         self.stages = [
-            Denoiser(self.model, rules, self.schedule, steps, draws) for steps in split_steps(config["steps"], stages)
+            Denoiser(self.model, rules, self.schedule, steps, rng) for steps in split_steps(config["steps"], stages)
         ]
         self.sessions = [stage.open(0, self.geometry) for stage in self.stages]
 

@@ -37,10 +37,10 @@ def streamed(model: CausalDiT, forward: Compiled, warm_blocks: int) -> Tensor:
     """The clip through ``forward``; from ``warm_blocks`` on a recompilation is an error."""
     window, latent, velocities = CLIP.with_sink(model, CLIP.window()), CLIP.latent(), []
     text = CLIP.text(model)
-    for block, distance in enumerate(CLIP.distances()):
+    for block, reference_offset in enumerate(CLIP.distances()):
         noisy = CLIP.noisy(model, latent, block)
         with torch._dynamo.config.patch(error_on_recompile=block >= warm_blocks):
-            velocities.append(forward(noisy, None, text, window.begin(distance)))
+            velocities.append(forward(noisy, None, text, window.begin(reference_offset)))
         window.commit()
     return torch.cat(velocities, dim=2)
 

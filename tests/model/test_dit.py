@@ -203,10 +203,10 @@ def _streamed_low(model: CausalDiT, clip: Clip, latent: Tensor, window: KVWindow
     model(None, low_sink, text, prefill)
     window.set_sink(prefill.states())
     velocities = []
-    for block, distance in enumerate(clip.distances()):
+    for block, reference_offset in enumerate(clip.distances()):
         noisy = clip.noisy(model, latent, block)
         audio = AudioTokens(noisy.audio.local.bfloat16(), noisy.audio.glob.bfloat16())
         low = replace(noisy, latent=noisy.latent.bfloat16(), audio=audio)
-        velocities.append(model(low, None, text, window.begin(distance)))
+        velocities.append(model(low, None, text, window.begin(reference_offset)))
         window.commit()
     return torch.cat(velocities, dim=2)

@@ -33,9 +33,9 @@ def ready_window() -> KVWindow:
     return window
 
 
-def attend_block(window: KVWindow, seed: int, distance: int = 30) -> Tensor:
+def attend_block(window: KVWindow, seed: int, reference_offset: int = 30) -> Tensor:
     """One block through layer 0, committed."""
-    pattern = window.begin(distance)
+    pattern = window.begin(reference_offset)
     out = pattern(0, heads(seed, SIZE), heads(seed + 1, SIZE), heads(seed + 2, SIZE))
     window.commit()
     return out
@@ -46,11 +46,11 @@ def pointers(window: KVWindow) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("first_frame", "distance", "position"),
+    ("first_frame", "reference_offset", "position"),
     [(0, 4, 30), (0, 30, 30), (3, 30, 33), (26, 4, 30), (27, 4, 31), (225_000, 11, 225_011)],
 )
-def test_rolling_position_of_the_specification(first_frame: int, distance: int, position: int) -> None:
-    assert rolling_reference_position(first_frame, distance, 30) == position
+def test_rolling_position_of_the_specification(first_frame: int, reference_offset: int, position: int) -> None:
+    assert rolling_reference_position(first_frame, reference_offset, 30) == position
 
 
 def test_a_window_without_a_sink_says_so() -> None:
@@ -88,9 +88,9 @@ def test_sink_values_and_motion_keys_are_written_once_and_the_reference_rolls() 
     window, states = ready_window(), sink_states(100)
     reference = GEOMETRY.latent_tokens
     motion = GEOMETRY.sink_rotation(30, torch.device("cpu")).rotate(states.keys[0])[:, reference:]
-    for block, distance in enumerate((30, 4, 17)):
-        attend_block(window, seed=block, distance=distance)
-        position = torch.tensor(rolling_reference_position(block * LATENTS, distance, 30))
+    for block, reference_offset in enumerate((30, 4, 17)):
+        attend_block(window, seed=block, reference_offset=reference_offset)
+        position = torch.tensor(rolling_reference_position(block * LATENTS, reference_offset, 30))
         rolled = GEOMETRY.reference_rotation(position).rotate(states.keys[0][:, :reference])
         layer = window.layers[0]
         assert torch.equal(layer.k[:, :reference], rolled)
@@ -118,7 +118,9 @@ def test_nothing_moves_before_commit() -> None:
         half_done = again.begin(9)
         half_done(0, heads(900, SIZE), heads(901, SIZE), heads(902, SIZE))
         assert again.block == block
-        assert torch.equal(attend_block(again, seed=block, distance=9), attend_block(once, seed=block, distance=9))
+        assert torch.equal(
+            attend_block(again, seed=block, reference_offset=9), attend_block(once, seed=block, reference_offset=9)
+        )
     for one, other in zip(once.layers, again.layers, strict=True):
         assert torch.equal(one.k, other.k)
         assert torch.equal(one.v, other.v)

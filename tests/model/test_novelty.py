@@ -16,9 +16,9 @@ from live_avatar.model.novelty import TOLERANCE, TrainingPortraits, Traits, desc
 from live_avatar.model.vae import VAE
 from live_avatar.model.weight_files import WeightsError
 from live_avatar.novelty import Novelty
-from live_avatar.trainer.puppet.clips import person_of
-from live_avatar.trainer.puppet.motion import still
-from live_avatar.trainer.puppet.painter import paint
+from live_avatar.trainer.synthetic.clips import person_of
+from live_avatar.trainer.synthetic.motion import still
+from live_avatar.trainer.synthetic.painter import paint
 
 SHIPPED = Path(components.__file__).parent.parent / "samples" / "tiny"
 SIZES = (64, 128)
@@ -42,7 +42,7 @@ def measured(picture: Picture) -> float:
     return found.measured
 
 
-def puppet(number: int, size: int) -> Picture:
+def person(number: int, size: int) -> Picture:
     """Somebody whom no training has seen."""
     picture: Picture = paint(person_of(number, "held_out"), still(), size)[0]
     return picture
@@ -71,13 +71,13 @@ def flat(size: int, level: int) -> Picture:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_people_drawn_like_those_of_the_training_are_familiar(size: int) -> None:
-    assert max(measured(puppet(number, size)) for number in range(30)) < 1.1
+    assert max(measured(person(number, size)) for number in range(30)) < 1.1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_no_drawn_person_of_many_is_called_unlike(size: int) -> None:
-    assert max(measured(puppet(number, size)) for number in range(30, 250)) < 1.2
+    assert max(measured(person(number, size)) for number in range(30, 250)) < 1.2
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -86,7 +86,7 @@ def test_what_is_no_drawn_person_is_unlike(size: int) -> None:
     others = {f"natural {seed}": natural(size, seed) for seed in range(8)}
     others |= {f"flat {level}": flat(size, level) for level in (0, 64, 128, 200, 255)}
     others |= {"noise": random.integers(0, 256, (size, size, 3), dtype=np.uint8), "gradient": gradient(size)}
-    others |= {"upside down": puppet(3, size)[::-1], "on the side": puppet(3, size).transpose(1, 0, 2)}
+    others |= {"upside down": person(3, size)[::-1], "on the side": person(3, size).transpose(1, 0, 2)}
     found = {name: measured(picture) for name, picture in others.items()}
     assert min(found.values()) > TOLERANCE, found
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from live_avatar.model.audio_tokens import AudioTokens
+from live_avatar.model.compiled_step import CompiledStep, EagerStep, StepForward
+from live_avatar.model.compiled_vae import compile_vae
+from live_avatar.model.cuda_graph_step import CudaGraphStep, fastest_step
 from live_avatar.model.dit import CausalDiT
-from live_avatar.model.fast_step import CompiledStep, EagerStep, RecordedStep, StepForward, fastest_step
-from live_avatar.model.fast_vae import fast_vae
 from live_avatar.model.kv_cache import KVWindow
 from live_avatar.model.vae import DecoderCache
 from tests.model.random_dit import CONFIG, Clip, random_dit
-from tests.model.test_fast_vae import random_vae
+from tests.model.test_compiled_vae import random_vae
 
 pytestmark = pytest.mark.gpu
 
@@ -98,7 +99,7 @@ def test_recorded_steps_equal_eager_ones_and_sessions_do_not_mix() -> None:
     step = CompiledStep(model)
     step.warm_up([CLIP.window()])
     fast = fastest_step(step)
-    assert isinstance(fast, RecordedStep)
+    assert isinstance(fast, CudaGraphStep)
     clips = (CLIP, replace(CLIP, seed=7))
     expected = streamed(EagerStep(model), model, clips)
     near(streamed(step, model, clips), expected)
@@ -109,7 +110,7 @@ def test_recorded_steps_equal_eager_ones_and_sessions_do_not_mix() -> None:
 @torch.inference_mode()
 def test_a_recorded_decoder_equals_the_decoder_and_sessions_do_not_mix() -> None:
     vae = random_vae().to(GPU)
-    fast = fast_vae(vae)
+    fast = compile_vae(vae)
     fast.warm_up(4, 6)
     latents = torch.randn(2, 1, 4, 6, 4, 6, device=GPU)
     caches = [DecoderCache() for _ in range(4)]

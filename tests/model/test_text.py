@@ -47,7 +47,7 @@ def test_relative_buckets_are_the_known_ones() -> None:
     buckets = attention.compute_bias(401, 401)[0, 0, query]  # type: ignore[operator]
     known = {-200: 15, -128: 15, -64: 14, -20: 10, -9: 8, -8: 8, -1: 1, 0: 0, 1: 17, 7: 23, 8: 24, 9: 24, 16: 26}
     known |= {32: 28, 64: 30, 128: 31}
-    assert {distance: int(buckets[query + distance]) for distance in known} == known
+    assert {reference_offset: int(buckets[query + reference_offset]) for reference_offset in known} == known
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from live_avatar import wire
 from live_avatar.config import TINY
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksRequest
-from live_avatar.services.audio_encoder import hearing
+from live_avatar.services.audio_encoder import audio_features
 from live_avatar.services.audio_encoder.work import PROMPTS_KEPT, AudioEncoderWork
 from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.memory_budget import MemoryBudget
 from live_avatar.serving.parts import PART_BYTES, conditioning_parts
-from live_avatar.serving.reservations import Room
 from live_avatar.streaming.audio_grid import whole_file_blocks
 from live_avatar.streaming.audio_window import AudioWindow, encode_block
 from live_avatar.v1.avatar_service_pb2 import LISTENING_STREAMING, LISTENING_UNSPECIFIED
@@ -27,7 +27,7 @@ STREAMING = LISTENING_STREAMING
 BLOCK_SAMPLES = TINY.samples_per_block
 
 
-def encoder(max_whole_file_s: float = 10.0, room: Room = tiny.ROOM) -> AudioEncoderWork:
+def encoder(max_whole_file_s: float = 10.0, room: MemoryBudget = tiny.ROOM) -> AudioEncoderWork:
     return AudioEncoderWork(
         TINY, tiny.speech(), tiny.audio_tokens(), tiny.text(), room=room, max_whole_file_s=max_whole_file_s
     )
@@ -213,14 +213,14 @@ def test_bad_conditioning() -> None:
 
 
 def test_close_frees_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[weakref.ref[hearing.WholeFile]] = []
-    begin = hearing.WholeFile.__init__
+    made: list[weakref.ref[audio_features.OfflineFeatures]] = []
+    begin = audio_features.OfflineFeatures.__init__
 
-    def noted(self: hearing.WholeFile, *args: object) -> None:
+    def noted(self: audio_features.OfflineFeatures, *args: object) -> None:
         begin(self, *args)  # type: ignore[arg-type]
         made.append(weakref.ref(self))
 
-    monkeypatch.setattr(hearing.WholeFile, "__init__", noted)
+    monkeypatch.setattr(audio_features.OfflineFeatures, "__init__", noted)
     work = encoder()
     reserved = work.open(open_request())
     work.audio(audio_request(waveform(1)))
@@ -233,7 +233,7 @@ def test_close_frees_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_room_is_kept() -> None:
-    work = encoder(room=Room(max_bytes=2**31, max_sessions=1))
+    work = encoder(room=MemoryBudget(max_bytes=2**31, max_sessions=1))
     work.open(open_request("a"))
     with pytest.raises(ServiceError, match="CAPACITY_EXHAUSTED"):
         work.open(open_request("b"))

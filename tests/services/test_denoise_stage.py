@@ -15,12 +15,12 @@ from live_avatar.config import TINY, preset
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.model.kv_cache import KVWindow
 from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest
-from live_avatar.services.denoise_stage.loading import load_draws
+from live_avatar.services.denoise_stage.loading import load_rng
 from live_avatar.services.denoise_stage.settings import DenoiseStageSettings, parse_steps
 from live_avatar.services.denoise_stage.work import DenoiseStageWork
 from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.memory_budget import MemoryBudget
 from live_avatar.serving.parts import conditioning_parts
-from live_avatar.serving.reservations import Room
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.local import generate, warmup_latents
 from tests.streaming.partitions import split_steps
@@ -31,7 +31,7 @@ from .tiny import key, open_request
 BLOCKS = 6
 
 
-def stage(steps: range, room: Room = tiny.ROOM) -> DenoiseStageWork:
+def stage(steps: range, room: MemoryBudget = tiny.ROOM) -> DenoiseStageWork:
     return DenoiseStageWork(TINY, tiny.denoiser(steps), room=room)
 
 
@@ -156,7 +156,7 @@ def test_close_frees_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_is_not_promised_twice() -> None:
     reserved = stage(range(1)).open(open_request())
-    work = stage(range(1), Room(max_bytes=2 * reserved - 1, max_sessions=0))
+    work = stage(range(1), MemoryBudget(max_bytes=2 * reserved - 1, max_sessions=0))
     work.open(open_request("a"))
     with pytest.raises(ServiceError, match="KV_MEMORY_EXHAUSTED"):
         work.open(open_request("b"))
@@ -241,10 +241,10 @@ def test_bad_steps(written: str) -> None:
 def test_replay_file(tmp_path: Path) -> None:
     noise, distance = torch.randn(2, 16, 3, 8, 8), torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11]])
     save_file({"noise": noise, "distance": distance}, tmp_path / "replay.safetensors")
-    draws = load_draws(preset("TINY"), tmp_path / "replay.safetensors", 4)
-    assert torch.equal(draws.noise(0, 1, (16, 3, 8, 8)), noise[1])
-    assert draws.distance(0, 1, 2) == 10
+    rng = load_rng(preset("TINY"), tmp_path / "replay.safetensors", 4)
+    assert torch.equal(rng.noise(0, 1, (16, 3, 8, 8)), noise[1])
+    assert rng.reference_offset(0, 1, 2) == 10
     with pytest.raises(ValueError, match="replay"):
-        load_draws(preset("TINY"), tmp_path / "replay.safetensors", 3)
+        load_rng(preset("TINY"), tmp_path / "replay.safetensors", 3)
     with pytest.raises(ValueError, match="replay"):
-        load_draws(preset("TINY"), tmp_path / "absent.safetensors", 4)
+        load_rng(preset("TINY"), tmp_path / "absent.safetensors", 4)

@@ -16,10 +16,10 @@ from live_avatar.config import TINY
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksRequest, VideoProfile
 from live_avatar.pipeline.v1.blocks_pb2 import Sink as SinkMessage
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
-from live_avatar.services.vae_decoder import video, work
-from live_avatar.services.vae_decoder.encoding import EncoderThread
-from live_avatar.services.vae_decoder.media import RawEncoder
-from live_avatar.services.vae_decoder.video import Audience, VideoStream
+from live_avatar.services.vae_decoder import subscribers, work
+from live_avatar.services.vae_decoder.encoder_thread import EncoderThread
+from live_avatar.services.vae_decoder.h264 import RawEncoder
+from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry, VideoStream
 from live_avatar.services.vae_decoder.work import VaeDecoderWork
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.parts import conditioning_parts
@@ -64,7 +64,7 @@ class Place:
     """A decoder's work with its threads, and one gateway's stream."""
 
     def __init__(self, encoder: EncoderThread) -> None:
-        self.audience = Audience()
+        self.audience = SubscriberRegistry()
         self.stream = VideoStream()
         self.work = VaeDecoderWork(TINY, tiny.frame_decoder(), room=tiny.ROOM, encoder=encoder, audience=self.audience)
 
@@ -264,7 +264,7 @@ def test_video_that_nobody_claims() -> None:
 
 
 def test_a_gateway_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "MAX_WAITING", 7)
+    monkeypatch.setattr(subscribers, "MAX_WAITING", 7)
 
     async def test(at: Place) -> None:
         at.start("slow")
@@ -282,7 +282,7 @@ def test_a_gateway_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gateway_that_asks_and_does_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "MAX_UNREAD", 3)
+    monkeypatch.setattr(subscribers, "MAX_UNREAD", 3)
 
     async def test(at: Place) -> None:
         for _ in range(3):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from live_avatar import wire
-from live_avatar.cli.sources import PORTRAIT, TRAINED
+from live_avatar.cli.inputs import PORTRAIT, TRAINED
 from live_avatar.model.portrait import prepare_portrait
 from live_avatar.pipeline.v1.blocks_pb2 import Sink as SinkMessage
 from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest, StreamBlocksResponse

@@ -14,17 +14,17 @@ from live_avatar.model.networks import open_networks
 from live_avatar.model.text import TextEncoder
 from live_avatar.model.vae import VAE
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, SessionKey, StreamBlocksRequest, VideoProfile
-from live_avatar.serving.reservations import Room
+from live_avatar.serving.memory_budget import MemoryBudget
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.denoiser import Denoiser
-from live_avatar.streaming.draws import PhiloxDraws
+from live_avatar.streaming.rng import PhiloxRng
 from live_avatar.streaming.schedule import inference_schedule
 from live_avatar.v1.avatar_service_pb2 import LISTENING_WHOLE_FILE, Listening
 
 NETWORKS = open_networks(TINY, None)
 SIDE = 64
 PROMPT = "a person talks to the camera"
-ROOM = Room(max_bytes=2**31, max_sessions=0)
+ROOM = MemoryBudget(max_bytes=2**31, max_sessions=0)
 Open = StreamBlocksRequest.Open
 
 
@@ -65,7 +65,7 @@ def text() -> TextEncoder:
 
 def denoiser(steps: range) -> Denoiser:
     rules = TINY.stream
-    return Denoiser(dit(), rules, inference_schedule(rules.steps), steps, PhiloxDraws(rules.reference_distance))
+    return Denoiser(dit(), rules, inference_schedule(rules.steps), steps, PhiloxRng(rules.reference_distance))
 
 
 def frame_decoder() -> FrameDecoder:

@@ -20,7 +20,7 @@ from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.link import Link
 from live_avatar.serving.observer import BlockReport, NoObserver
 from live_avatar.serving.timing import HopTiming
-from live_avatar.serving.work import Deliver
+from live_avatar.serving.work import Completion
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 SESSION_BYTES = 100
@@ -53,7 +53,7 @@ class FakeWork:
         if not self.last:
             yield StreamBlocksRequest(conditioning_part=part)
 
-    def block(self, block: StreamBlocksRequest.Block) -> Iterable[StreamBlocksRequest] | Deliver:
+    def block(self, block: StreamBlocksRequest.Block) -> Iterable[StreamBlocksRequest] | Completion:
         self._note("block", block.key, f" {block.index}")
         if not self.last:
             return [StreamBlocksRequest(block=StreamBlocksRequest.Block(key=block.key, index=block.index))]

@@ -15,7 +15,7 @@ from live_avatar.model.dit import CausalDiT
 from live_avatar.model.vae import VAE
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.denoiser import Denoiser, StageSession
-from live_avatar.streaming.draws import Draws, PhiloxDraws
+from live_avatar.streaming.rng import PhiloxRng, Rng
 from live_avatar.streaming.schedule import inference_schedule
 from tests.model.random_dit import CONFIG, random_audio, random_dit, randomise, transformer_layer
 from tests.streaming.partitions import split_steps
@@ -25,13 +25,13 @@ HEIGHT, WIDTH = 8, 10
 GEOMETRY = Geometry(config=CONFIG, height=HEIGHT, width=WIDTH)
 SEED = 11
 VAE_CONFIG = VAEConfig(dim=4, latent_channels=4, mean=(0.5, -0.25, 0.0, 0.1), std=(2.0, 0.5, 1.5, 1.0))
-DRAWS = PhiloxDraws(RULES.reference_distance)
+DRAWS = PhiloxRng(RULES.reference_distance)
 
 
-def stages(model: CausalDiT, count: int, steps: int = RULES.steps, draws: Draws = DRAWS) -> list[Denoiser]:
+def stages(model: CausalDiT, count: int, steps: int = RULES.steps, rng: Rng = DRAWS) -> list[Denoiser]:
     """``count`` stages that share ``steps`` steps."""
     schedule = inference_schedule(steps)
-    return [Denoiser(model, RULES, schedule, owned, draws) for owned in split_steps(steps, count)]
+    return [Denoiser(model, RULES, schedule, owned, rng) for owned in split_steps(steps, count)]
 
 
 def random_vae() -> VAE:

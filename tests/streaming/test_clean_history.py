@@ -54,7 +54,7 @@ def written_out(model: CausalDiT) -> list[Tensor]:
         for step in range(SCHEDULE.steps + 1):
             level = SCHEDULE.timestep(step) if step < SCHEDULE.steps else 0.0
             time = model.embed_time(torch.tensor([[level]]))
-            pattern = window.begin(DRAWS.distance(SEED, index, step))
+            pattern = window.begin(DRAWS.reference_offset(SEED, index, step))
             velocity = model(NoisyInput(latent=latent, time=time, audio=block(index).audio), None, kv, pattern)
             if step < SCHEDULE.steps:
                 latent = latent + SCHEDULE.delta(step) * velocity

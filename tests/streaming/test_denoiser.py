@@ -71,7 +71,7 @@ def test_a_stage_is_the_algorithm_written_out(model: CausalDiT, plain: list[Tens
         latent = DRAWS.noise(SEED, index, plain[0].shape)[None]
         for step, window in enumerate(windows):
             time = model.embed_time(torch.tensor([[schedule.timestep(step)]]))
-            pattern = window.begin(DRAWS.distance(SEED, index, step))
+            pattern = window.begin(DRAWS.reference_offset(SEED, index, step))
             velocity = model(NoisyInput(latent=latent, time=time, audio=block(index).audio), None, kv, pattern)
             latent = latent + schedule.delta(step) * velocity
             window.commit()

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from live_avatar.client import AvatarClient, Measurement, generate_file
+from live_avatar.client import AvatarClient, GenerateStats, generate_file
 from live_avatar.config import TINY
 from tests.services.gateway.clients import portrait
 from tests.services.processes import ServiceProcess, started
@@ -47,11 +47,11 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def film(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measurement]:
+def film(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GenerateStats]:
     """The film of the recording, made by the client through a gateway of its own process."""
     out: Path = tmp_path_factory.mktemp("out") / "clicks.mp4"
 
-    async def run() -> Measurement:
+    async def run() -> GenerateStats:
         async with click_pipeline() as pipeline:
             with started("gateway", "--pipelines", pipeline.address) as gateway:
                 return await generate(gateway, recording, out)
@@ -62,7 +62,7 @@ def film(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return out, measured
 
 
-async def generate(gateway: ServiceProcess, recording: Path, out: Path) -> Measurement:
+async def generate(gateway: ServiceProcess, recording: Path, out: Path) -> GenerateStats:
     target = await asyncio.to_thread(gateway.target)
     await ready(target)
     async with AvatarClient(target) as client:
@@ -70,12 +70,12 @@ async def generate(gateway: ServiceProcess, recording: Path, out: Path) -> Measu
 
 
 @pytest.fixture(scope="module")
-def frames(film: tuple[Path, Measurement]) -> list[tuple[float, bool]]:
+def frames(film: tuple[Path, GenerateStats]) -> list[tuple[float, bool]]:
     """Time of every frame, and whether it is bright."""
     return list(shown(film[0]))
 
 
-def test_no_frame_is_lost(film: tuple[Path, Measurement], frames: list[tuple[float, bool]]) -> None:
+def test_no_frame_is_lost(film: tuple[Path, GenerateStats], frames: list[tuple[float, bool]]) -> None:
     times = [time_s for time_s, _ in frames]
     assert len(times) == np.ceil(LENGTH_S * FPS) - TINY.stream.dropped_frames == film[1].frames
     following = [(number + TINY.stream.dropped_frames) / FPS for number in range(1, len(times))]
@@ -89,7 +89,7 @@ def test_clicks_are_seen_in_their_frames(frames: list[tuple[float, bool]]) -> No
     assert bright == pytest.approx(CLICKS_S, abs=1 / FPS)
 
 
-def test_clicks_are_heard_in_their_frames(film: tuple[Path, Measurement]) -> None:
+def test_clicks_are_heard_in_their_frames(film: tuple[Path, GenerateStats]) -> None:
     heard = [round(second, 4) for second in loud(film[0])]
     LOG.info("clicks at %s s", heard)
     assert len(heard) == len(CLICKS_S)

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from live_avatar.cli.sources import PORTRAIT
+from live_avatar.cli.inputs import PORTRAIT
 from live_avatar.client import AvatarClient, SessionOptions, VideoUnit
 from live_avatar.config import SAMPLE_RATE_HZ, TINY
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan, Speed
-from live_avatar.services.denoise_stage import gate
+from live_avatar.services.denoise_stage import quantization_check
 
 from .harness.recordings import Recording, film_of
 from .harness.reference import System
@@ -70,7 +70,7 @@ def test_services_with_8_bit_floats_make_a_film_near_it(
 ) -> None:
     report = tmp_path / "report.json"
     monkeypatch.setattr("sys.argv", ["gate", "--preset", "TINY", "--blocks", "4", "--fp8-kv", "--out", str(report)])
-    gate.main()
+    quantization_check.main()
     plan = Plan(layout=parse_layout("2x2"), logs=tmp_path, speed=Speed(fp8_report=report, fp8_kv=True))
     got = film(plan, speech)
     error = np.square(got.astype(float) - expected.astype(float)).mean()

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from live_avatar.client import AvatarClient, Measurement, generate_file
+from live_avatar.client import AvatarClient, GenerateStats, generate_file
 from live_avatar.config import TINY
 from live_avatar.launcher.pipeline import LocalPipeline
 
@@ -44,7 +44,7 @@ def length_s(path: Path) -> float:
 def test_the_film_is_as_long_as_the_speech(system: LocalPipeline, recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "film.mp4"
 
-    async def run() -> Measurement:
+    async def run() -> GenerateStats:
         async with AvatarClient(system.gateway) as client:
             return await generate_file(client, recording.with_suffix(".jpg").read_bytes(), recording, out)
 

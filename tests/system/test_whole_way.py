@@ -14,8 +14,8 @@ import redis
 import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from live_avatar.cli.sources import PORTRAIT, SPEECH
-from live_avatar.client import AvatarClient, Measurement, SessionOptions, VideoUnit, generate_file
+from live_avatar.cli.inputs import PORTRAIT, SPEECH
+from live_avatar.client import AvatarClient, GenerateStats, SessionOptions, VideoUnit, generate_file
 from live_avatar.client.speech import SpeechFile
 from live_avatar.config import SAMPLE_RATE_HZ, TINY
 from live_avatar.launcher.layout import parse_layout
@@ -62,11 +62,11 @@ def expected(speech: npt.NDArray[np.float32]) -> Frames:
 
 
 @pytest.fixture(scope="module")
-def made(tiny: LocalPipeline, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measurement]:
+def made(tiny: LocalPipeline, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GenerateStats]:
     """The film of the samples and what it took."""
     out = tmp_path_factory.mktemp("out") / "film.mp4"
 
-    async def run() -> Measurement:
+    async def run() -> GenerateStats:
         async with AvatarClient(tiny.gateway) as client:
             return await generate_file(client, PORTRAIT.read_bytes(), SPEECH, out, prompt=PROMPT, seed=SEED)
 
@@ -105,7 +105,7 @@ def test_raw_pictures_are_those_of_the_loop(
     assert torch.equal(torch.from_numpy(got.copy()), torch.from_numpy(expected))
 
 
-def test_the_film_is_as_long_as_the_speech(made: tuple[Path, Measurement], speech: npt.NDArray[np.float32]) -> None:
+def test_the_film_is_as_long_as_the_speech(made: tuple[Path, GenerateStats], speech: npt.NDArray[np.float32]) -> None:
     length_s = speech.size / SAMPLE_RATE_HZ
     blocks = -(-speech.size // TINY.samples_per_block)
     with av.open(made[0]) as film:
@@ -117,7 +117,7 @@ def test_the_film_is_as_long_as_the_speech(made: tuple[Path, Measurement], speec
     assert times[-1] + 1 / FPS == pytest.approx(length_s, abs=1 / FPS)
 
 
-def test_the_films_pictures_are_those_of_the_loop(made: tuple[Path, Measurement], expected: Frames) -> None:
+def test_the_films_pictures_are_those_of_the_loop(made: tuple[Path, GenerateStats], expected: Frames) -> None:
     """As near as compression lets them be, in the planes that are compressed."""
     with av.open(made[0]) as film:
         got = np.stack([frame.to_ndarray(format="yuv420p") for frame in film.decode(video=0)]).astype(np.float64)
@@ -143,7 +143,7 @@ def planes(picture: Frames) -> npt.NDArray[np.float64]:
     return frame.to_ndarray().astype(np.float64)
 
 
-def test_the_films_speech_is_the_clients(made: tuple[Path, Measurement], speech: npt.NDArray[np.float32]) -> None:
+def test_the_films_speech_is_the_clients(made: tuple[Path, GenerateStats], speech: npt.NDArray[np.float32]) -> None:
     """Not a frame early or late."""
     with av.open(made[0]) as film:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
@@ -167,7 +167,7 @@ WITHOUT_END = -1
 
 
 def test_what_is_left_in_redis_ends_by_itself(
-    tiny: LocalPipeline, made: tuple[Path, Measurement], redis_server: str
+    tiny: LocalPipeline, made: tuple[Path, GenerateStats], redis_server: str
 ) -> None:
     """Records of what has been, which can be read for a while, and marks of a few seconds; no lease and no place."""
     with redis.Redis.from_url(f"{redis_server}/1") as store:

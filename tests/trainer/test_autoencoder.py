@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from live_avatar.cli.sources import TRAINED
+from live_avatar.cli.inputs import TRAINED
 from live_avatar.config import TINY
 from live_avatar.model import components
 from live_avatar.model.networks import random_network
@@ -29,7 +29,7 @@ from live_avatar.trainer.autoencoder import (
 from live_avatar.trainer.autoencoder_config import AutoencoderConfig, Stage, config_of, further
 from live_avatar.trainer.autoencoder_start import LOG_VARIANCE, still_twin
 from live_avatar.trainer.muon import Muon, orthogonal
-from live_avatar.trainer.puppet.pool import HELD_OUT, TRAINING, stills, videos
+from live_avatar.trainer.synthetic.pool import HELD_OUT, TRAINING, stills, videos
 
 STILL = Stage(frames=1, batch=4, steps=6, learning_rate=2e-3, final_rate=0.5)
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from live_avatar.trainer.batches import batch_of, items_of, with_dropped_conditions
 from live_avatar.trainer.data import DataError, Dataset, Datasets, crop, shuffled
-from live_avatar.trainer.draws import generator
+from live_avatar.trainer.random_streams import generator
 from tests.trainer.micro import flow_config, write_data
 
 

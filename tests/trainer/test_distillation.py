@@ -19,18 +19,18 @@ from torch import Tensor
 from live_avatar.config import LoRAConfig
 from live_avatar.streaming.block import Block, Conditioning
 from live_avatar.streaming.denoiser import Denoiser
-from live_avatar.streaming.draws import PhiloxDraws
+from live_avatar.streaming.rng import PhiloxRng
 from live_avatar.streaming.schedule import inference_schedule
 from live_avatar.trainer.adapters import STUDENT
 from live_avatar.trainer.batches import batch_of
 from live_avatar.trainer.data import NEGATIVE_TEXT
 from live_avatar.trainer.distributed import Processes
 from live_avatar.trainer.dmd import Score, dmd_gradient, draw_score_level
-from live_avatar.trainer.draws import generator, normal
 from live_avatar.trainer.export import export
 from live_avatar.trainer.network import Batch, audio_of_blocks, geometry_of
 from live_avatar.trainer.phases import build
 from live_avatar.trainer.presets import ExportConfig
+from live_avatar.trainer.random_streams import generator, normal
 from live_avatar.trainer.rollout import blocks_of, first_sink, roll_out
 from live_avatar.trainer.self_forcing import SelfForcing
 from live_avatar.trainer.training import train
@@ -108,11 +108,11 @@ class Distillation:
     def served(self) -> Tensor:
         """Clips as serving makes them, by Euler steps without new noise."""
         network, stream = self.phase.network, self.phase.rules.stream
-        draws = PhiloxDraws(stream.reference_distance)
+        rng = PhiloxRng(stream.reference_distance)
         schedule = inference_schedule(stream.steps)
         made = []
         with self.phase.roles.using(STUDENT), torch.no_grad():
-            stage = Denoiser(network.dit, stream, schedule, range(schedule.steps), draws)
+            stage = Denoiser(network.dit, stream, schedule, range(schedule.steps), rng)
             audio = blocks_of(audio_of_blocks(network.audio, self.clip.speech, BLOCKS), stream)
             for seed in range(SESSIONS):
                 session = stage.open(20_000 + seed, geometry_of(network, self.clip.latents))

@@ -14,7 +14,6 @@ from live_avatar.streaming.schedule import TIMESTEP_SCALE, inference_schedule, t
 from live_avatar.trainer.batches import batch_of
 from live_avatar.trainer.data import Dataset
 from live_avatar.trainer.diffusion_forcing import causal_loss, draw_levels, draw_place
-from live_avatar.trainer.draws import generator
 from live_avatar.trainer.flow_matching import bidirectional_loss, draw_level, level_weight, noised, velocity_loss
 from live_avatar.trainer.network import (
     Batch,
@@ -26,6 +25,7 @@ from live_avatar.trainer.network import (
     causal_velocity,
     geometry_of,
 )
+from live_avatar.trainer.random_streams import generator
 from tests.model.random_dit import randomise
 from tests.trainer.micro import MICRO, flow_config
 

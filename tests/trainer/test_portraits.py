@@ -12,8 +12,8 @@ from live_avatar.model.weight_files import DamagedFileError, WeightsError
 from live_avatar.trainer.__main__ import main
 from live_avatar.trainer.portraits import Report, measure_portraits, portrait_of
 from live_avatar.trainer.presets import PortraitsConfig
-from live_avatar.trainer.puppet.clips import reference
-from live_avatar.trainer.sources import Puppets
+from live_avatar.trainer.synthetic.clips import reference
+from live_avatar.trainer.synthetic_source import SyntheticSource
 from tests.trainer.micro import MICRO, preset_file, write_weights
 
 PEOPLE = 12
@@ -24,7 +24,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PortraitsConfig:
     monkeypatch.setattr(novelty, "MOST_DIRECTIONS", 3)
     weights = write_weights(tmp_path / "weights")
     return PortraitsConfig(
-        preset=preset_file(tmp_path), source="puppet", clips=PEOPLE, weights=weights, trained_on="drawings"
+        preset=preset_file(tmp_path), source="synthetic", clips=PEOPLE, weights=weights, trained_on="drawings"
     )
 
 
@@ -59,7 +59,7 @@ def test_every_size_is_measured(config: PortraitsConfig) -> None:
 
 def test_a_portrait_is_that_of_the_training() -> None:
     """By turns one at rest and a frame of the clip, as ``prepare`` has them."""
-    source = Puppets(first=0, count=2, size=64, frames_per_block=12, blocks=(2, 2))
+    source = SyntheticSource(first=0, count=2, size=64, frames_per_block=12, blocks=(2, 2))
     moving, resting = source.read(0), source.read(1)
     assert any(np.array_equal(portrait_of(source, moving), frame) for frame in moving.frames)
     assert np.array_equal(portrait_of(source, resting), reference(resting))  # type: ignore[arg-type]
@@ -69,8 +69,8 @@ def test_a_portrait_is_that_of_the_training() -> None:
     ("changes", "complaint"),
     [
         ({"source": "", "input": None}, "give either --input DIR or --source NAME"),
-        ({"source": "people"}, "there is puppet"),
-        ({"sizes": ("64x32",)}, "puppets are square"),
+        ({"source": "people"}, "the only one is synthetic"),
+        ({"sizes": ("64x32",)}, "synthetic clips are square"),
         ({"clips": 3}, "portraits and 1 held out"),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_config_that_makes_no_sense() -> None:
 
 
 def test_the_command_says_what_it_found(config: PortraitsConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--preset", config.preset, "--source", "puppet", "--clips", "12", "--weights", str(config.weights)]
+    options = ["--preset", config.preset, "--source", "synthetic", "--clips", "12", "--weights", str(config.weights)]
     assert main(["portraits", *options]) == 0
     output = capsys.readouterr().out
     assert "12 portraits measured, 0 clips skipped" in output

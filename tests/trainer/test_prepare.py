@@ -17,10 +17,10 @@ from live_avatar.model.vae import VAE
 from live_avatar.model.weight_files import WeightsError
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.trainer.__main__ import main
+from live_avatar.trainer.annotations import ClipError
 from live_avatar.trainer.clip import Clip
 from live_avatar.trainer.data import Dataset
 from live_avatar.trainer.encoding import SampleEncoder
-from live_avatar.trainer.marks import ClipError
 from live_avatar.trainer.prepare import Report, prepare, worker_index
 from live_avatar.trainer.presets import PrepareConfig
 from live_avatar.trainer.videos import read_video
@@ -167,7 +167,7 @@ def test_missing_encoders_and_folders_without_videos_are_named(config: PrepareCo
     with pytest.raises(ValueError, match="no videos"):
         prepare(config)
     with pytest.raises(ValueError, match="either --input DIR or --source NAME"):
-        prepare(replace(config, source="puppet"))
+        prepare(replace(config, source="synthetic"))
 
 
 def test_sound_has_the_length_of_the_frames(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from live_avatar.config import StreamConfig
 from live_avatar.model.attention import attend
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.kv_cache import rolling_reference_position
-from live_avatar.streaming.draws import PhiloxDraws
+from live_avatar.streaming.rng import PhiloxRng
 from live_avatar.streaming.schedule import TIMESTEP_SCALE
 from live_avatar.trainer.adapters import FAKE, STUDENT, adapter_parameters
 from live_avatar.trainer.batches import batch_of
@@ -104,8 +104,8 @@ def whole_graph(phase: SelfForcing, clip: Batch, rolled: RolledOut) -> Tensor:
     """The clip made again in one masked forward, with one graph."""
     network, rules = phase.network, phase.rules.stream
     blocks = clip.latents.shape[2] // rules.latents_per_block
-    draws = PhiloxDraws(rules.reference_distance)
-    distances = tuple(draws.distance(rolled.seed, block, rolled.step) for block in range(blocks))
+    rng = PhiloxRng(rules.reference_distance)
+    distances = tuple(rng.reference_offset(rolled.seed, block, rolled.step) for block in range(blocks))
     level = phase.rules.levels[rolled.step]
     assert network.dit.config == MICRO.dit
     with phase.roles.using(STUDENT):

@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import Wav2Vec2Model
 
-from live_avatar.cli.sources import TRAINED
+from live_avatar.cli.inputs import TRAINED
 from live_avatar.config import TINY
 from live_avatar.model import components
 from live_avatar.model.speech import hidden_states, hop_samples, receptive_samples
 from live_avatar.trainer import speech_encoder
 from live_avatar.trainer.clip import SAMPLES_PER_FRAME
 from live_avatar.trainer.speech_encoder import (
-    Heard,
     MouthReader,
     SpeechEncoderConfig,
     Training,
+    Utterances,
     draw_windows,
     evaluate,
     export_speech_encoder,
@@ -36,11 +36,11 @@ def config_in(folder: Path, steps: int = 6) -> SpeechEncoderConfig:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Heard:
+def pool() -> Utterances:
     return utterances(3, 40, "train")
 
 
-def test_windows_are_normalised_and_in_step_with_their_mouths(pool: Heard, tmp_path: Path) -> None:
+def test_windows_are_normalised_and_in_step_with_their_mouths(pool: Utterances, tmp_path: Path) -> None:
     config = replace(config_in(tmp_path), late_share=0.0, batch=4)
     samples, mouths = draw_windows(pool, config, step=0)
     heard = samples[:, : 30 * SAMPLES_PER_FRAME].numpy()
@@ -51,13 +51,13 @@ def test_windows_are_normalised_and_in_step_with_their_mouths(pool: Heard, tmp_p
         assert any(_lies_in(sound, mouth, pool, index) for index in range(3))
 
 
-def test_utterances_of_several_processes_are_those_of_one(pool: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_utterances_of_several_processes_are_those_of_one(pool: Utterances, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speech_encoder, "FEW", 1)
     together = utterances(3, 40, "train")
     assert np.array_equal(together.samples, pool.samples) and np.array_equal(together.mouths, pool.mouths)
 
 
-def _lies_in(sound: np.ndarray, mouth: np.ndarray, pool: Heard, index: int) -> bool:
+def _lies_in(sound: np.ndarray, mouth: np.ndarray, pool: Utterances, index: int) -> bool:
     """Whether one place of the utterance has both this sound, but for its level, and this mouth."""
     for first in range(11):
         there = pool.samples[index, first * SAMPLES_PER_FRAME : (first + 30) * SAMPLES_PER_FRAME]
@@ -66,7 +66,7 @@ def _lies_in(sound: np.ndarray, mouth: np.ndarray, pool: Heard, index: int) -> b
     return False
 
 
-def test_a_late_start_is_silence_with_a_shut_mouth(pool: Heard, tmp_path: Path) -> None:
+def test_a_late_start_is_silence_with_a_shut_mouth(pool: Utterances, tmp_path: Path) -> None:
     samples, mouths = draw_windows(pool, replace(config_in(tmp_path), late_share=1.0), step=1)
     for sound, mouth in zip(samples, mouths, strict=True):
         silent = int((mouth.abs().sum(dim=1) == 0).int().cumprod(0).sum())
@@ -74,7 +74,7 @@ def test_a_late_start_is_silence_with_a_shut_mouth(pool: Heard, tmp_path: Path) 
         assert float(sound[:SAMPLES_PER_FRAME].std()) < 1e-6
 
 
-def test_batches_end_at_the_sound_or_in_silence(pool: Heard, tmp_path: Path) -> None:
+def test_batches_end_at_the_sound_or_in_silence(pool: Utterances, tmp_path: Path) -> None:
     lengths = {draw_windows(pool, config_in(tmp_path), step)[0].shape[1] for step in range(8)}
     spoken, hop = 30 * SAMPLES_PER_FRAME, hop_samples(TINY.speech)
     assert lengths == {spoken + hop, spoken + hop * TINY.speech.position_kernel // 2}
@@ -103,7 +103,7 @@ def test_a_run_goes_on_from_weights_of_the_preset(tmp_path: Path) -> None:
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_it_learns_what_it_hears(pool: Heard, tmp_path: Path) -> None:
+def test_it_learns_what_it_hears(pool: Utterances, tmp_path: Path) -> None:
     training = Training(config_in(tmp_path, steps=40))
     losses = [training.learn(pool) for _ in range(40)]
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:4])
@@ -111,7 +111,7 @@ def test_it_learns_what_it_hears(pool: Heard, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_cut_short_ends_where_an_uninterrupted_one_does(pool: Heard, tmp_path: Path) -> None:
+def test_a_run_that_was_cut_short_ends_where_an_uninterrupted_one_does(pool: Utterances, tmp_path: Path) -> None:
     whole = train_speech_encoder(config_in(tmp_path / "whole"))
     killed = Training(config_in(tmp_path / "cut"))
     for _ in range(3):

@@ -27,7 +27,7 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import (
     VaeDecoderServiceServicer,
     add_VaeDecoderServiceServicer_to_server,
 )
-from live_avatar.services.vae_decoder.media import VideoEncoder, open_encoder
+from live_avatar.services.vae_decoder.h264 import VideoEncoder, open_encoder
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.hop import HopServer
@@ -35,7 +35,7 @@ from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.link import Link
 from live_avatar.serving.parts import cut
 from live_avatar.serving.timing import HopTiming
-from live_avatar.serving.work import Deliver, Work
+from live_avatar.serving.work import Completion, Work
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
 SESSION_BYTES = 1_000
@@ -87,7 +87,7 @@ class PassingWork:
             self.bodies.append((part.from_block, body))
         return [StreamBlocksRequest(conditioning_part=part)]
 
-    def block(self, block: StreamBlocksRequest.Block) -> Iterable[StreamBlocksRequest] | Deliver:
+    def block(self, block: StreamBlocksRequest.Block) -> Iterable[StreamBlocksRequest] | Completion:
         self.blocks_seen += 1
         self.before_block(block)
         self.next_samples[_name(block.key)] = (block.index + 1) * TINY.samples_per_block
@@ -129,7 +129,7 @@ class CountingDecoder(PassingWork, VaeDecoderServiceServicer):
         super().condition(part)
         return ()
 
-    def block(self, block: StreamBlocksRequest.Block) -> Deliver:
+    def block(self, block: StreamBlocksRequest.Block) -> Completion:
         self.before_block(block)
         name, request = _name(block.key), self.sessions[_name(block.key)]
         first = max(0, block.index * TINY.frames_per_block - TINY.stream.dropped_frames)

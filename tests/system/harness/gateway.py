@@ -38,7 +38,7 @@ from live_avatar.serving.link import Link
 from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.server import SERVER_OPTIONS
 from live_avatar.serving.timing import CHANNEL_OPTIONS
-from live_avatar.serving.work import Deliver
+from live_avatar.serving.work import Completion
 from live_avatar.streaming.block import Sink
 from live_avatar.v1.avatar_service_pb2 import LISTENING_STREAMING, LISTENING_WHOLE_FILE, BlockTiming
 
@@ -109,7 +109,7 @@ class LatentOutput:
     def condition(self, part: StreamBlocksRequest.ConditioningPart) -> Iterable[StreamBlocksRequest]:
         return ()
 
-    def block(self, block: StreamBlocksRequest.Block) -> Deliver:
+    def block(self, block: StreamBlocksRequest.Block) -> Completion:
         latent = wire.tensor_from_message(block.latent, "latent")
 
         async def deliver(timing: BlockTiming) -> None:

@@ -38,8 +38,8 @@ from live_avatar.streaming.audio_window import AudioWindow, BlockPlan, encode_bl
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.denoiser import Denoiser
-from live_avatar.streaming.draws import PhiloxDraws
 from live_avatar.streaming.local import Generated, generate, warmup_latents
+from live_avatar.streaming.rng import PhiloxRng
 from live_avatar.streaming.schedule import inference_schedule
 
 SMALL = Preset(
@@ -151,8 +151,8 @@ class System:
 
     def _stage(self, steps: int) -> Denoiser:
         rules = self.preset.stream
-        draws = PhiloxDraws(rules.reference_distance)
-        return Denoiser(self._dit, rules, inference_schedule(steps), range(steps), draws)
+        rng = PhiloxRng(rules.reference_distance)
+        return Denoiser(self._dit, rules, inference_schedule(steps), range(steps), rng)
 
     @torch.inference_mode()
     def late(

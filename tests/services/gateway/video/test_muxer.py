@@ -21,7 +21,7 @@ from live_avatar.services.gateway.video.muxer import (
     Speech,
     muxer_for,
 )
-from live_avatar.services.vae_decoder.media import H264Encoder
+from live_avatar.services.vae_decoder.h264 import H264Encoder
 from live_avatar.v1.media_pb2 import VideoFormat
 
 SIZE = (64, 48)
