@@ -22,7 +22,7 @@ from live_avatar.model.audio_tokens import AudioTokenEncoder
 from live_avatar.model.components import build_on_meta
 from live_avatar.services.audio_encoder.audio_features import StreamingFeatures
 
-HEARD_S = 10
+AUDIO_S = 10
 """Speech at hand: enough for the context before a block and eight blocks."""
 
 
@@ -31,14 +31,14 @@ def times(preset: Preset, runs: int) -> list[float]:
     speech, tokens = (network(preset, name) for name in ("speech", "audio"))
     assert isinstance(speech, Wav2Vec2Model)
     assert isinstance(tokens, AudioTokenEncoder)
-    hearing = StreamingFeatures(speech, preset)
-    samples = np.random.default_rng(0).standard_normal(SAMPLE_RATE_HZ * HEARD_S, dtype=np.float32) * 0.1
-    hearing.append(samples)
+    audio_features = StreamingFeatures(speech, preset)
+    samples = np.random.default_rng(0).standard_normal(SAMPLE_RATE_HZ * AUDIO_S, dtype=np.float32) * 0.1
+    audio_features.append(samples)
     first = round(preset.stream.left_context_s * SAMPLE_RATE_HZ / preset.samples_per_block) + 1
     taken = []
     for block in range(first, first + runs + 1):
         began = time.process_time()
-        tokens(hearing.features(block))
+        tokens(audio_features.features(block))
         taken.append(time.process_time() - began)
     return taken[1:]
 

@@ -76,7 +76,7 @@ class EmulatedDecoderServicer(VaeDecoderServicer):
     """Carries video as the real one does; a portrait becomes a sink of zeros of the right size."""
 
     def __init__(
-        self, system: Preset, settings: EmulatedSettings, audience: SubscriberRegistry, device: ThreadPoolExecutor
+        self, system: Preset, settings: EmulatedSettings, subscribers: SubscriberRegistry, device: ThreadPoolExecutor
     ):
         self._system = system
         with torch.device("meta"):  # it decodes nothing and needs no memory
@@ -84,7 +84,7 @@ class EmulatedDecoderServicer(VaeDecoderServicer):
         super().__init__(
             system,
             FrameDecoder(vae, system.stream, use_motion=system.dit.use_motion),
-            audience=audience,
+            subscribers=subscribers,
             device_thread=device,
             portraits=Portraits(DEFAULT_LIMITS, "image"),  # never asked
             fail_session=lambda key, error: None,
@@ -164,9 +164,9 @@ async def build(settings: EmulatedSettings, telemetry: Telemetry) -> AsyncIterat
     with ThreadPoolExecutor(1, "device") as device, _observed(settings, telemetry) as observer:
         work: EmulatedDecoder | EmulatedEncoder | EmulatedStage | EmulatedEnd
         if settings.role == "decoder":
-            audience = SubscriberRegistry()
-            work = EmulatedDecoder(system, wait_s, audience)
-            servicer = EmulatedDecoderServicer(system, settings, audience, device)
+            subscribers = SubscriberRegistry()
+            work = EmulatedDecoder(system, wait_s, subscribers)
+            servicer = EmulatedDecoderServicer(system, settings, subscribers, device)
             more.append(partial(add_VaeDecoderServiceServicer_to_server, servicer))
         else:
             work = _WORKS[settings.role](system, wait_s)

@@ -94,9 +94,9 @@ class EmulatedEncoder(EmulatedWork):
             local=torch.zeros(1, 1, latents, dit.audio_tokens + 1, dit.dim, dtype=_DTYPE),
             glob=torch.zeros(1, 1, latents, dit.dim, dtype=_DTYPE),
         )
-        heard = StreamBlocksRequest(block=block)
-        heard.block.audio.CopyFrom(wire.audio_to_message(tokens))
-        return (heard,)
+        encoded = StreamBlocksRequest(block=block)
+        encoded.block.audio.CopyFrom(wire.audio_to_message(tokens))
+        return (encoded,)
 
 
 class EmulatedStage(EmulatedWork):
@@ -126,7 +126,7 @@ class EmulatedVideo:
         return self.other if block else self.first
 
 
-def film(preset: Preset, width: int, height: int) -> EmulatedVideo:
+def emulated_video(preset: Preset, width: int, height: int) -> EmulatedVideo:
     """A moving gradient of ``width`` x ``height`` as the decoder would encode it."""
     encoder = H264Encoder(width, height, preset.stream.fps)
     pictures = moving_gradient(preset, width, height)
@@ -160,16 +160,16 @@ class EmulatedEnd(EmulatedWork):
 class EmulatedDecoder(EmulatedWork):
     """Hands over the same encoded pictures for every block, and a new sink with block 0."""
 
-    def __init__(self, preset: Preset, wait_s: float, audience: SubscriberRegistry) -> None:
+    def __init__(self, preset: Preset, wait_s: float, subscribers: SubscriberRegistry) -> None:
         super().__init__(preset, wait_s)
-        self._audience = audience
-        self._films: dict[tuple[int, int], EmulatedVideo] = {}
+        self._subscribers = subscribers
+        self._videos: dict[tuple[int, int], EmulatedVideo] = {}
 
     def open(self, request: StreamBlocksRequest.Open) -> int:
         """Keeps the session's size and encodes its pictures."""
         size = (request.width, request.height)
-        if size not in self._films:
-            self._films[size] = film(self._preset, *size)
+        if size not in self._videos:
+            self._videos[size] = emulated_video(self._preset, *size)
         return super().open(request)
 
     def condition(self, part: StreamBlocksRequest.ConditioningPart) -> Iterable[StreamBlocksRequest]:
@@ -178,7 +178,7 @@ class EmulatedDecoder(EmulatedWork):
 
     def close(self, key: SessionKey) -> int:
         """Forgets the session and its gateway."""
-        self._audience.forget(key)
+        self._subscribers.unsubscribe_threadsafe(key)
         return super().close(key)
 
     def block(self, block: StreamBlocksRequest.Block) -> Completion:
@@ -190,9 +190,9 @@ class EmulatedDecoder(EmulatedWork):
         if own is not None:
             data = wire.sink_to_message(Sink(version=1, reference=own, motion=None)).SerializeToString()
             sink = StreamVideoResponse.NewSink(key=block.key, data=data)
-            self._audience.post(block.key, StreamVideoResponse(new_sink=sink))
+            self._subscribers.post(block.key, StreamVideoResponse(new_sink=sink))
         self._wait()
-        frames = self._films[opened.width, opened.height].of(block.index)
+        frames = self._videos[opened.width, opened.height].of(block.index)
 
         async def hand_over(timing: BlockTiming) -> None:
             video = StreamVideoResponse.Video(
@@ -205,6 +205,6 @@ class EmulatedDecoder(EmulatedWork):
                 timings=(*block.timings, timing),
                 last=True,
             )
-            self._audience.deliver(block.key, StreamVideoResponse(video=video))
+            self._subscribers.deliver(block.key, StreamVideoResponse(video=video))
 
         return hand_over

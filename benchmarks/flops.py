@@ -61,12 +61,12 @@ def step_work(preset: Preset, size: Geometry) -> StepWork:
     queries = stream.latents_per_block * size.latent_tokens
     keys = size.sink_tokens + stream.window_blocks * queries
     dim, layers, injections = config.dim, config.num_layers, len(config.audio_layers)
-    heard = stream.latents_per_block * (config.audio_tokens + 1)
+    audio_keys = stream.latents_per_block * (config.audio_tokens + 1)
     products = (
         Product(queries, dim, dim, 6 * layers + 2 * injections),
         Product(queries, dim, config.ffn_dim, layers),
         Product(queries, config.ffn_dim, dim, layers),
-        Product(heard, dim, dim, KV_PAIRS * injections),
+        Product(audio_keys, dim, dim, KV_PAIRS * injections),
     )
     per_layer = 4.0 * queries * (keys + config.text_len) * dim
     audio = 4.0 * queries * (config.audio_tokens + 1) * dim * injections

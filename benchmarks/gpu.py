@@ -102,9 +102,9 @@ def sizes_of(name: str) -> tuple[tuple[int, int], ...]:
 def measure(place: Place, sections: list[str], out: Path, *, again: bool = False) -> dict[str, dict[str, float]]:
     """Runs the sections that ``out`` does not hold yet; stops before a new one when the time is over."""
     file, began = out / "gpu.json", time.monotonic()
-    told = json.loads(file.read_text()) if file.exists() else {}
+    stored = json.loads(file.read_text()) if file.exists() else {}
     where = machine(place)
-    found: dict[str, dict[str, float]] = told.get("sections", {}) if told.get("machine") == where else {}
+    found: dict[str, dict[str, float]] = stored.get("sections", {}) if stored.get("machine") == where else {}
     for name in sections:
         if name in found and not again:
             continue

@@ -81,11 +81,11 @@ def times_ms(run: Run, device: torch.device, runs: int) -> list[float]:
 
 def wall_ms(run: Run, device: torch.device, runs: int) -> float:
     """Time per call by the clock on the wall, all calls queued one behind the other."""
-    settle(device)
+    wait_for_device(device)
     began = time.perf_counter()
     for _ in range(runs):
         run()
-    settle(device)
+    wait_for_device(device)
     return 1000 * (time.perf_counter() - began) / runs
 
 
@@ -96,7 +96,7 @@ def kernels_ms(run: Run, device: torch.device) -> dict[str, float]:
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         run()
-        settle(device)
+        wait_for_device(device)
     sums = dict.fromkeys((*KERNELS, REST), 0.0)
     for event in profile.events():
         if event.device_type.name == "CUDA":
@@ -109,7 +109,7 @@ def does(kernel: str) -> str:
     return next((what for what, parts in KERNELS.items() if any(part in kernel for part in parts)), REST)
 
 
-def settle(device: torch.device) -> None:
+def wait_for_device(device: torch.device) -> None:
     """Waits until the device has nothing left to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

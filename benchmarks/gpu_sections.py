@@ -20,7 +20,7 @@ from benchmarks.gpu_parts import (
     median_ms,
     new_window,
     random_like,
-    settle,
+    wait_for_device,
     wall_ms,
     watched,
 )
@@ -198,7 +198,7 @@ def _one_size(run: Callable[[], object], place: Place, size: Size, before: Mappi
     with watched(place.device) as steady:
         for _ in range(5):
             run()
-    settle(place.device)
+    wait_for_device(place.device)
     numbers[f"steady_allocations_{kind}_{name}"] = float(steady.device_allocations)
     numbers[f"steady_recompiles_{kind}_{name}"] = float(steady.recompiles)
     numbers[f"steady_syncs_{kind}_{name}"] = float(steady.syncs)

@@ -71,10 +71,10 @@ def _stage(place: Place) -> Denoiser:
 
 async def _measure(place: Place, denoiser: Denoiser) -> Numbers:
     observer, answers = _Computed(), Answers()
-    room = MemoryBudget(_SESSION_BYTES, 0)
+    memory_budget = MemoryBudget(_SESSION_BYTES, 0)
     info = ServiceInfo(role=ServiceInfo.ROLE_DENOISE_STAGE, name="stage")
     with ThreadPoolExecutor(1, "device") as device:
-        work = _LastStage(place.preset, denoiser, room=room)
+        work = _LastStage(place.preset, denoiser, memory_budget=memory_budget)
         hop = HopServer(info, work, None, device, observer=observer)
         server = grpc.aio.server(options=SERVER_OPTIONS)
         add_PipelineServiceServicer_to_server(hop, server)

@@ -21,7 +21,7 @@ from live_avatar.config import SAMPLE_RATE_HZ, Preset
 
 STEADY_FROM = 8
 """Block from which a session counts as steady: block 4 has waited for the model's own sink, and that has passed."""
-SETTLE_S = 0.5
+PAUSE_S = 0.5
 """From the opening of a session to its first word: the portrait has passed all services by then."""
 _TONE_HZ = 220.0
 
@@ -90,7 +90,7 @@ async def offline(
     run = Run(session.session_id, preset.frames_per_block)
     try:
         async with session.stream() as stream:
-            await asyncio.sleep(SETTLE_S)
+            await asyncio.sleep(PAUSE_S)
             sending = asyncio.create_task(_send(stream, speech(seconds), run))
             try:
                 await _collect(stream, run, on_steady)

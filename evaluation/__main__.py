@@ -18,7 +18,7 @@ from evaluation.contact_sheet import Part, people_part, save_sheet, strip_file
 from evaluation.evaluator import fit_evaluator
 from evaluation.plan import TRUTH, Weights, jobs_of, rows_of
 from evaluation.recorder import Recorder
-from evaluation.recordings import listen
+from evaluation.recordings import measure_recordings
 from evaluation.report import report
 from evaluation.results import Results
 from evaluation.services import served
@@ -94,13 +94,13 @@ def _measure(given: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     size = largest_size(system)[0]
     settings = {"preset": system.name, "seconds": given.seconds, "seed": given.seed, "size": size}
     results = Results(given.out / "quality.json", settings)
-    judge = fit_evaluator(near[0], system, size)
-    studio = Recorder(system, size, judge, results, given.out / "quality", given.seed, given.again)
+    evaluator = fit_evaluator(near[0], system, size)
+    recorder = Recorder(system, size, evaluator, results, given.out / "quality", given.seed, given.again)
     jobs = list(jobs_of(rows, given.clips, near, far, given.far_clips))
-    studio.film_all(jobs)
+    recorder.record_all(jobs)
     for row in rows:
         if isinstance(row, Streamed) and row.name == OURS:
-            listen(studio, row, near[0], given.speech)
+            measure_recordings(recorder, row, near[0], given.speech)
     _write(given, results, rows, missing)
 
 
@@ -114,12 +114,12 @@ def _write(given: argparse.Namespace, results: Results, rows: Sequence[Variant],
     lines = results.lines(rows)
     ours = next((row for row in rows if row.name == OURS), None)
     recordings = {
-        name: told
-        for name, told in results.told["recordings"].items()
-        if ours is not None and told["digest"] == ours.digest
+        name: stored
+        for name, stored in results.stored["recordings"].items()
+        if ours is not None and stored["digest"] == ours.digest
     }
     wanted = bars(lines, recordings, results.change(OURS, "drift", LATE_S))
-    title = f"{results.told['settings']['preset']}, {machine()}"
+    title = f"{results.stored['settings']['preset']}, {machine()}"
     text = report(title, lines, wanted, rows, missing, recordings)
     results.keep(machine=machine(), bars={bar.what: bar.value for bar in wanted})
     write_text(given.out / "quality.md", text)

@@ -44,30 +44,30 @@ def main() -> None:
         f"of them {WEAKEST}": spoken(TRIED, "held_out", 0, WEAKEST),
     }
     print(f"| | {' | '.join(TRACKS)} |")
-    for name, heard in groups.items():
-        features, mouths = _features(encoder, heard)
+    for name, utterances in groups.items():
+        features, mouths = _features(encoder, utterances)
         print(f"| {name} | {' | '.join(f'{r:.2f}' for r in correlations(read(reader, features), mouths))} |")
 
 
 def spoken(count: int, split: Split, seed: int, voice_name: str = "") -> Utterances:
     """``count`` utterances, one after the other."""
     rng = (np.random.default_rng((SEEDS[split], 4, seed, index)) for index in range(count))
-    said = [speech(FRAMES, split, each, voice_name) for each in rng]
-    mouths = [np.stack([getattr(mouth, track) for track in TRACKS], axis=1) for _, mouth in said]
-    return Utterances(np.stack([samples for samples, _ in said]), np.stack(mouths))
+    spoken_clips = [speech(FRAMES, split, each, voice_name) for each in rng]
+    mouths = [np.stack([getattr(mouth, track) for track in TRACKS], axis=1) for _, mouth in spoken_clips]
+    return Utterances(np.stack([samples for samples, _ in spoken_clips]), np.stack(mouths))
 
 
 @torch.no_grad()
-def _features(encoder: Wav2Vec2Model, heard: Utterances) -> tuple[Features, Features]:
+def _features(encoder: Wav2Vec2Model, utterances: Utterances) -> tuple[Features, Features]:
     """Last state of every frame [n, D], scaled, and the mouth of every frame [n, 4]."""
     encoder.eval()
     parts = []
-    for samples in heard.samples:
+    for samples in utterances.samples:
         sound = F.pad(torch.from_numpy(normalised(samples))[None], (0, hop_samples(TINY.speech)))
         state = encoder(sound).last_hidden_state[None]
-        at_frames = frames_of_states(state, heard.mouths.shape[1], TINY.speech)[0, 0]
+        at_frames = frames_of_states(state, utterances.mouths.shape[1], TINY.speech)[0, 0]
         parts.append(F.layer_norm(at_frames, at_frames.shape[-1:]))
-    return torch.cat(parts).numpy(), heard.mouths.reshape(-1, len(TRACKS))
+    return torch.cat(parts).numpy(), utterances.mouths.reshape(-1, len(TRACKS))
 
 
 def fit(features: Features, mouths: Features) -> Features:
@@ -82,9 +82,9 @@ def read(reader: Features, features: Features) -> Features:
     return _with_one(features) @ reader
 
 
-def correlations(told: Features, truth: Features) -> list[float]:
+def correlations(predicted: Features, truth: Features) -> list[float]:
     """Of every track."""
-    return [float(np.corrcoef(one, other)[0, 1]) for one, other in zip(told.T, truth.T, strict=True)]
+    return [float(np.corrcoef(one, other)[0, 1]) for one, other in zip(predicted.T, truth.T, strict=True)]
 
 
 def _with_one(features: Features) -> Features:

@@ -29,12 +29,12 @@ class Part:
     """What each shows, and its file."""
 
 
-def save_strip(shot: Segment, file: Path) -> None:
-    """Writes some pictures of ``shot`` side by side."""
-    last = len(shot.frames) - 1
-    chosen = [min(last, max(0, FROM - shot.hidden) + EVERY * index) for index in range(PICTURES)]
+def save_strip(segment: Segment, file: Path) -> None:
+    """Writes some pictures of ``segment`` side by side."""
+    last = len(segment.frames) - 1
+    chosen = [min(last, max(0, FROM - segment.hidden) + EVERY * index) for index in range(PICTURES)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(shot.frames[chosen], axis=1)).save(file)
+    Image.fromarray(np.concatenate(segment.frames[chosen], axis=1)).save(file)
 
 
 def strip_file(folder: Path, row: str, number: int, start_s: int) -> Path:

@@ -50,12 +50,12 @@ class Segment:
 class SessionVideo:
     """What was looked at of one session."""
 
-    shots: tuple[Segment, ...]
+    segments: tuple[Segment, ...]
     frames_per_second: float | None
     """Of everything from sound to pictures; None where not everything was done."""
 
 
-def actor(number: int, span: TimeWindow, preset: Preset, size: int) -> Subject:
+def subject(number: int, span: TimeWindow, preset: Preset, size: int) -> Subject:
     """Person ``number``, whose sentence fills ``span``, in pictures of ``size`` x ``size``."""
     clip = synthetic_clip(number, frames=span.blocks * preset.frames_per_block, size=size, split="held_out")
     return Subject(clip, reference(clip))

@@ -33,28 +33,28 @@ class Evaluator:
     others: tuple[Track, ...]
     """What mouths do that say something else, [T] each."""
 
-    def numbers(self, actor: Subject, shot: Segment) -> dict[str, float]:
-        """What is measured of ``shot``, by key (``docs/performance/quality.md``)."""
-        read, truth = self.mouths.read(shot.frames), actor.clip.openness[shot.hidden :]
+    def numbers(self, subject: Subject, segment: Segment) -> dict[str, float]:
+        """What is measured of ``segment``, by key (``docs/performance/quality.md``)."""
+        read, truth = self.mouths.read(segment.frames), subject.clip.openness[segment.hidden :]
         best = sync(read, truth)
-        face = self.faces.read(shot.frames)
+        face = self.faces.read(segment.frames)
         return {
             "sync": sync(read, truth, NEAR).correlation,
             "lag": best.lag,
-            "other": self._other(read, shot.hidden),
+            "other": self._other(read, segment.hidden),
             "amplitude": best.amplitude,
-            "identity": float(nearest(face, self.references) == actor.number),
-            "likeness": float(self.references[actor.number] @ face),
-            "drift": frame_metrics.colour_drift(shot.frames, actor.portrait),
-            "sharpness": frame_metrics.sharpness(shot.frames)
-            / frame_metrics.sharpness(actor.clip.frames[shot.hidden :]),
+            "identity": float(nearest(face, self.references) == subject.number),
+            "likeness": float(self.references[subject.number] @ face),
+            "drift": frame_metrics.colour_drift(segment.frames, subject.portrait),
+            "sharpness": frame_metrics.sharpness(segment.frames)
+            / frame_metrics.sharpness(subject.clip.frames[segment.hidden :]),
         }
 
-    def fidelity(self, actor: Subject, shot: Segment) -> dict[str, float]:
+    def fidelity(self, subject: Subject, segment: Segment) -> dict[str, float]:
         """How near frames that are to be the true ones come to them, in dB: all of them, and the box of the mouth."""
-        truth, boxes = actor.clip.frames[shot.hidden :], actor.clip.mouth_boxes[shot.hidden :]
-        mouths = (frame_metrics.inside(frames, boxes) for frames in (shot.frames, truth))
-        return {"psnr": frame_metrics.psnr(shot.frames, truth), "mouth_psnr": frame_metrics.psnr(*mouths)}
+        truth, boxes = subject.clip.frames[segment.hidden :], subject.clip.mouth_boxes[segment.hidden :]
+        mouths = (frame_metrics.inside(frames, boxes) for frames in (segment.frames, truth))
+        return {"psnr": frame_metrics.psnr(segment.frames, truth), "mouth_psnr": frame_metrics.psnr(*mouths)}
 
     def _other(self, read: Track, hidden: int) -> float:
         """Mean correlation with what is not said, measured like that with what is."""

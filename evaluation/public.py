@@ -90,8 +90,8 @@ def measure(folder: Path, truth: Path | None, weights: Path, out: Path) -> int:
             except (ValueError, RuntimeError, OSError) as error:
                 lacking = [f"failed: {error}"]
         found |= values
-        said = ", ".join(f"{key} {value:.3f}" for key, value in values.items())
-        rows.append(f"| {metric.name} | {said} | {'; '.join(lacking)} |")
+        numbers = ", ".join(f"{key} {value:.3f}" for key, value in values.items())
+        rows.append(f"| {metric.name} | {numbers} | {'; '.join(lacking)} |")
     text = "\n".join([f"# {len(videos.made)} videos of {folder.name}", "", *rows, ""])
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "videos.md", text)

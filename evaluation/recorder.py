@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evaluation.contact_sheet import save_strip, strip_file
-from evaluation.dataset import SessionVideo, Subject, actor
+from evaluation.dataset import SessionVideo, Subject, subject
 from evaluation.evaluator import Evaluator
 from evaluation.plan import Job
 from evaluation.results import Results
@@ -22,41 +22,41 @@ class Recorder:
     preset: Preset
     size: int
     """Pixels of a picture's side."""
-    judge: Evaluator
+    evaluator: Evaluator
     results: Results
     strips: Path
     """Folder of strips of pictures."""
     seed: int = 0
     again: bool = False
     """Film what has been measured before, too."""
-    _actors: dict[int, Subject] = field(default_factory=dict)
+    _subjects: dict[int, Subject] = field(default_factory=dict)
 
-    def actor(self, job: Job) -> Subject:
+    def subject(self, job: Job) -> Subject:
         """The one that ``job`` is about; painted once."""
-        if job.number not in self._actors:
-            self._actors[job.number] = actor(job.number, job.spans[0], self.preset, self.size)
-        return self._actors[job.number]
+        if job.number not in self._subjects:
+            self._subjects[job.number] = subject(job.number, job.spans[0], self.preset, self.size)
+        return self._subjects[job.number]
 
-    def film_all(self, jobs: Iterable[Job]) -> None:
+    def record_all(self, jobs: Iterable[Job]) -> None:
         """Films ``jobs``, with a progress bar."""
         with progress_bar() as bar:
             for job in jobs:
                 if self.again or not self.results.has(job.row, job.number, job.spans):
-                    self._film(job, bar)
+                    self._record(job, bar)
 
-    def _film(self, job: Job, bar: Progress) -> None:
+    def _record(self, job: Job, bar: Progress) -> None:
         words = f"{job.row.name}, person {job.number + 1}, to {job.spans[-1]}"
         task = bar.add_task(words, total=job.spans[-1].end_block)
-        film = job.row.film(self.actor(job), job.spans, self.seed, lambda done: bar.update(task, completed=done))
-        self._measure(job, film)
+        video = job.row.record(self.subject(job), job.spans, self.seed, lambda done: bar.update(task, completed=done))
+        self._measure(job, video)
 
-    def _measure(self, job: Job, film: SessionVideo) -> None:
-        whom, numbers = self.actor(job), []
-        for shot in film.shots:
-            fidelity = self.judge.fidelity(whom, shot) if isinstance(job.row, Decoded) else {}
-            numbers.append(self.judge.numbers(whom, shot) | fidelity)
-            save_strip(shot, strip_file(self.strips, job.row.name, job.number, shot.span.start_s))
-        self.results.add(job.row, job.number, film, numbers)
+    def _measure(self, job: Job, video: SessionVideo) -> None:
+        whom, numbers = self.subject(job), []
+        for segment in video.segments:
+            fidelity = self.evaluator.fidelity(whom, segment) if isinstance(job.row, Decoded) else {}
+            numbers.append(self.evaluator.numbers(whom, segment) | fidelity)
+            save_strip(segment, strip_file(self.strips, job.row.name, job.number, segment.span.start_s))
+        self.results.add(job.row, job.number, video, numbers)
 
 
 def progress_bar() -> Progress:

@@ -37,22 +37,24 @@ def loudness(samples: Samples) -> Track:
     return track / max(float(track.max()), 1e-9)
 
 
-def listen(studio: Recorder, row: Streamed, span: TimeWindow, files: Iterable[Path]) -> None:
+def measure_recordings(recorder: Recorder, row: Streamed, span: TimeWindow, files: Iterable[Path]) -> None:
     """Has people say the recordings, and keeps how their mouths followed.
 
     Raises:
         ValueError: a file holds no speech that can be read, or less than a block.
     """
     for file in files:
-        if studio.again or not studio.results.has_recording(file.name, row.digest):
-            actors = [studio.actor(Job(row, number, (span,))) for number in range(PEOPLE)]
-            told = [follow(row, studio.judge, actor, file, studio.seed) for actor in actors]
-            means = {key: statistics.fmean(numbers[key] for numbers in told) for key in told[0]}
-            studio.results.add_recording(file.name, row.digest, means)
+        if recorder.again or not recorder.results.has_recording(file.name, row.digest):
+            subjects = [recorder.subject(Job(row, number, (span,))) for number in range(PEOPLE)]
+            measured = [
+                measure_recording(row, recorder.evaluator, subject, file, recorder.seed) for subject in subjects
+            ]
+            means = {key: statistics.fmean(numbers[key] for numbers in measured) for key in measured[0]}
+            recorder.results.add_recording(file.name, row.digest, means)
 
 
-def follow(row: Streamed, judge: Evaluator, actor: Subject, file: Path, seed: int) -> dict[str, float]:
-    """How the openness of ``actor``'s mouth follows the loudness of ``file``; beside it how a synthetic mouth would.
+def measure_recording(row: Streamed, evaluator: Evaluator, subject: Subject, file: Path, seed: int) -> dict[str, float]:
+    """How the openness of ``subject``'s mouth follows the loudness of ``file``; beside it how a synthetic mouth would.
 
     Raises:
         ValueError: the file holds no speech that can be read, or less than a block.
@@ -63,14 +65,14 @@ def follow(row: Streamed, judge: Evaluator, actor: Subject, file: Path, seed: in
     if not blocks:
         raise ValueError(f"{file} is shorter than a block")
     span = TimeWindow(0, blocks * size / SAMPLE_RATE_HZ, 0, blocks)
-    script = Script(actor.portrait, actor.clip.prompt, np.split(samples[: blocks * size], blocks))
-    (shot,) = row.session(script, (span,), seed, lambda done: None).shots
-    read, heard = judge.mouths.read(shot.frames), loudness(samples[: blocks * size])[shot.hidden :]
-    truth = sync(actor.clip.openness, loudness(actor.clip.samples), NEAR)
-    best = sync(read, heard)
+    script = Script(subject.portrait, subject.clip.prompt, np.split(samples[: blocks * size], blocks))
+    (segment,) = row.session(script, (span,), seed, lambda done: None).segments
+    read, volume = evaluator.mouths.read(segment.frames), loudness(samples[: blocks * size])[segment.hidden :]
+    truth = sync(subject.clip.openness, loudness(subject.clip.samples), NEAR)
+    best = sync(read, volume)
     return {
         "seconds": span.seconds,
-        "sync": sync(read, heard, NEAR).correlation,
+        "sync": sync(read, volume, NEAR).correlation,
         "lag": best.lag,
         "puppet": truth.correlation,
     }

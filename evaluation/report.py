@@ -41,8 +41,8 @@ def _recordings(recordings: Mapping[str, Numbers]) -> list[str]:
         return []
     titles = ("recorded speech", "seconds", "r with loudness", "best lag", "r of true synthetic mouths")
     rows = ["", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
-    for name, told in recordings.items():
-        numbers = f"{told['seconds']:.1f} | {told['sync']:.2f} | {told['lag']:+.1f} | {told['puppet']:.2f}"
+    for name, stored in recordings.items():
+        numbers = f"{stored['seconds']:.1f} | {stored['sync']:.2f} | {stored['lag']:+.1f} | {stored['puppet']:.2f}"
         rows.append(f"| {name} | {numbers} |")
     return rows
 

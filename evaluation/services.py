@@ -46,7 +46,7 @@ class Served:
     """Ends the services when it is left."""
     _gateway: str = ""
 
-    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+    def record(self, subject: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
         """See ``Variant``.
 
         Raises:
@@ -56,11 +56,11 @@ class Served:
         (span,) = spans
         if not self._gateway:
             self._gateway = self.running.enter_context(LocalPipeline(self.plan, lambda line: None)).gateway
-        movie = self.folder / f"{actor.clip.name}.mp4"
-        measured = asyncio.run(_made(self._gateway, actor, movie, seed))
+        movie = self.folder / f"{subject.clip.name}.mp4"
+        measured = asyncio.run(_made(self._gateway, subject, movie, seed))
         progress(span.blocks)
         hidden = self.preset.stream.dropped_frames
-        frames = reduced(read_frames(movie), actor.portrait.shape[0])[: len(actor.clip.frames) - hidden]
+        frames = reduced(read_frames(movie), subject.portrait.shape[0])[: len(subject.clip.frames) - hidden]
         return SessionVideo((Segment(span, frames, hidden),), measured.frames_per_second)
 
 
@@ -82,14 +82,14 @@ def served(weights: Path, preset_name: str, preset: Preset, rows: Iterable[Varia
         yield row
 
 
-async def _made(gateway: str, actor: Subject, movie: Path, seed: int) -> GenerateStats:
+async def _made(gateway: str, subject: Subject, movie: Path, seed: int) -> GenerateStats:
     sound = movie.with_suffix(".wav")
     movie.parent.mkdir(parents=True, exist_ok=True)
-    write_wav(sound, actor.clip.samples)
+    write_wav(sound, subject.clip.samples)
     image = io.BytesIO()
-    Image.fromarray(actor.portrait).save(image, "PNG")
+    Image.fromarray(subject.portrait).save(image, "PNG")
     async with AvatarClient(gateway) as client:
-        return await generate_file(client, image.getvalue(), sound, movie, prompt=actor.clip.prompt, seed=seed)
+        return await generate_file(client, image.getvalue(), sound, movie, prompt=subject.clip.prompt, seed=seed)
 
 
 def write_wav(path: Path, samples: Samples) -> None:

@@ -20,9 +20,9 @@ STEPS = 40
 SHIFT = 3.0
 """Time shift of the base model's own sampling (spec 7)."""
 PIECE_BLOCKS = tiny().blocks
-"""Blocks that the base model has learnt to see at once."""
+"""Blocks that the base model has learned to see at once."""
 GUIDANCE = tiny_self_forcing().guidance
-"""As it guides the student: ``told + guidance * (told - untold)``."""
+"""As it guides the student: ``conditional + guidance * (conditional - unconditional)``."""
 
 
 def teacher_schedule(steps: int = STEPS) -> Schedule:
@@ -38,7 +38,7 @@ class PieceConditions:
     sink: Sink
     text: Tensor
     """[L, text_dim] of the prompt."""
-    untold: Tensor
+    no_text: Tensor
     """[L, text_dim] of no prompt."""
     speech: Tensor
     """[1, S, D, T] features of the piece."""
@@ -53,27 +53,27 @@ class Teacher:
         self.schedule = teacher_schedule(steps)
 
     @torch.inference_mode()
-    def piece(self, told: PieceConditions, noise: Tensor) -> Tensor:
+    def piece(self, conditions: PieceConditions, noise: Tensor) -> Tensor:
         """The latents [16, F, h, w] that grow from ``noise`` of that shape."""
-        score, latents = self._score(told), noise[None]
+        score, latents = self._score(conditions), noise[None]
         for step in range(self.schedule.steps):
             level = torch.tensor([self.schedule.sigmas[step]])
             latents = self.schedule.advance(latents, score(latents, level), step)
         return latents[0]
 
-    def _score(self, told: PieceConditions) -> Score:
+    def _score(self, conditions: PieceConditions) -> Score:
         """With guidance: away from what it would do without sound and prompt."""
         rows = self.network.dit.config.text_len
-        sink = told.sink
+        sink = conditions.sink
         batch = Batch(
             latents=sink.reference[None],
-            speech=told.speech,
-            text=padded(told.text, rows)[None],
+            speech=conditions.speech,
+            text=padded(conditions.text, rows)[None],
             reference=sink.reference[None],
             motion=None if sink.motion is None else sink.motion[None],
             weight=torch.ones(1, *sink.reference.shape[-2:]),
         )
-        blank = replace(batch, text=padded(told.untold, rows)[None], speech=torch.zeros_like(told.speech))
+        blank = replace(batch, text=padded(conditions.no_text, rows)[None], speech=torch.zeros_like(conditions.speech))
         return guided(self._plain(batch), self._plain(blank), self.guidance)
 
     def _plain(self, batch: Batch) -> Score:

@@ -45,7 +45,7 @@ def bars(lines: Sequence[Line], recordings: Mapping[str, Numbers], late_drift: f
     """
     first = {line.row: line for line in lines if line.span.startswith("0-")}
     ours, truth = first.get(SERVED, first.get(OURS)), first.get(DECODED)
-    heard = [told["sync"] for told in recordings.values()]
+    correlations = [stored["sync"] for stored in recordings.values()]
     return [
         Threshold("openness, r with the truth at most 1 frame off", _of(ours, "sync"), least=0.75),
         Threshold("clips whose best lag is at most 1 frame", _on_time(ours), least=1.0),
@@ -64,7 +64,7 @@ def bars(lines: Sequence[Line], recordings: Mapping[str, Numbers], late_drift: f
         ),
         Threshold("autoencoder on held-out video: PSNR, dB", _of(truth, "psnr"), least=29.0),
         Threshold("the same within the mouth's box", _of(truth, "mouth_psnr"), least=27.0),
-        Threshold("recorded speech: r with loudness, least of all files", min(heard, default=None), least=0.5),
+        Threshold("recorded speech: r with loudness, least of all files", min(correlations, default=None), least=0.5),
     ]
 
 

@@ -54,7 +54,7 @@ class Variant(Protocol):
         """How late in a session the row is looked at."""
         ...
 
-    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+    def record(self, subject: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
         """What the spans of one session show."""
         ...
 
@@ -79,9 +79,9 @@ class Streamed:
         """See ``Variant``."""
         return self.avatar.digest
 
-    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+    def record(self, subject: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
         """See ``Variant``."""
-        script = Script(actor.portrait, actor.clip.prompt, session_speech(actor.clip, spans, self.avatar.preset))
+        script = Script(subject.portrait, subject.clip.prompt, session_speech(subject.clip, spans, self.avatar.preset))
         return self.session(script, spans, seed, progress)
 
     def session(self, script: "Script", spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
@@ -97,7 +97,7 @@ class Streamed:
                 began = time.perf_counter()
             elif made.block + 1 == spans[0].end_block and spans[0].first_block == 0:
                 rate = made.block * self.avatar.preset.frames_per_block / (time.perf_counter() - began)
-        return SessionVideo(reel.shots(), rate)
+        return SessionVideo(reel.segments(), rate)
 
     def rules(self, end_block: int) -> StreamConfig:
         """The rules of a session that ends before ``end_block``."""
@@ -151,11 +151,11 @@ class _Reel:
             if span.first_block <= made.block < span.end_block:
                 self._pictures[span] += [frames.pixels.numpy() for frames in made.frames]
 
-    def shots(self) -> tuple[Segment, ...]:
+    def segments(self) -> tuple[Segment, ...]:
         """All spans, once their blocks have come."""
-        return tuple(self._shot(span) for span in self._spans)
+        return tuple(self._segment(span) for span in self._spans)
 
-    def _shot(self, span: TimeWindow) -> Segment:
+    def _segment(self, span: TimeWindow) -> Segment:
         hidden = self._rules.dropped_frames if span.first_block == 0 else 0
         return Segment(span, np.concatenate(self._pictures[span]), hidden)
 
@@ -176,28 +176,28 @@ class TeacherVariant:
         return f"{self.avatar.digest} guidance {self.teacher.guidance:g} steps {self.teacher.schedule.steps}"
 
     @torch.inference_mode()
-    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+    def record(self, subject: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
         """See ``Variant``."""
         (span,), avatar = spans, self.avatar
         rules = avatar.preset.stream
         decoder = FrameDecoder(avatar.vae, rules, use_motion=avatar.preset.dit.use_motion)
-        sink = decoder.encode_portrait(as_input(actor.portrait))
+        sink = decoder.encode_portrait(as_input(subject.portrait))
         began = time.perf_counter()
-        heard = list(avatar.features(session_speech(actor.clip, spans, avatar.preset)))
-        pieces = self._pieces(actor, sink, heard, seed)
-        shot = decoded(decoder, warmup_latents(sink, decoder), pieces, span, progress)
-        return SessionVideo((shot,), span.blocks * avatar.preset.frames_per_block / (time.perf_counter() - began))
+        audio_features = list(avatar.features(session_speech(subject.clip, spans, avatar.preset)))
+        pieces = self._pieces(subject, sink, audio_features, seed)
+        segment = decoded(decoder, warmup_latents(sink, decoder), pieces, span, progress)
+        return SessionVideo((segment,), span.blocks * avatar.preset.frames_per_block / (time.perf_counter() - began))
 
-    def _pieces(self, actor: Subject, sink: Sink, heard: list[Tensor], seed: int) -> Iterator[Tensor]:
+    def _pieces(self, subject: Subject, sink: Sink, audio_features: list[Tensor], seed: int) -> Iterator[Tensor]:
         """Latents [16, n, h, w] of piece after piece."""
         rules, rng = self.avatar.preset.stream, PhiloxRng(self.avatar.preset.stream.reference_distance)
-        text, untold = self.avatar.text(actor.clip.prompt), self.avatar.text("")
+        text, no_text = self.avatar.text(subject.clip.prompt), self.avatar.text("")
         channels, _, height, width = sink.reference.shape
-        for first in range(0, len(heard), PIECE_BLOCKS):
-            speech = torch.cat(heard[first : first + PIECE_BLOCKS], dim=-1)
-            latents = len(heard[first : first + PIECE_BLOCKS]) * rules.latents_per_block
+        for first in range(0, len(audio_features), PIECE_BLOCKS):
+            speech = torch.cat(audio_features[first : first + PIECE_BLOCKS], dim=-1)
+            latents = len(audio_features[first : first + PIECE_BLOCKS]) * rules.latents_per_block
             noise = rng.noise(seed, first, (channels, latents, height, width))
-            yield self.teacher.piece(PieceConditions(sink, text, untold, speech), noise)
+            yield self.teacher.piece(PieceConditions(sink, text, no_text, speech), noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,13 +215,13 @@ class Decoded:
         return self.avatar.digest
 
     @torch.inference_mode()
-    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+    def record(self, subject: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
         """See ``Variant``."""
         (span,), vae = spans, self.avatar.vae
         held = 1 + (MOTION_LATENTS - 1) * vae.config.temporal_factor
-        still = as_input(actor.portrait)[None].expand(held, -1, -1, -1)
-        film = torch.cat([still, as_input(actor.clip.frames)]).movedim(0, 1)
-        latents = vae.encode(film[None])[0]
+        still = as_input(subject.portrait)[None].expand(held, -1, -1, -1)
+        clip = torch.cat([still, as_input(subject.clip.frames)]).movedim(0, 1)
+        latents = vae.encode(clip[None])[0]
         decoder = FrameDecoder(vae, self.avatar.preset.stream, use_motion=True)
         pieces = [latents[:, MOTION_LATENTS:]]
         return SessionVideo((decoded(decoder, latents[:, :MOTION_LATENTS], pieces, span, progress),), None)
@@ -236,11 +236,11 @@ class TrueFrames:
     digest: str = "truth"
     furthest_s: float = 0.0
 
-    def film(self, actor: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
+    def record(self, subject: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
         """See ``Variant``."""
         (span,) = spans
         progress(span.blocks)
-        return SessionVideo((Segment(span, actor.clip.frames, 0),), None)
+        return SessionVideo((Segment(span, subject.clip.frames, 0),), None)
 
 
 def decoded(

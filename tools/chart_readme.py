@@ -25,26 +25,26 @@ _INDENT = 2
 def descriptions(text: str) -> Iterator[tuple[str, str]]:
     """Dotted name and description of every value that has one, in the order of the file."""
     path: list[str] = []
-    said: list[str] = []
+    comments: list[str] = []
     for line in text.splitlines():
         comment, key = _COMMENT.match(line), _KEY.match(line)
         if comment is not None:
-            said = [comment[1].removeprefix(_MARK)] if comment[1].startswith(_MARK) else [*said, comment[1]]
+            comments = [comment[1].removeprefix(_MARK)] if comment[1].startswith(_MARK) else [*comments, comment[1]]
             continue
         if key is not None:
             path[len(key[1]) // _INDENT :] = [key[2]]
-            if said:
-                yield ".".join(path), " ".join(said)
-        said = []
+            if comments:
+                yield ".".join(path), " ".join(comments)
+        comments = []
 
 
 def table(text: str) -> str:
     """The table in Markdown."""
     values = yaml.safe_load(text)
     rows = ["| value | default | what it does |", "|---|---|---|"]
-    for name, said in descriptions(text):
+    for name, comments in descriptions(text):
         default = json.dumps(_at(values, name)).replace("|", "\\|")
-        rows.append(f"| `{name}` | `{default}` | {said.replace('|', chr(92) + '|')} |")
+        rows.append(f"| `{name}` | `{default}` | {comments.replace('|', chr(92) + '|')} |")
     return "\n".join(rows) + "\n"
 
 

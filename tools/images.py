@@ -119,8 +119,8 @@ def _pip_of_this_machine(builder: Builder) -> Iterator[Sequence[str]]:
 
 def _pip_options() -> dict[str, str]:
     """Where pip of this machine looks for packages, and whom it trusts."""
-    told = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True)
-    found = {match[1]: match[2] for match in map(_PIP_OPTION.fullmatch, told.stdout.splitlines()) if match}
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True)
+    found = {match[1]: match[2] for match in map(_PIP_OPTION.fullmatch, listed.stdout.splitlines()) if match}
     wanted = ("index-url", "extra-index-url", "find-links", "trusted-host", "cert", "proxy", "timeout")
     return {name: found[name] for name in wanted if name in found}
 

@@ -100,8 +100,8 @@ def findings(protos: Path, released: Path = RELEASED) -> str:
 def release(protos: Path, released: Path = RELEASED) -> None:
     """Keeps the protos as those of a release; raises FileNotFoundError as ``findings``."""
     with _workspace(protos) as work:
-        said = _buf(work, "build", *PUBLIC, "-o", str(released))
-    assert not said, said
+        report = _buf(work, "build", *PUBLIC, "-o", str(released))
+    assert not report, report
 
 
 @contextmanager

@@ -181,9 +181,9 @@ def _option(param: Any) -> tuple[str, str]:
     is_option = param.param_type_name == "option"
     name = " / ".join((*param.opts, *param.secondary_opts)) if is_option else ""
     name = f"{name} {param.metavar or ''}".strip()
-    told = "required" if param.required else f"default: {param.default}"
+    stated = "required" if param.required else f"default: {param.default}"
     shown = param.required or (param.show_default and param.default not in (None, False, ""))
-    return f"`{name}`", _one_line(f"{param.help or ''}{f' ({told})' if shown and param.default is not True else ''}")
+    return f"`{name}`", _one_line(f"{param.help or ''}{f' ({stated})' if shown and param.default is not True else ''}")
 
 
 def _one_line(text: str) -> str:

@@ -29,7 +29,7 @@ from live_avatar.model.weight_files import Manifest
 from live_avatar.trainer import snapshot
 from live_avatar.trainer.autoencoder_config import AutoencoderConfig, Stage, config_of
 from live_avatar.trainer.autoencoder_start import initialise, still_twin
-from live_avatar.trainer.averaging import follow
+from live_avatar.trainer.averaging import update_average
 from live_avatar.trainer.distributed import precision
 from live_avatar.trainer.muon import muon_and_adam
 from live_avatar.trainer.overrides import run_reporting
@@ -158,7 +158,7 @@ class Training:
                 group["lr"] = learning_rate
             optimizer.step()
         self.step += 1
-        follow(self.average, self.vae.state_dict(), self.step, self.config.ema)
+        update_average(self.average, self.vae.state_dict(), self.step, self.config.ema)
 
     def averaged(self) -> VAE:
         """The network with the average of its weights."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def follow(average: Mapping[str, Tensor], weights: Mapping[str, Tensor], step: int, decay: float) -> None:
+def update_average(average: Mapping[str, Tensor], weights: Mapping[str, Tensor], step: int, decay: float) -> None:
     """Moves ``average`` towards ``weights`` of the same names after step ``step`` of a run, the first being 1.
 
     ``decay`` (0 to 1) is how much of the average stays; early in a run less, so that the start is soon forgotten.

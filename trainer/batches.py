@@ -56,12 +56,12 @@ def with_dropped_conditions(
     what the sink becomes once the model's own first latent takes its place (spec 2.7).
     """
     rng = torch.from_numpy(np.stack([generator(config.seed, "drop", step, item).random(3) for item in items]))
-    silent, untold, own = (rng < torch.tensor([config.drop_audio, config.drop_text, config.own_reference])).T
+    silent, no_text, own = (rng < torch.tensor([config.drop_audio, config.drop_text, config.own_reference])).T
     text = padded(negative_text, batch.text.shape[1]).to(batch.text)
     return replace(
         batch,
         speech=torch.where(_column(silent, batch.speech), 0, batch.speech),
-        text=torch.where(_column(untold, batch.text), text, batch.text),
+        text=torch.where(_column(no_text, batch.text), text, batch.text),
         reference=torch.where(_column(own, batch.reference), batch.latents[:, :, :1], batch.reference),
     )
 

@@ -41,9 +41,9 @@ def clean_estimate(score: Score, noisy: Tensor, level: Tensor) -> Tensor:
 def dmd_gradient(video: Tensor, noise: Tensor, level: Tensor, real: Score, fake: Score) -> Tensor:
     """The direction to move ``video`` against, of its shape, scaled to its distance from what the teacher sees."""
     noisy = noised(video, noise, _wide(level))
-    wanted, seen = clean_estimate(real, noisy, level), clean_estimate(fake, noisy, level)
-    scale = (video - wanted).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
-    return torch.nan_to_num((seen - wanted) / scale)
+    real_clean, fake_clean = clean_estimate(real, noisy, level), clean_estimate(fake, noisy, level)
+    scale = (video - real_clean).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+    return torch.nan_to_num((fake_clean - real_clean) / scale)
 
 
 def dmd_loss(video: Tensor, gradient: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ def guided(score: Score, unconditional: Score, guidance: float) -> Score:
     """``cond + guidance * (cond - uncond)``; guidance 0 is the plain score."""
 
     def apply(noisy: Tensor, level: Tensor) -> Tensor:
-        told = score(noisy, level)
-        return told + guidance * (told - unconditional(noisy, level)) if guidance else told
+        conditional = score(noisy, level)
+        return conditional + guidance * (conditional - unconditional(noisy, level)) if guidance else conditional
 
     return apply
 

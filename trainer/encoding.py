@@ -74,7 +74,7 @@ class SampleEncoder:
             equal = list(run)
             for first in range(0, len(equal), TOGETHER):
                 together = equal[first : first + TOGETHER]
-                latents = self.latents(torch.stack([self._film_of(*pair) for pair in together]))
+                latents = self.latents(torch.stack([self._with_portrait(*pair) for pair in together]))
                 samples += [self._sample(*pair, part) for pair, part in zip(together, latents, strict=True)]
         return samples
 
@@ -84,7 +84,7 @@ class SampleEncoder:
         still_latent = (self.preset.stream.reference_frames - 1) // self.preset.vae.temporal_factor
         return Sample(
             latents=self._kept(latents[:, MOTION_LATENTS:]),
-            speech=self._kept(self.hear(clip.samples, frames, as_stream=bool(_number(clip) % 2))),
+            speech=self._kept(self.speech_features(clip.samples, frames, as_stream=bool(_number(clip) % 2))),
             text=self._kept(self.text.encode(clip.prompt)),
             reference=self._kept(latents[:, still_latent : still_latent + 1]),
             motion=self._kept(latents[:, :MOTION_LATENTS]),
@@ -98,13 +98,13 @@ class SampleEncoder:
             raise ClipError(f"too short: {len(clip.frames)} frames")
         return frames
 
-    def _film_of(self, clip: Clip, annotations: ClipAnnotations) -> Tensor:
+    def _with_portrait(self, clip: Clip, annotations: ClipAnnotations) -> Tensor:
         frames = clip.frames[: self._usable_frames(clip)]
-        return self.film(
+        return self.with_still(
             frames, frames[_number(clip) % len(frames)] if annotations.portrait is None else annotations.portrait
         )
 
-    def film(self, frames: "npt.NDArray[np.uint8]", portrait: "npt.NDArray[np.uint8]") -> Tensor:
+    def with_still(self, frames: "npt.NDArray[np.uint8]", portrait: "npt.NDArray[np.uint8]") -> Tensor:
         """The clip [T, H, W, 3] after a still film of ``portrait`` [H, W, 3]: [3, 73 + T, H, W] in [-1, 1]."""
         held = 1 + (MOTION_LATENTS - 1) * self.preset.vae.temporal_factor
         still = np.broadcast_to(portrait, (held, *portrait.shape))
@@ -112,19 +112,19 @@ class SampleEncoder:
         return rearrange(pixels, "t h w c -> c t h w").float() / 127.5 - 1
 
     @torch.inference_mode()
-    def latents(self, films: Tensor) -> Tensor:
+    def latents(self, videos: Tensor) -> Tensor:
         """[B, 16, F, h, w] of films [B, 3, 1 + 4 (F - 1), H, W]."""
-        return self.vae.encode(films.to(self.device))
+        return self.vae.encode(videos.to(self.device))
 
-    def hear(self, samples: "npt.NDArray[np.float32]", frames: int, *, as_stream: bool) -> Tensor:
+    def speech_features(self, samples: "npt.NDArray[np.float32]", frames: int, *, as_stream: bool) -> Tensor:
         """[S, D, T] speech hidden states of the first ``frames`` video frames."""
         wanted = frames * self.preset.samples_per_block // self.preset.frames_per_block
-        heard = np.ascontiguousarray(samples[:wanted], dtype=np.float32)
+        audio = np.ascontiguousarray(samples[:wanted], dtype=np.float32)
         if not as_stream:
-            whole = whole_file_features(self.speech, torch.from_numpy(heard), self.preset)  # type: ignore[arg-type]
+            whole = whole_file_features(self.speech, torch.from_numpy(audio), self.preset)  # type: ignore[arg-type]
             return whole[0, ..., :frames]
         window, parts = AudioWindow(self.preset), []
-        for block in np.split(heard, frames // self.preset.frames_per_block):
+        for block in np.split(audio, frames // self.preset.frames_per_block):
             window.append(block)
             while window.ready():
                 parts.append(encode_block(self.speech, window.next_block())[0])  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ class EmaOptimizer:
         self.learning_rate = learning_rate
         self.parameters = parameters
         self.average = {key: parameter.detach().clone() for key, parameter in parameters.items()}
-        self.optimizer = torch.optim.AdamW(
+        self.adamw = torch.optim.AdamW(
             parameters.values(), lr=learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
         for parameter in parameters.values():
@@ -35,7 +35,7 @@ class EmaOptimizer:
     def _begin(self, parameter: nn.Parameter) -> None:
         """The optimizer's memory of ``parameter``, made now, so that a checkpoint finds a place for it."""
         zeros = {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
-        self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **zeros}
+        self.adamw.state[parameter] = {"step": torch.tensor(0.0), **zeros}
 
     def update(self, step: int) -> float:
         """Moves the weights by the gradients that have come together, and forgets these; returns their norm.
@@ -47,10 +47,10 @@ class EmaOptimizer:
         total = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if not math.isfinite(total):
             raise FloatingPointError(f"{self.name}: the gradient's norm is {total} at step {step}")
-        for group in self.optimizer.param_groups:
+        for group in self.adamw.param_groups:
             group["lr"] = self.learning_rate * rate(self.config, step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.adamw.step()
+        self.adamw.zero_grad()
         self._average(step)
         return total
 
@@ -66,7 +66,7 @@ class EmaOptimizer:
         for key, parameter in self.parameters.items():
             state[f"{self.name}.weights.{key}"] = parameter.detach()
             state[f"{self.name}.average.{key}"] = self.average[key]
-            for part, value in self.optimizer.state[parameter].items():
+            for part, value in self.adamw.state[parameter].items():
                 state[f"{self.name}.optimizer.{part}.{key}"] = value
         return state
 

@@ -40,7 +40,7 @@ class FlowMatching:
         self.items = items_of(config, group.rank, group.count)
         every = {name: p for name, p in network.named_parameters() if p.requires_grad}
         trained = every if roles is None else adapter_parameters(network, STUDENT)
-        self.learners = (EmaOptimizer(STUDENT, trained, config, config.learning_rate),)
+        self.optimizers = (EmaOptimizer(STUDENT, trained, config, config.learning_rate),)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """See ``training.Phase``."""
@@ -52,7 +52,7 @@ class FlowMatching:
         with self._computing():
             loss: Tensor = self.network(compute, batch, config, step, self.items)
         loss.backward()
-        norm = self.learners[0].update(step)
+        norm = self.optimizers[0].update(step)
         return {name: loss.detach(), "norm": torch.tensor(norm, device=self.device)}
 
     def _computing(self) -> AbstractContextManager[None]:

@@ -42,7 +42,7 @@ class SelfForcing:
         self.rules = Rules(stream=stream, levels=levels, clean_history=config.clean_history)
         self.student = EmaOptimizer(STUDENT, adapter_parameters(network, STUDENT), config, config.learning_rate)
         self.fake = EmaOptimizer(FAKE, adapter_parameters(network, FAKE), config, config.fake_learning_rate)
-        self.learners = (self.student, self.fake)
+        self.optimizers = (self.student, self.fake)
         self.teacher: Scores = self._teacher
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -67,14 +67,14 @@ class SelfForcing:
             rolled: RolledOut = self.network(roll_out, clip, self.rules, last, seed)
         losses: dict[str, Tensor] = {}
         if moves:
-            losses["student"] = self._teach(clip, rolled, step, item)
-        losses["fake"] = self._follow(clip, rolled.clean, step, item)
+            losses["student"] = self._generator_step(clip, rolled, step, item)
+        losses["fake"] = self._critic_step(clip, rolled.clean, step, item)
         return losses
 
-    def _teach(self, clip: Batch, rolled: RolledOut, step: int, item: int) -> Tensor:
+    def _generator_step(self, clip: Batch, rolled: RolledOut, step: int, item: int) -> Tensor:
         """Algorithm 2: the student's gradient of the holistic loss, block after block."""
         level, noise = self._score_draw(rolled.clean, step, item)
-        gradient = dmd_gradient(rolled.clean, noise, level, self.teacher(clip), self._fake(clip))
+        gradient = dmd_gradient(rolled.clean, noise, level, self.teacher(clip), self._fake_score(clip))
         with self._as(STUDENT):
             replay: Replay = self.network(Replay, clip, self.rules, rolled)
             for part in self._blocks(gradient):
@@ -82,10 +82,10 @@ class SelfForcing:
                 block.backward((part / (gradient.numel() * len(self.items))).to(block.dtype))
         return dmd_loss(rolled.clean, gradient).detach().float()
 
-    def _follow(self, clip: Batch, video: Tensor, step: int, item: int) -> Tensor:
+    def _critic_step(self, clip: Batch, video: Tensor, step: int, item: int) -> Tensor:
         """The fake score's gradient on the student's video; another draw than the student's."""
         level, noise = self._score_draw(video, step, item + self.config.batch)
-        loss = fake_loss(video, noise, level, self._fake(clip))
+        loss = fake_loss(video, noise, level, self._fake_score(clip))
         with self._as(FAKE):
             (loss / len(self.items)).backward()
         return loss.detach()
@@ -106,7 +106,7 @@ class SelfForcing:
         plain = self._score(TEACHER, clip)
         return guided(plain, self._score(TEACHER, without), self.config.guidance)
 
-    def _fake(self, clip: Batch) -> Score:
+    def _fake_score(self, clip: Batch) -> Score:
         return self._score(FAKE, clip)
 
     def _score(self, role: str, clip: Batch) -> Score:

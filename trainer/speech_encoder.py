@@ -35,7 +35,7 @@ from live_avatar.model.weight_files import Manifest
 from live_avatar.streaming.audio_grid import state_position
 from live_avatar.streaming.audio_window import MIN_STD
 from live_avatar.trainer import snapshot
-from live_avatar.trainer.averaging import follow
+from live_avatar.trainer.averaging import update_average
 from live_avatar.trainer.clip import FPS, SAMPLES_PER_FRAME
 from live_avatar.trainer.muon import muon_and_adam
 from live_avatar.trainer.overrides import override, pairs_of, run_reporting
@@ -99,9 +99,9 @@ def utterances(count: int, frames: int, split: Split, seed: int = 0) -> Utteranc
     """``count`` utterances of ``frames`` frames, spoken in several processes if they are many."""
     say = partial(_utterance, frames, split, seed)
     if count < FEW:
-        return _heard(map(say, range(count)))
+        return _stacked(map(say, range(count)))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
-        return _heard(workers.map(say, range(count), chunksize=FEW))
+        return _stacked(workers.map(say, range(count), chunksize=FEW))
 
 
 def _utterance(
@@ -112,7 +112,7 @@ def _utterance(
     return sound, np.stack([getattr(mouth, track) for track in TRACKS], axis=1)
 
 
-def _heard(spoken: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]) -> Utterances:
+def _stacked(spoken: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]) -> Utterances:
     samples, mouths = zip(*spoken, strict=True)
     return Utterances(np.stack(samples), np.stack(mouths))
 
@@ -223,7 +223,7 @@ class Training:
                 group["lr"] = self.config.rate(self.step)
             optimizer.step()
         self.step += 1
-        follow(self.average, self.reader.state_dict(), self.step, self.config.ema)
+        update_average(self.average, self.reader.state_dict(), self.step, self.config.ema)
         return float(loss.detach())
 
     def averaged(self) -> MouthReader:
@@ -234,14 +234,14 @@ class Training:
 
 
 @torch.no_grad()
-def evaluate(reader: MouthReader, heard: Utterances) -> dict[str, float]:
-    """Correlation of what the last state tells with the truth, per track, over all frames of ``heard``."""
-    told = []
-    for sound, mouth in zip(heard.samples, heard.mouths, strict=True):
+def evaluate(reader: MouthReader, data: Utterances) -> dict[str, float]:
+    """Correlation of what the last state tells with the truth, per track, over all frames of ``data``."""
+    predicted = []
+    for sound, mouth in zip(data.samples, data.mouths, strict=True):
         samples = F.pad(torch.from_numpy(normalised(sound))[None], (0, hop_samples(reader.system.speech)))
-        told.append(reader(samples.to(reader.weight.device), len(mouth))[-1, 0].cpu())
-    guess = torch.cat(told).numpy()
-    truth = rearrange(heard.mouths, "b t c -> (b t) c")
+        predicted.append(reader(samples.to(reader.weight.device), len(mouth))[-1, 0].cpu())
+    guess = torch.cat(predicted).numpy()
+    truth = rearrange(data.mouths, "b t c -> (b t) c")
     return {track: float(np.corrcoef(guess[:, at], truth[:, at])[0, 1]) for at, track in enumerate(TRACKS)}
 
 

@@ -32,7 +32,7 @@ class Phase(Protocol):
     """One kind of training."""
 
     @property
-    def learners(self) -> tuple[EmaOptimizer, ...]:
+    def optimizers(self) -> tuple[EmaOptimizer, ...]:
         """What is trained."""
         ...
 
@@ -64,7 +64,7 @@ def train(config: TrainingConfig) -> int:
 def run(phase: Phase, config: TrainingConfig, group: Processes, stop: Stop) -> int:
     """The steps that are left of ``config``."""
     checkpoints = Checkpoints(config.output / CHECKPOINTS, group, config.keep)
-    state = {key: tensor for learner in phase.learners for key, tensor in learner.state().items()}
+    state = {key: tensor for optimizer in phase.optimizers for key, tensor in optimizer.state().items()}
     last = checkpoints.latest()
     first = checkpoints.load(last, state) if last else 0
     with journal(config.output, group, first) as write:

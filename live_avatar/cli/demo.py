@@ -20,11 +20,11 @@ def demo(
     """Sends the package's own portrait and speech through a pipeline on this machine."""
     from live_avatar.cli.generate_runner import make_video
     from live_avatar.cli.warnings import Warnings
-    from live_avatar.client.movie import Movie, check_film
+    from live_avatar.client.movie import Movie, check_video_path
     from live_avatar.client.speech import SpeechFile
 
     files_read = (inputs.SPEECH, inputs.PORTRAIT)
-    check_film(out, files_read)
+    check_video_path(out, files_read)
     place = inputs.gateway_or_pipeline(gateway, layout, preset, weights)
     portrait = inputs.read_portrait(inputs.PORTRAIT, decode=False)
     with SpeechFile(inputs.SPEECH) as speech, Movie(out, files_read) as movie, place as address:

@@ -32,10 +32,10 @@ def generate(
     from live_avatar.cli.generate_runner import make_video
     from live_avatar.cli.novelty import warn_if_unlike
     from live_avatar.cli.warnings import Warnings
-    from live_avatar.client.movie import Movie, check_film
+    from live_avatar.client.movie import Movie, check_video_path
     from live_avatar.client.speech import SpeechFile
 
-    check_film(out, (audio, image))
+    check_video_path(out, (audio, image))
     inputs.check_prompt(prompt)
     place = inputs.gateway_or_pipeline(gateway, layout, preset, weights)
     portrait, warnings = inputs.read_portrait(image, decode=not gateway), Warnings()

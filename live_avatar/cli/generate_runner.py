@@ -11,13 +11,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from live_avatar.cli.gateway_errors import clear_errors
 from live_avatar.cli.signals import run
 from live_avatar.cli.warnings import Warnings
-from live_avatar.client import AvatarClient, AvatarError, FilmOptions, GenerateStats, generate_file
+from live_avatar.client import AvatarClient, AvatarError, GenerateOptions, GenerateStats, generate_file
 from live_avatar.client.movie import Movie
 from live_avatar.client.speech import SpeechFile
 
 
 def make_video(
-    gateway: str, image: bytes, speech: SpeechFile, out: Movie, warnings: Warnings, **options: Unpack[FilmOptions]
+    gateway: str, image: bytes, speech: SpeechFile, out: Movie, warnings: Warnings, **options: Unpack[GenerateOptions]
 ) -> GenerateStats:
     """Writes the video of ``image`` saying ``speech`` to ``out``, with a progress bar and warnings on stderr.
 
@@ -29,15 +29,15 @@ def make_video(
 
 
 async def _make(
-    gateway: str, image: bytes, speech: SpeechFile, out: Movie, warnings: Warnings, options: FilmOptions
+    gateway: str, image: bytes, speech: SpeechFile, out: Movie, warnings: Warnings, options: GenerateOptions
 ) -> GenerateStats:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn())
     with clear_errors(gateway), Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("video", total=None, said="waiting for the first frame")
+        task = bar.add_task("video", total=None, status="waiting for the first frame")
 
         def show(done_s: float, due_s: float) -> None:
-            said = f"{done_s:.1f} s" + (f" of {due_s:.1f} s" if due_s else "")
-            bar.update(task, completed=done_s, total=due_s or None, said=said)
+            status = f"{done_s:.1f} s" + (f" of {due_s:.1f} s" if due_s else "")
+            bar.update(task, completed=done_s, total=due_s or None, status=status)
 
         def warn(warning: AvatarError) -> None:
             warnings.show(warning.reason, warning.message)

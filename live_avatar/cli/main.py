@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from live_avatar.cli import demo, doctor, generate, talk, up, weights
-from live_avatar.cli.signals import leave_threads, signals_as_exits
+from live_avatar.cli.signals import exit_process, signals_as_exits
 
 FAILED = 2
 INTERRUPTED = 130
@@ -42,10 +42,10 @@ class OneLineErrors(TyperGroup):
             extra = "client" if package in _CLIENT_PACKAGES else "serve"
             reason = f"{error.name} is not installed: pip install 'live-avatar[{extra}]'"
         except KeyboardInterrupt:
-            leave_threads(INTERRUPTED)
+            exit_process(INTERRUPTED)
             raise typer.Exit(INTERRUPTED) from None
         except SystemExit as ended:
-            leave_threads(int(ended.code or 0))
+            exit_process(int(ended.code or 0))
             raise
         except (ValueError, OSError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__

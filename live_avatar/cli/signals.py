@@ -25,10 +25,10 @@ _PATIENCE_S = 0.5
 def signals_as_exits() -> Iterator[None]:
     """SIGTERM and SIGHUP end the program as Ctrl-C does, so that everything is removed; the exit code is 128 + n."""
 
-    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+    def exit_on_signal(number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
-    with _handlers(_ENDING, leave):
+    with _handlers(_ENDING, exit_on_signal):
         yield
 
 
@@ -76,7 +76,7 @@ def run(main: Coroutine[Any, Any, _T], on_ctrl_c: Callable[[], object] | None = 
         raise
 
 
-def leave_threads(code: int) -> None:
+def exit_process(code: int) -> None:
     """Ends the process at once where a thread still waits for a file, which Python would wait for; else returns."""
     for thread in threading.enumerate():
         if thread.name.startswith(_THREADS):

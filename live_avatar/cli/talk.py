@@ -29,11 +29,11 @@ def talk(
     from live_avatar.cli.novelty import warn_if_unlike
     from live_avatar.cli.talk_runner import conclusions, from_file, from_microphone, has_microphone, hold_talk
     from live_avatar.cli.warnings import Warnings
-    from live_avatar.client.movie import Movie, check_film
+    from live_avatar.client.movie import Movie, check_video_path
 
     files_read = (image,) if audio is None else (audio, image)
     if out is not None:
-        check_film(out, files_read)
+        check_video_path(out, files_read)
     if audio is None and not has_microphone():
         raise ValueError(NO_MICROPHONE)
     inputs.check_prompt(prompt)
@@ -50,5 +50,5 @@ def talk(
     for warning in speech.warnings:
         warnings.show(warning, warning)
     reactions = ", ".join(f"{seconds:.2f} s" for seconds in seen.reactions_s) or "none"
-    said = f"{seen.video_s:.2f} s of video, {seen.late_frames} late frames, reaction {reactions}"
-    inputs.conclude(movie, said, *conclusions(seen), *(() if out is None else (f"{out}: H.264 and AAC",)))
+    summary = f"{seen.video_s:.2f} s of video, {seen.late_frames} late frames, reaction {reactions}"
+    inputs.conclude(movie, summary, *conclusions(seen), *(() if out is None else (f"{out}: H.264 and AAC",)))

@@ -5,7 +5,7 @@ Needs the extra ``client`` alone; never torch.
 
 from live_avatar.client.client import AvatarClient, Session
 from live_avatar.client.errors import AvatarError
-from live_avatar.client.generate import FilmOptions, GenerateStats, ServiceTimes, generate_file
+from live_avatar.client.generate import GenerateOptions, GenerateStats, ServiceTimes, generate_file
 from live_avatar.client.live import LiveStream, live_stream
 from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import (
@@ -29,7 +29,7 @@ __all__ = [
     "AvatarStream",
     "BlockTiming",
     "Event",
-    "FilmOptions",
+    "GenerateOptions",
     "GenerateStats",
     "GoAway",
     "Interruption",

@@ -28,7 +28,7 @@ Warn = Callable[[AvatarError], None]
 """Told of what is wrong but ends nothing, such as a portrait that the weights do not know."""
 
 
-class FilmOptions(TypedDict, total=False):
+class GenerateOptions(TypedDict, total=False):
     """As in ``SessionOptions``."""
 
     prompt: str
@@ -69,7 +69,7 @@ async def generate_file(
     *,
     progress: Progress | None = None,
     warn: Warn | None = None,
-    **options: Unpack[FilmOptions],
+    **options: Unpack[GenerateOptions],
 ) -> GenerateStats:
     """Writes the video of ``image`` saying ``speech`` to ``out``, an MP4 file.
 

@@ -82,8 +82,8 @@ class Mixdown:
 
     def _mean(self, channels: Samples) -> Samples:
         """The mean of all channels but the bass."""
-        heard = [index for index, name in enumerate(self._names) if name != _BASS]
-        mean: Samples = np.rint(channels[heard or slice(None)].mean(axis=0, dtype=np.float64)).astype(np.int16)
+        audible = [index for index, name in enumerate(self._names) if name != _BASS]
+        mean: Samples = np.rint(channels[audible or slice(None)].mean(axis=0, dtype=np.float64)).astype(np.int16)
         return mean
 
     def _choose(self, channels: Samples, mixed: Samples) -> Samples:

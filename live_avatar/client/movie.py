@@ -44,7 +44,7 @@ class Movie:
     """
 
     def __init__(self, path: Path, inputs: Iterable[Path] = ()) -> None:
-        self.output = check_film(path, inputs)
+        self.output = check_video_path(path, inputs)
         self._sink: _Sink = Through(self.output) if self.output.is_stream else _Replaced(self.output)
 
     def __enter__(self) -> Self:
@@ -66,7 +66,7 @@ class Movie:
         await asyncio.to_thread(self._sink.finish)
 
 
-def check_film(path: Path, inputs: Iterable[Path] = ()) -> OutputPath:
+def check_video_path(path: Path, inputs: Iterable[Path] = ()) -> OutputPath:
     """Where a film called ``path`` is to be written; changes nothing, and raises like ``Movie``."""
     output = check_output(path, inputs)
     if not output.is_stream and path.suffix and path.suffix.lower() not in SUFFIXES:

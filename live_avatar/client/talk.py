@@ -113,7 +113,7 @@ async def _talk(stream: LiveStream, pieces: Pieces, movie: Movie | None, watch: 
     except* (AvatarError, ValueError, OSError) as group:
         error = group.exceptions[0]
     else:
-        return talking.impression
+        return talking.stats
     raise error
 
 
@@ -121,7 +121,7 @@ class _Talking:
     """One conversation."""
 
     def __init__(self, stream: LiveStream, watch: Watch) -> None:
-        self.impression = LiveStats()
+        self.stats = LiveStats()
         self._stream = stream
         self._watch = watch
         self._asked_s: list[float] = []
@@ -149,23 +149,23 @@ class _Talking:
                     await movie.append(result.data)
                 self._see(result)
             elif isinstance(result, Event):
-                self._hear_of(result)
-            self._watch(self.impression)
+                self._receive_event(result)
+            self._watch(self.stats)
 
     def _see(self, unit: VideoUnit) -> None:
-        now_s, seen, clock = time.monotonic(), self.impression, self._stream.clock
+        now_s, seen, clock = time.monotonic(), self.stats, self._stream.clock
         seen.video_s = max(seen.video_s, unit.end_ns / 1e9)
         seen.lead_s, seen.late_frames, seen.stalled_s = clock.lead_s(now_s), clock.late_frames, clock.stalled_s
         seen.slowest = max(unit.timings, key=_spent_s, default=seen.slowest)
 
-    def _hear_of(self, event: Event) -> None:
-        self.impression.events.append(event.kind)
+    def _receive_event(self, event: Event) -> None:
+        self.stats.events.append(event.kind)
         if event.kind == "UTTERANCE_STARTED" and self._asked_s:
-            self.impression.reactions_s.append(time.monotonic() - self._asked_s.pop(0))
+            self.stats.reactions_s.append(time.monotonic() - self._asked_s.pop(0))
         if event.kind in (DEGRADED, RECOVERED):
-            self.impression.note_state(event)
+            self.stats.note_state(event)
         if event.kind == WARNING and event.warning is not None:
-            self.impression.warnings.append(event.warning)
+            self.stats.warnings.append(event.warning)
 
 
 def _spent_s(timing: BlockTiming) -> float:

@@ -154,19 +154,19 @@ class Child:
         try:
             return int(json.loads(line)["port"])
         except (ValueError, KeyError, TypeError):
-            said = line.decode(errors="replace")
-            raise LaunchError(f"{self.program.name} said {said!r} instead of where it listens") from None
+            record = line.decode(errors="replace")
+            raise LaunchError(f"{self.program.name} said {record!r} instead of where it listens") from None
 
     def _last_words(self) -> str:
         """Why it ended, as it said itself, or the last line it logged."""
         lines = [line.strip() for line in self.last_lines() if line.strip()]
         for line in reversed(lines):
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                said = json.loads(line)
-                if said["event"] == _CANNOT_START:
-                    return str(said["reason"])
-                if said["event"] == _BROKE:
-                    reason = said.get("reason") or str(said["exception"]).splitlines()[-1]
+                record = json.loads(line)
+                if record["event"] == _CANNOT_START:
+                    return str(record["reason"])
+                if record["event"] == _BROKE:
+                    reason = record.get("reason") or str(record["exception"]).splitlines()[-1]
                     return f"{reason}; log {self.log}"
         return lines[-1] if lines else f"it logged nothing ({self.log})"
 

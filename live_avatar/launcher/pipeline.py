@@ -243,11 +243,11 @@ def _why_not_ready(gateway: AvatarServiceStub) -> str:
 def _signals_as_exits() -> Iterator[None]:
     """Turns the signals that end a program into an exit that runs what must be run."""
 
-    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+    def exit_on_signal(number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
     numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, leave) for number in numbers}
+    before = {number: signal.signal(number, exit_on_signal) for number in numbers}
     try:
         yield
     finally:

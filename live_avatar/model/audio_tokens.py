@@ -71,11 +71,11 @@ class AudioTokenEncoder(nn.Module):
         Returns:
             Tokens of T / 4 latents for one speaker.
         """
-        heard = self._with_history(self._mix(features))
-        local = rearrange(self.local_in(heard), "b t (n c) -> (b n) t c", n=self.config.audio_tokens)
+        hidden = self._with_history(self._mix(features))
+        local = rearrange(self.local_in(hidden), "b t (n c) -> (b n) t c", n=self.config.audio_tokens)
         local = rearrange(self._downsample(local), "(b n) f c -> b f n c", n=self.config.audio_tokens)
         padding = self.padding_token.expand(*local.shape[:2], -1, -1)
-        glob = self.global_out(self._downsample(self.global_in(heard)))
+        glob = self.global_out(self._downsample(self.global_in(hidden)))
         unused = self._history()[1]
         return AudioTokens(local=torch.cat([local, padding], dim=2)[:, None, unused:], glob=glob[:, None, unused:])
 
@@ -102,8 +102,8 @@ class AudioTokenEncoder(nn.Module):
         convolutions' own padding, so whole strides of them are left out: same numbers, a fifth of the work.
         """
         frames, latents = self.config.audio_history_frames, self.config.audio_history_latents
-        unheard = max(0, (frames - _NEEDED_HISTORY) // _STRIDE)
-        return frames - _STRIDE * unheard, latents - unheard
+        surplus = max(0, (frames - _NEEDED_HISTORY) // _STRIDE)
+        return frames - _STRIDE * surplus, latents - surplus
 
 
 def public_names(config: DiTConfig) -> dict[str, str]:

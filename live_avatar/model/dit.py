@@ -102,18 +102,18 @@ class AudioInjection(nn.Module):
         frames = rearrange(x, "b (f s) c -> b f s c", f=audio.local.shape[2])
         added = torch.zeros_like(frames)
         for speaker in range(audio.local.shape[1]):
-            heard = self._hear(frames, audio.local[:, speaker], audio.glob[:, speaker])
-            added = added + (heard if audio.mask is None else heard * audio.mask[:, speaker, ..., None])
+            attended = self._attend_audio(frames, audio.local[:, speaker], audio.glob[:, speaker])
+            added = added + (attended if audio.mask is None else attended * audio.mask[:, speaker, ..., None])
         return x + rearrange(added, "b f s c -> b (f s) c")
 
-    def _hear(self, frames: Tensor, local: Tensor, glob: Tensor) -> Tensor:
+    def _attend_audio(self, frames: Tensor, local: Tensor, glob: Tensor) -> Tensor:
         """Residual [B, F, S, C] of one speaker with tokens [B, F, N, C] and global vectors [B, F, C]."""
         shift, scale = self.modulation(F.silu(glob))[:, :, None].chunk(2, dim=-1)
         y = F.layer_norm(frames.float(), frames.shape[-1:], eps=self.eps) * (1 + scale) + shift
         keys, values = self.attention.keys_values(rearrange(local, "b f n c -> (b f) n c"))
         queries = self.attention.queries(rearrange(y.to(frames.dtype), "b f s c -> (b f) s c"))
-        heard = self.attention.output(attend(queries, keys, values))
-        return rearrange(heard, "(b f) s c -> b f s c", f=frames.shape[1])
+        attended = self.attention.output(attend(queries, keys, values))
+        return rearrange(attended, "(b f) s c -> b f s c", f=frames.shape[1])
 
 
 class TransformerLayer(nn.Module):

@@ -151,7 +151,7 @@ class Connection:
                 raise stage_lost(f"{self._peer} said nothing for {self._timing.silence_s} s") from None
             kind = response.WhichOneof("payload")
             if kind == "heartbeat":
-                set_ready(await self._heard(response.heartbeat))
+                set_ready(await self._receive_heartbeat(response.heartbeat))
                 continue
             if kind == "ack":
                 self._take_back_credit()
@@ -164,7 +164,7 @@ class Connection:
             raise await self._reason(None)
         return response
 
-    async def _heard(self, heartbeat: StreamBlocksResponse.Heartbeat) -> bool:
+    async def _receive_heartbeat(self, heartbeat: StreamBlocksResponse.Heartbeat) -> bool:
         """Whether all services from here on are ready; asks who they are whenever they become so."""
         age_s = heartbeat.oldest_running_block_age.ToNanoseconds() / 1e9
         if age_s > self._timing.service_deadline_s:

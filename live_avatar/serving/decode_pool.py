@@ -154,7 +154,7 @@ class DecodePool:
             yield await job.turn
         finally:
             self._waiting.discard(job)
-            self._queue.leave(job)
+            self._queue.discard(job)
             if job.turn.done() and not job.turn.cancelled() and job.turn.exception() is None:
                 self._give_back(job.turn.result())
             self._serve()
@@ -166,7 +166,7 @@ class DecodePool:
         while self._idle and (job := self._queue.next()) is not None:
             self._waiting.discard(job)
             if job.turn.done():  # its caller has left, and leaves the queue soon
-                self._queue.leave(job)
+                self._queue.discard(job)
             else:
                 job.turn.set_result(self._idle.pop())
         wanted = max(1, self._queue.waiting) - len(self._idle) - self._starting

@@ -77,7 +77,7 @@ class DecodeQueue(Generic[SomeTicket]):
                 self._waiting.move_to_end(ticket.caller)
         return ticket
 
-    def leave(self, ticket: SomeTicket) -> None:
+    def discard(self, ticket: SomeTicket) -> None:
         """Forgets a ticket that waits or is served.  Idempotent."""
         self._served.discard(ticket)
         if ticket in self._waiting.get(ticket.caller, ()):

@@ -78,7 +78,7 @@ class HopServer(PipelineServiceServicer):
         self._device = Device(device)
         self._worker = Worker(info.name, work, link, self._device, self._timing, observer or NoObserver())
         self._upstreams: set[Upstream] = set()
-        self._greeting = 0
+        self._handshakes = 0
         self._draining = False
         self._log = structlog.get_logger(__name__).bind(service=info.name)
 
@@ -107,7 +107,7 @@ class HopServer(PipelineServiceServicer):
     async def drain(self) -> None:
         """Refuses new sessions from now on; returns when the open ones have ended.  The caller sets the deadline."""
         self._draining = True
-        self._beat_at_once()
+        self._send_heartbeat()
         await self._worker.sessions.empty.wait()
 
     def fail(self, key: SessionKey, error: ServiceError) -> None:
@@ -151,7 +151,7 @@ class HopServer(PipelineServiceServicer):
         """One upstream neighbour, from its hello to its end; its sessions end with it."""
         upstream = Upstream(context, self._block_credits, self._timing)
         try:
-            await self._greet(upstream)
+            await self._handshake(upstream)
             self._upstreams.add(upstream)
             self._log.info("caller connected", peer=upstream.peer)
             upstream.reply(self._welcome())
@@ -180,7 +180,7 @@ class HopServer(PipelineServiceServicer):
 
     def link_ready(self, ready: bool) -> None:
         """Tells upstream at once what changed below."""
-        self._beat_at_once()
+        self._send_heartbeat()
 
     def link_down(self, error: ServiceError) -> None:
         """Fails all sessions that were open on the next service."""
@@ -189,15 +189,15 @@ class HopServer(PipelineServiceServicer):
                 session.forwarded = False
                 self._worker.fail(session, error)
 
-    async def _greet(self, upstream: Upstream) -> None:
+    async def _handshake(self, upstream: Upstream) -> None:
         """Waits for the hello of a caller; raises ServiceError where it does not fit or too many are here."""
-        if self._greeting >= MAX_STREAMS:
+        if self._handshakes >= MAX_STREAMS:
             raise _crowded(f"{MAX_STREAMS} callers have not said hello")
-        self._greeting += 1
+        self._handshakes += 1
         try:
-            await upstream.greet(self._info.model_digest)
+            await upstream.handshake(self._info.model_digest)
         finally:
-            self._greeting -= 1
+            self._handshakes -= 1
         if len(self._upstreams) >= MAX_STREAMS:
             raise _crowded(f"{MAX_STREAMS} callers are here already")
 
@@ -283,7 +283,7 @@ class HopServer(PipelineServiceServicer):
         )
         return StreamBlocksResponse(heartbeat=heartbeat)
 
-    def _beat_at_once(self) -> None:
+    def _send_heartbeat(self) -> None:
         for upstream in self._upstreams:
             upstream.reply(self._heartbeat())
 

@@ -33,8 +33,8 @@ class MemoryBudget:
 class AdmittedSessions(Generic[_T]):
     """Sessions by key, each with the bytes that it was promised."""
 
-    def __init__(self, room: MemoryBudget) -> None:
-        self.room = room
+    def __init__(self, memory_budget: MemoryBudget) -> None:
+        self.memory_budget = memory_budget
         self.nbytes = 0
         """Bytes promised to all sessions."""
         self._held: dict[tuple[str, int], tuple[_T, int]] = {}
@@ -51,9 +51,9 @@ class AdmittedSessions(Generic[_T]):
         name = key_name(key)
         if name in self._held:
             raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "DUPLICATE_OPEN", "the session is open already")
-        if self.room.max_sessions and len(self._held) >= self.room.max_sessions:
-            raise _exhausted("CAPACITY_EXHAUSTED", f"all {self.room.max_sessions} sessions are taken")
-        free = self.room.max_bytes - self.nbytes
+        if self.memory_budget.max_sessions and len(self._held) >= self.memory_budget.max_sessions:
+            raise _exhausted("CAPACITY_EXHAUSTED", f"all {self.memory_budget.max_sessions} sessions are taken")
+        free = self.memory_budget.max_bytes - self.nbytes
         if nbytes > free:
             raise _exhausted("KV_MEMORY_EXHAUSTED", f"the session needs {nbytes} bytes, {free} are free")
         session = make()

@@ -115,8 +115,8 @@ def run(name: str, server: ServerSettings, telemetry: TelemetrySettings, build: 
         keep_freed_memory()  # a public service has no tensors: what portraits took goes back to the system
     log = structlog.get_logger()
     try:
-        with _telemetry(telemetry, name) as told:
-            asyncio.run(_Life(name, server, told, public=public).live(build))
+        with _telemetry(telemetry, name) as telemetry_observer:
+            asyncio.run(_Life(name, server, telemetry_observer, public=public).live(build))
     except asyncio.CancelledError:
         log.info("stopped before it listened")
     except StartError as error:

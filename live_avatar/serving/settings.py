@@ -259,8 +259,8 @@ def _parser(settings_class: type[Settings], program: str, fields: _Fields) -> ar
 
 def _help(path: str, info: FieldInfo) -> str:
     default = info.get_default(call_default_factory=True, validated_data={})
-    said = "required" if info.is_required() else f"default: {'unset' if default is None else default}"
-    return f"{info.description or ''} ({said}; {env_name(path)})"
+    note = "required" if info.is_required() else f"default: {'unset' if default is None else default}"
+    return f"{info.description or ''} ({note}; {env_name(path)})"
 
 
 def _explain(error: ValidationError, fields: _Fields, origins: Mapping[str, str]) -> str:
@@ -269,14 +269,14 @@ def _explain(error: ValidationError, fields: _Fields, origins: Mapping[str, str]
     for fault in error.errors():
         path = ".".join(str(part) for part in fault["loc"])
         leaf = next((field for field in fields if f"{path}.".startswith(f"{field}.")), None)
-        said = fault["msg"].removeprefix("Value error, ")
+        note = fault["msg"].removeprefix("Value error, ")
         if leaf is None or fault["type"] == "missing":
             # A rule over several fields, or a value that nobody gave: there is none to show.
-            lines.append(f"{path}: {said}" if path else said)
+            lines.append(f"{path}: {note}" if path else note)
         elif _is_secret(fields[leaf]):
-            lines.append(f"{leaf}: {said} ({origins.get(leaf, 'default')})")
+            lines.append(f"{leaf}: {note} ({origins.get(leaf, 'default')})")
         else:
-            lines.append(f"{leaf}: {said}, not {fault['input']!r} ({origins.get(leaf, 'default')})")
+            lines.append(f"{leaf}: {note}, not {fault['input']!r} ({origins.get(leaf, 'default')})")
     return "; ".join(dict.fromkeys(lines))
 
 

@@ -115,7 +115,7 @@ class Telemetry:
 
     def block_started(self, service: str, key: SessionKey, index: int) -> None:
         """Counts a block on which work begins."""
-        self._tell(metrics.BLOCKS_STARTED, 1, service=service)
+        self._emit(metrics.BLOCKS_STARTED, 1, service=service)
 
     def block_finished(self, report: BlockReport) -> None:
         """One span and the times of a block at one service."""
@@ -124,54 +124,54 @@ class Telemetry:
         if not self._has_metrics:
             return
         if report.failure:
-            self._tell(metrics.BLOCKS_FAILED, 1, service=report.service, reason=report.failure)
+            self._emit(metrics.BLOCKS_FAILED, 1, service=report.service, reason=report.failure)
         for name, seconds in _times(report.timing).items():
-            self._tell(_TIMES[name], seconds, service=report.service)
+            self._emit(_TIMES[name], seconds, service=report.service)
 
     def session_opened(self, service: str, key: SessionKey, reserved_bytes: int) -> None:
         """One session and its bytes more."""
-        self._tell(metrics.SESSIONS_ACTIVE, 1, service=service)
-        self._tell(metrics.SESSION_MEMORY, reserved_bytes, service=service)
+        self._emit(metrics.SESSIONS_ACTIVE, 1, service=service)
+        self._emit(metrics.SESSION_MEMORY, reserved_bytes, service=service)
 
     def session_closed(self, service: str, key: SessionKey, reserved_bytes: int) -> None:
         """One session and its bytes less."""
-        self._tell(metrics.SESSIONS_ACTIVE, -1, service=service)
-        self._tell(metrics.SESSION_MEMORY, -reserved_bytes, service=service)
+        self._emit(metrics.SESSIONS_ACTIVE, -1, service=service)
+        self._emit(metrics.SESSION_MEMORY, -reserved_bytes, service=service)
 
     def link_changed(self, service: str, target: str, ready: bool) -> None:
         """Whether the services below take work; counts the times that ended."""
-        self._tell(metrics.LINK_READY, int(ready), service=service, target=target)
-        self._tell(metrics.LINK_LOSSES, int(not ready), service=service, target=target)
+        self._emit(metrics.LINK_READY, int(ready), service=service, target=target)
+        self._emit(metrics.LINK_LOSSES, int(not ready), service=service, target=target)
 
     def rpc_finished(self, method: str, code: str, duration_s: float) -> None:
         """One call on the server."""
-        self._tell(metrics.RPC_DURATION, duration_s, method=method, code=code)
+        self._emit(metrics.RPC_DURATION, duration_s, method=method, code=code)
 
     def capacity(self, service: str, sessions: int) -> None:
         """Sessions that fit at the same time."""
-        self._tell(metrics.SESSIONS_CAPACITY, sessions, service=service)
+        self._emit(metrics.SESSIONS_CAPACITY, sessions, service=service)
 
     def admission_rejected(self, reason: str) -> None:
         """A session was refused; ``reason`` as in the error the client got."""
-        self._tell(metrics.ADMISSIONS_REJECTED, 1, reason=reason)
+        self._emit(metrics.ADMISSIONS_REJECTED, 1, reason=reason)
 
     def first_frame(self, seconds: float) -> None:
         """A session's first picture left the gateway so long after the audio of its first block came."""
-        self._tell(metrics.FIRST_FRAME, seconds)
+        self._emit(metrics.FIRST_FRAME, seconds)
 
     def audio_starved(self) -> None:
         """A live block holds silence where the rest of an utterance should have come."""
-        self._tell(metrics.AUDIO_STARVED, 1)
+        self._emit(metrics.AUDIO_STARVED, 1)
 
     def degraded(self, reason: str, sessions: int) -> None:
         """So many live sessions more are degraded, or fewer; ``reason`` as in the event their clients got."""
-        self._tell(metrics.SESSIONS_DEGRADED, sessions, reason=reason)
+        self._emit(metrics.SESSIONS_DEGRADED, sessions, reason=reason)
 
     def viewer_waited(self, reason: str, seconds: float) -> None:
         """A live viewer had nothing to show for so long; ``reason`` as in the event for it."""
-        self._tell(metrics.VIEWER_WAITED, seconds, reason=reason)
+        self._emit(metrics.VIEWER_WAITED, seconds, reason=reason)
 
-    def _tell(self, metric: Metric, value: float, **labels: str) -> None:
+    def _emit(self, metric: Metric, value: float, **labels: str) -> None:
         assert tuple(labels) == metric.labels, f"{metric.name} has labels {metric.labels}, not {tuple(labels)}"
         if self._has_metrics:
             self._records[metric](value, labels)

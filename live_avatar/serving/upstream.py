@@ -34,7 +34,7 @@ class Upstream:
         self._overflow = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
-    async def greet(self, model_digest: str) -> None:
+    async def handshake(self, model_digest: str) -> None:
         """Waits for Hello; raises ServiceError where the peer does not fit."""
         try:
             async with asyncio.timeout(self._timing.connect_s):
@@ -76,7 +76,7 @@ class Upstream:
             async with asyncio.TaskGroup() as tasks:
                 others = [
                     tasks.create_task(self._write_all()),
-                    tasks.create_task(self._beat(heartbeat)),
+                    tasks.create_task(self._send_heartbeats(heartbeat)),
                     tasks.create_task(self._watch_overflow()),
                 ]
                 await self._read_all(receive)
@@ -86,7 +86,7 @@ class Upstream:
             cause = first_cause(group)
         except* grpc.aio.BaseError as group:
             cause = cause or first_cause(group)
-        await self._settle()
+        await self._flush()
         if cause is not None:
             raise cause
 
@@ -144,12 +144,12 @@ class Upstream:
     async def _write(self, response: StreamBlocksResponse) -> None:
         await self._context.write(response)
 
-    async def _settle(self) -> None:
+    async def _flush(self) -> None:
         """Waits for the write under way, since gRPC takes no status before that is done."""
         if self._writing is not None:
             await asyncio.wait([self._writing], timeout=self._timing.heartbeat_s)
 
-    async def _beat(self, heartbeat: Callable[[], StreamBlocksResponse]) -> None:
+    async def _send_heartbeats(self, heartbeat: Callable[[], StreamBlocksResponse]) -> None:
         while True:
             await asyncio.sleep(self._timing.heartbeat_s)
             self.reply(heartbeat())

@@ -133,8 +133,8 @@ class AudioWindow:
                 f"left_context_s={stream.left_context_s} must hold one hidden state, "
                 f"lookahead_s={stream.lookahead_s} must not be negative"
             )
-        heard_states = ceil((self._block_samples + self._lookahead) / self._hop)
-        self._states = self._left_states + heard_states + speech.position_kernel // 2
+        visible_states = ceil((self._block_samples + self._lookahead) / self._hop)
+        self._states = self._left_states + visible_states + speech.position_kernel // 2
         self._window_samples = (self._states - 1) * self._hop + receptive_samples(speech)
         self.reset(first_block)
 
@@ -211,11 +211,11 @@ class AudioWindow:
         if not self.ready():
             raise ValueError(f"block {self._block} is not ready, the stream stands at sample {self._ring.end}")
         start = self._block * self._block_samples
-        heard = start + self._block_samples + self._lookahead
-        self._learn(heard)
+        visible_end = start + self._block_samples + self._lookahead
+        self._learn(visible_end)
         first_state = start // self._hop - self._left_states
         samples = np.zeros(self._window_samples, np.float32)
-        samples[: heard - first_state * self._hop] = self._ring.read(first_state * self._hop, heard)
+        samples[: visible_end - first_state * self._hop] = self._ring.read(first_state * self._hop, visible_end)
         frames = range(self._block * self._frames, (self._block + 1) * self._frames)
         positions = [state_position(frame, self._fps, self._hop) - first_state for frame in frames]
         assert positions[0] >= 0 and positions[-1] <= self._states - 1, f"block {self._block} leaves its window"

@@ -55,6 +55,8 @@ def _load(settings: AudioEncoderSettings) -> tuple[Networks, AudioEncoderWork]:
     assert isinstance(tokens, AudioTokenEncoder)
     assert isinstance(text, PreTrainedModel)
     prompts = TextEncoder(text, networks.tokenizer(), networks.preset.dit.text_len)
-    room = MemoryBudget(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
+    memory_budget = MemoryBudget(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
     longest = settings.max_whole_file_seconds
-    return networks, AudioEncoderWork(networks.preset, speech, tokens, prompts, room=room, max_whole_file_s=longest)
+    return networks, AudioEncoderWork(
+        networks.preset, speech, tokens, prompts, memory_budget=memory_budget, max_whole_file_s=longest
+    )

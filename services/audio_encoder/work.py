@@ -35,7 +35,7 @@ PROMPTS_KEPT = 16
 class _Session:
     """One session's audio, and where it stands."""
 
-    hearing: AudioFeatures
+    audio_features: AudioFeatures
     parts: ConditioningJoiner = field(default_factory=ConditioningJoiner)
     samples: int = 0
     finished: bool = False
@@ -44,7 +44,7 @@ class _Session:
     def rewind(self, sample: int) -> None:
         """Forgets the audio from ``sample`` on; raises ServiceError where a block has used it."""
         try:
-            self.hearing.rewind(sample)
+            self.audio_features.rewind(sample)
         except ValueError as error:
             raise _out_of_order(str(error)) from error
         self.samples = sample
@@ -60,7 +60,7 @@ class AudioEncoderWork:
         tokens: AudioTokenEncoder,
         text: TextEncoder,
         *,
-        room: MemoryBudget,
+        memory_budget: MemoryBudget,
         max_whole_file_s: float,
     ) -> None:
         self._preset = preset
@@ -68,20 +68,22 @@ class AudioEncoderWork:
         self._tokens = tokens
         self._text = text
         self._max_whole_file_s = max_whole_file_s
-        self._sessions: AdmittedSessions[_Session] = AdmittedSessions(room)
+        self._sessions: AdmittedSessions[_Session] = AdmittedSessions(memory_budget)
         self._prompts: OrderedDict[str, Tensor] = OrderedDict()
 
     @property
     def capacity(self) -> int:
         """Sessions that have room at the same time, the larger kind counted."""
         modes = (LISTENING_WHOLE_FILE, LISTENING_STREAMING)
-        return self._sessions.room.sessions_of(max(self._hearing(mode).reserved_bytes for mode in modes))
+        return self._sessions.memory_budget.sessions_of(
+            max(self._audio_features(mode).reserved_bytes for mode in modes)
+        )
 
     def open(self, request: StreamBlocksRequest.Open) -> int:
         """Reserves room for the most audio the session may hold."""
-        hearing = self._hearing(request.listening)
-        self._sessions.open(request.key, hearing.reserved_bytes, lambda: _Session(hearing))
-        return hearing.reserved_bytes
+        audio_features = self._audio_features(request.listening)
+        self._sessions.open(request.key, audio_features.reserved_bytes, lambda: _Session(audio_features))
+        return audio_features.reserved_bytes
 
     def audio(self, request: StreamBlocksRequest.Audio) -> Iterable[StreamBlocksRequest]:
         """Keeps the samples, in place of those that came for the same span; nothing is passed on."""
@@ -94,11 +96,11 @@ class AudioEncoderWork:
         samples = _samples(request.samples)
         if request.sample_offset < session.samples:
             session.rewind(request.sample_offset)
-        session.hearing.append(samples)
+        session.audio_features.append(samples)
         session.samples += samples.size
         if request.last:
             session.finished = True
-            session.hearing.finish()
+            session.audio_features.finish()
         return ()
 
     def condition(self, part: StreamBlocksRequest.ConditioningPart) -> Iterable[StreamBlocksRequest]:
@@ -118,17 +120,17 @@ class AudioEncoderWork:
         session = self._sessions.get(block.key)
         if block.index != session.next_block:
             raise _out_of_order(f"block {block.index} came where block {session.next_block} was due")
-        tokens = self._tokens(session.hearing.features(block.index))
+        tokens = self._tokens(session.audio_features.features(block.index))
         session.next_block += 1
-        heard = StreamBlocksRequest(block=block)
-        heard.block.audio.CopyFrom(wire.audio_to_message(tokens))
-        return (heard,)
+        encoded = StreamBlocksRequest(block=block)
+        encoded.block.audio.CopyFrom(wire.audio_to_message(tokens))
+        return (encoded,)
 
     def close(self, key: SessionKey) -> int:
         """Forgets the session's audio."""
         return self._sessions.close(key)
 
-    def _hearing(self, mode: int) -> AudioFeatures:
+    def _audio_features(self, mode: int) -> AudioFeatures:
         if mode == LISTENING_WHOLE_FILE:
             return OfflineFeatures(self._speech, self._preset, self._max_whole_file_s)
         if mode == LISTENING_STREAMING:

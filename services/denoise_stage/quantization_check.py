@@ -73,8 +73,8 @@ def check_report(report: Path | None, digest: str) -> None:
     if report is None:
         raise ValueError(f"linear fp8 needs --fp8-report, the file that {COMMAND} writes")
     try:
-        said = json.loads(report.read_text())
-        about, passed = said["digest"], said["passed"]
+        content = json.loads(report.read_text())
+        about, passed = content["digest"], content["passed"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"fp8 report {report}: cannot be read: {error!r}") from error
     if about != digest:

@@ -63,5 +63,5 @@ def _load(settings: DenoiseStageSettings) -> tuple[Networks, DenoiseStageWork]:
             fp8_kv=settings.kv == "fp8",
         ),
     )
-    room = MemoryBudget(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
-    return networks, DenoiseStageWork(networks.preset, denoiser, room=room)
+    memory_budget = MemoryBudget(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
+    return networks, DenoiseStageWork(networks.preset, denoiser, memory_budget=memory_budget)

@@ -34,16 +34,16 @@ class _Session:
 class DenoiseStageWork:
     """Work of one denoising stage."""
 
-    def __init__(self, preset: Preset, denoiser: Denoiser, *, room: MemoryBudget) -> None:
+    def __init__(self, preset: Preset, denoiser: Denoiser, *, memory_budget: MemoryBudget) -> None:
         self._preset = preset
         self._denoiser = denoiser
-        self._sessions: AdmittedSessions[_Session] = AdmittedSessions(room)
+        self._sessions: AdmittedSessions[_Session] = AdmittedSessions(memory_budget)
 
     @property
     def capacity(self) -> int:
         """Sessions of the largest picture that have room at the same time."""
         height, width = largest_size(self._preset)
-        return self._sessions.room.sessions_of(self._denoiser.session_nbytes(self._geometry(width, height)))
+        return self._sessions.memory_budget.sessions_of(self._denoiser.session_nbytes(self._geometry(width, height)))
 
     def open(self, request: StreamBlocksRequest.Open) -> int:
         """Allocates the windows of all steps for latents of the session's size."""

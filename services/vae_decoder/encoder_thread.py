@@ -29,17 +29,17 @@ class EncoderThread:
 
     def __init__(self, max_waiting: int = MAX_WAITING) -> None:
         self._thread = ThreadPoolExecutor(1, "encoder")
-        self._room = BoundedSemaphore(max_waiting)
+        self._slots = BoundedSemaphore(max_waiting)
 
     def submit(self, encoder: VideoEncoder, pixels: Pixels, *, starts_block: bool) -> Future[Encoded]:
         """Queues ``pixels`` [T, H, W, 3] for ``encoder``; waits while the queue is full."""
-        self._room.acquire()
+        self._slots.acquire()
         try:
             future = self._thread.submit(_encode, encoder, pixels, starts_block)
         except RuntimeError:
-            self._room.release()
+            self._slots.release()
             raise
-        future.add_done_callback(lambda _: self._room.release())
+        future.add_done_callback(lambda _: self._slots.release())
         return future
 
     def __enter__(self) -> "EncoderThread":

@@ -49,9 +49,11 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
         encoder = threads.enter_context(EncoderThread())
         device = threads.enter_context(ThreadPoolExecutor(1, "device"))
         loaded = await loop.run_in_executor(device, _load, settings)
-        networks, decoder, room = loaded.networks, loaded.decoder, loaded.room
-        audience = SubscriberRegistry()
-        work = VaeDecoderWork(networks.preset, decoder, room=room, encoder=encoder, audience=audience)
+        networks, decoder, memory_budget = loaded.networks, loaded.decoder, loaded.memory_budget
+        subscribers = SubscriberRegistry()
+        work = VaeDecoderWork(
+            networks.preset, decoder, memory_budget=memory_budget, encoder=encoder, subscribers=subscribers
+        )
         info = _info(settings, networks, work.capacity)
         async with (
             Portraits(DEFAULT_LIMITS, "image", PORTRAITS) as portraits,
@@ -60,7 +62,7 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
             servicer = VaeDecoderServicer(
                 networks.preset,
                 decoder,
-                audience=audience,
+                subscribers=subscribers,
                 device_thread=device,
                 portraits=portraits,
                 fail_session=hop.fail,
@@ -85,7 +87,7 @@ class _Loaded:
 
     networks: Networks
     decoder: FrameDecoder
-    room: MemoryBudget
+    memory_budget: MemoryBudget
     training_portraits: TrainingPortraits | None
 
 
@@ -100,8 +102,8 @@ def _load(settings: VaeDecoderSettings) -> _Loaded:
         for width, height in settings.sizes:
             vae.warm_up(*latent_size(networks.preset, width, height))
     decoder = FrameDecoder(vae, networks.preset.stream, use_motion=networks.preset.dit.use_motion)
-    room = MemoryBudget(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
-    return _Loaded(networks, decoder, room, networks.training_portraits())
+    memory_budget = MemoryBudget(round(free_bytes(device) * settings.memory_fraction), settings.max_sessions)
+    return _Loaded(networks, decoder, memory_budget, networks.training_portraits())
 
 
 def _info(settings: VaeDecoderSettings, networks: Networks, capacity: int) -> ServiceInfo:

@@ -61,7 +61,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         preset: Preset,
         decoder: FrameDecoder,
         *,
-        audience: SubscriberRegistry,
+        subscribers: SubscriberRegistry,
         device_thread: Executor,
         portraits: Portraits,
         fail_session: Callable[[SessionKey, ServiceError], None],
@@ -70,7 +70,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
     ) -> None:
         self._preset = preset
         self._decoder = decoder
-        self._audience = audience
+        self._subscribers = subscribers
         self._device_thread = device_thread
         self._portraits = portraits
         self._fail_session = fail_session
@@ -124,7 +124,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
         except* grpc.aio.BaseError as group:
             lost = lost or group.exceptions[0]
         finally:
-            for key in self._audience.leave(stream):
+            for key in self._subscribers.unsubscribe_stream(stream):
                 self._fail_session(key, stage_lost("the gateway that received the video is gone"))
         if lost is not None:
             raise lost
@@ -170,7 +170,7 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
             if not isinstance(request, StreamVideoRequest):
                 return
             if request.HasField("subscribe"):
-                self._audience.subscribe(request.subscribe.key, stream)
+                self._subscribers.subscribe(request.subscribe.key, stream)
 
     async def _write_all(self, stream: VideoStream, context: VideoContext) -> NoReturn:
         while True:

@@ -1,6 +1,7 @@
-"""Who receives the video: one stream per gateway, carrying all its sessions.
+"""Registry of the gateways that receive video: one stream per gateway, carrying all its sessions.
 
-All methods but ``post`` and ``forget`` belong to the event loop.  Knows keys and messages; knows nothing of pictures.
+All methods but ``post`` and ``unsubscribe_threadsafe`` belong to the event loop.  Knows keys and messages; knows
+nothing of frames.
 """
 
 import asyncio
@@ -50,7 +51,7 @@ class _Subscription:
 
 
 class SubscriberRegistry:
-    """All gateways that receive video, by session."""
+    """Registers which gateway receives the video of each session."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -82,13 +83,13 @@ class SubscriberRegistry:
         stream.outbox.put_nowait((None, StreamVideoResponse(subscribed=StreamVideoResponse.Subscribed(key=key))))
 
     def unsubscribe(self, key: SessionKey) -> None:
-        """Forgets a session; what waits for it is still written."""
+        """Removes a session; messages that are queued for it are still written."""
         subscription = self._subscriptions.pop(key_name(key), None)
         if subscription is not None:
             subscription.stream.keys.discard(key_name(key))
 
-    def leave(self, stream: VideoStream) -> list[SessionKey]:
-        """Forgets a stream; returns the sessions that nobody receives any more."""
+    def unsubscribe_stream(self, stream: VideoStream) -> list[SessionKey]:
+        """Removes a stream; returns the keys of its sessions, which no gateway receives any more."""
         keys = [SessionKey(session_id=session_id, epoch=epoch) for session_id, epoch in sorted(stream.keys)]
         for key in keys:
             self.unsubscribe(key)
@@ -98,7 +99,7 @@ class SubscriberRegistry:
         """Queues a message of a session for its gateway.
 
         Raises:
-            ServiceError: VIDEO_UNCLAIMED where nobody has subscribed, SLOW_CONSUMER where too much waits already.
+            ServiceError: VIDEO_UNCLAIMED where no gateway has subscribed, SLOW_CONSUMER where too many messages wait.
         """
         subscription = self._subscriptions.get(key_name(key))
         if subscription is None:
@@ -108,7 +109,7 @@ class SubscriberRegistry:
                 "no gateway has subscribed to the session's video",
             )
         if subscription.overflown or subscription.waiting >= MAX_WAITING:
-            # What is missing in the middle cannot be made up for by what follows.
+            # A gap cannot be repaired by later messages.
             subscription.overflown = True
             raise ServiceError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER", f"the gateway left {MAX_WAITING} messages unread"
@@ -116,7 +117,7 @@ class SubscriberRegistry:
         subscription.waiting += 1
         subscription.stream.outbox.put_nowait((subscription, response))
 
-    def forget(self, key: SessionKey) -> None:
+    def unsubscribe_threadsafe(self, key: SessionKey) -> None:
         """``unsubscribe``, from any thread."""
         self._loop.call_soon_threadsafe(self.unsubscribe, key)
 

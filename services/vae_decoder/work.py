@@ -66,23 +66,23 @@ class VaeDecoderWork:
         preset: Preset,
         decoder: FrameDecoder,
         *,
-        room: MemoryBudget,
+        memory_budget: MemoryBudget,
         encoder: EncoderThread,
-        audience: SubscriberRegistry,
+        subscribers: SubscriberRegistry,
     ) -> None:
         self._preset = preset
         self._decoder = decoder
         self._sinks = SinkSchedule(preset.stream)
         self._encoder = encoder
-        self._audience = audience
-        self._sessions: AdmittedSessions[_Session] = AdmittedSessions(room)
+        self._subscribers = subscribers
+        self._sessions: AdmittedSessions[_Session] = AdmittedSessions(memory_budget)
         self._bytes_per_latent_pixel = decoder_cache_nbytes(preset.vae, 1, 1, DTYPES[preset.vae_dtype])
 
     @property
     def capacity(self) -> int:
         """Sessions of the largest picture that have room at the same time."""
         height, width = largest_size(self._preset)
-        return self._sessions.room.sessions_of(self.session_nbytes(width, height))
+        return self._sessions.memory_budget.sessions_of(self.session_nbytes(width, height))
 
     def open(self, request: StreamBlocksRequest.Open) -> int:
         """Reserves the decoder's caches and opens an encoder."""
@@ -135,11 +135,11 @@ class VaeDecoderWork:
         if own is not None:
             self._send_sink(block.key, Sink(session.sink_version + 1, own, motion=None))
         pieces = list(self._pieces(block, session, latent.to(self._device)))
-        return _Delivery(block, pieces, self._audience)
+        return _Delivery(block, pieces, self._subscribers)
 
     def close(self, key: SessionKey) -> int:
         """Frees the session's caches and its encoder."""
-        self._audience.forget(key)
+        self._subscribers.unsubscribe_threadsafe(key)
         return self._sessions.close(key)
 
     @property
@@ -155,7 +155,7 @@ class VaeDecoderWork:
 
     def _send_sink(self, key: SessionKey, sink: Sink) -> None:
         data = wire.sink_to_message(sink).SerializeToString()
-        self._audience.post(key, StreamVideoResponse(new_sink=StreamVideoResponse.NewSink(key=key, data=data)))
+        self._subscribers.post(key, StreamVideoResponse(new_sink=StreamVideoResponse.NewSink(key=key, data=data)))
 
     def _pieces(self, block: StreamBlocksRequest.Block, session: _Session, latent: Tensor) -> Iterator[_Piece]:
         """Decodes latent by latent; all but the last piece are sent as soon as they are encoded."""
@@ -175,7 +175,7 @@ class VaeDecoderWork:
             if encoded.cancelled() or encoded.exception() is not None:
                 return  # the delivery waits for it too, and fails
             for video in _videos(block, piece.first, encoded.result().frames):
-                self._audience.post(block.key, StreamVideoResponse(video=video))
+                self._subscribers.post(block.key, StreamVideoResponse(video=video))
 
         piece.encoded.add_done_callback(send)
 
@@ -183,10 +183,10 @@ class VaeDecoderWork:
 class _Delivery:
     """Hands over the end of a block; a ``Completion``."""
 
-    def __init__(self, block: StreamBlocksRequest.Block, pieces: list[_Piece], audience: SubscriberRegistry) -> None:
+    def __init__(self, block: StreamBlocksRequest.Block, pieces: list[_Piece], subscribers: SubscriberRegistry) -> None:
         self._block = block
         self._pieces = pieces
-        self._audience = audience
+        self._subscribers = subscribers
 
     async def __call__(self, timing: BlockTiming) -> None:
         encoded = [await asyncio.wrap_future(piece.encoded) for piece in self._pieces]
@@ -195,7 +195,7 @@ class _Delivery:
         videos[-1].last = True
         videos[-1].timings.extend((*self._block.timings, timing))
         for video in videos:
-            self._audience.deliver(self._block.key, StreamVideoResponse(video=video))
+            self._subscribers.deliver(self._block.key, StreamVideoResponse(video=video))
 
 
 def _videos(block: StreamBlocksRequest.Block, first: int, frames: list[bytes]) -> list[StreamVideoResponse.Video]:

@@ -62,7 +62,7 @@ async def viewer(target: str, over: asyncio.Event) -> dict[str, Any]:
                 await asyncio.sleep(LOOK_S)
                 stalled += [time.monotonic()] * (one.stalls - seen)
                 seen = one.stalls
-                one.heard.clear()
+                one.received.clear()
             for task in tasks:
                 task.cancel()
     return {"stalls": stalled, "ended": "" if over.is_set() else f"the stream ended: {one.failure}"}

@@ -30,7 +30,7 @@ PORTRAIT_SIDE, PORTRAITS_AT_ONCE, CREATES_AT_ONCE = 1_400, 8, 8
 PROMPT = "a person in a red coat talks to the camera in front of a window, number {}, " + "and so on " * 30
 Counter = Callable[[], None]
 Storm = Callable[[str, Counter], Coroutine[Any, Any, None]]
-Say = Callable[[Talk, int], Awaitable[None]]
+SendAudio = Callable[[Talk, int], Awaitable[None]]
 
 
 def channel(target: str) -> grpc.aio.Channel:
@@ -38,7 +38,7 @@ def channel(target: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
 
 
-async def live_flood(target: str, count: Counter, say: Say) -> None:
+async def live_flood(target: str, count: Counter, say: SendAudio) -> None:
     """A session, live where there is room, on whose stream something is said until the services end it."""
     async with channel(target) as connection:
         stub = AvatarServiceStub(connection)
@@ -61,7 +61,7 @@ async def _created(stub: Any) -> api.CreateSessionResponse:
     return made
 
 
-async def _say_all(talk: Talk, say: Say, count: Counter, reading: "asyncio.Task[None]") -> None:
+async def _say_all(talk: Talk, say: SendAudio, count: Counter, reading: "asyncio.Task[None]") -> None:
     with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
         for number in itertools.count():
             if reading.done():
@@ -74,7 +74,7 @@ async def _read(talk: Talk) -> None:
     """Takes what comes and gives the credit back, until the stream ends."""
     with suppress(grpc.aio.AioRpcError, EOFError):
         while True:
-            response = await talk.hear(timeout_s=60)
+            response = await talk.receive(timeout_s=60)
             await talk.grant(int(response.HasField("video_unit")), now=False)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.emulated import trace_line
-from benchmarks.emulated_work import SESSIONS, EmulatedEncoder, EmulatedStage, film, first_sink
+from benchmarks.emulated_work import SESSIONS, EmulatedEncoder, EmulatedStage, emulated_video, first_sink
 from live_avatar import wire
 from live_avatar.config import S2V_14B, TINY
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, Sink, StreamBlocksRequest
@@ -27,20 +27,20 @@ def made(requests: Iterable[StreamBlocksRequest]) -> StreamBlocksRequest.Block:
     return request.block
 
 
-def heard(index: int = 0) -> StreamBlocksRequest.Block:
+def received(index: int = 0) -> StreamBlocksRequest.Block:
     encoder = EmulatedEncoder(S2V_14B, 0.0)
     return made(encoder.block(StreamBlocksRequest.Block(key=KEY, index=index)))
 
 
 def test_tokens_have_the_real_size() -> None:
-    audio = heard().audio
+    audio = received().audio
     assert len(audio.local.data) + len(getattr(audio, "global").data) == TOKEN_BYTES
 
 
 def test_latents_have_the_real_size_and_pass_unchanged() -> None:
     stage = EmulatedStage(S2V_14B, 0.0)
     stage.open(OPEN)
-    first = made(stage.block(heard()))
+    first = made(stage.block(received()))
     assert len(first.latent.data) == LATENT_BYTES
     assert wire.block_from_message(first).latent is not None
     again = made(stage.block(first))
@@ -51,7 +51,7 @@ def test_latents_have_the_real_size_and_pass_unchanged() -> None:
 def test_a_stage_waits_without_the_cpu() -> None:
     stage = EmulatedStage(S2V_14B, 0.2)
     stage.open(OPEN)
-    block = heard()
+    block = received()
     began, used = time.monotonic(), time.thread_time()
     stage.block(block)
     assert time.monotonic() - began >= 0.2
@@ -78,11 +78,11 @@ def test_the_first_sink_is_one() -> None:
     assert warmup.shape == (16, S2V_14B.stream.warmup_latents, 48, 88)
 
 
-def test_a_film_has_the_pictures_that_are_shown() -> None:
-    small = film(TINY, 64, 64)
+def test_a_video_has_the_frames_that_are_shown() -> None:
+    small = emulated_video(TINY, 64, 64)
     assert len(small.of(0)) == TINY.frames_per_block - TINY.stream.dropped_frames
     assert len(small.of(1)) == len(small.of(7)) == TINY.frames_per_block
-    other_size = film(replace(TINY, stream=replace(TINY.stream, dropped_frames=0)), 32, 64)
+    other_size = emulated_video(replace(TINY, stream=replace(TINY.stream, dropped_frames=0)), 32, 64)
     assert len(other_size.of(0)) == TINY.frames_per_block
 
 

@@ -95,7 +95,7 @@ def test_what_follows_from_the_parts() -> None:
 
 
 def test_the_plan_names_every_size_and_product() -> None:
-    said = gpu.plan("S2V_14B")
+    message = gpu.plan("S2V_14B")
     for part in (
         "704x384",
         "832x480",
@@ -104,7 +104,7 @@ def test_the_plan_names_every_size_and_product() -> None:
         "32.4 GB",
         "21.0 GB",
     ):
-        assert part in said
+        assert part in message
 
 
 def test_a_stopped_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,8 +127,8 @@ def test_a_stopped_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert done == ["first", "second"]
     gpu.measure(PLACE, ["first"], tmp_path, again=True)
     assert done == ["first", "second", "first"]
-    told = json.loads((tmp_path / "gpu.json").read_text())
-    assert told["sections"]["second"]["number_of_second"] == 1.0
+    reported = json.loads((tmp_path / "gpu.json").read_text())
+    assert reported["sections"]["second"]["number_of_second"] == 1.0
     assert "| `number_of_first` | 1 |" in (tmp_path / "gpu.md").read_text()
 
 

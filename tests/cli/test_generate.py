@@ -101,5 +101,5 @@ def test_a_proxy_in_the_way_is_one_line_and_no_log_of_grpc(tmp_path: Path) -> No
         env={**os.environ, "http_proxy": proxy}, timeout=60, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == FAILED
-    said = [line for line in done.stderr.splitlines() if line.strip() and "waiting for the first frame" not in line]
-    assert len(said) == 1 and "http_proxy" in said[0], done.stderr
+    message = [line for line in done.stderr.splitlines() if line.strip() and "waiting for the first frame" not in line]
+    assert len(message) == 1 and "http_proxy" in message[0], done.stderr

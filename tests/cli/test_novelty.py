@@ -102,10 +102,10 @@ def test_it_is_said_before_anything_starts(
 
 def warning(gateway: FakeGateway, requests: Requests) -> Iterator[Response]:
     """Warns twice, then shows a video."""
-    told = rich_status(grpc.StatusCode.FAILED_PRECONDITION, "PORTRAIT_UNLIKE_TRAINING")
-    told.message = "the gateway finds the portrait unlike"
+    reported = rich_status(grpc.StatusCode.FAILED_PRECONDITION, "PORTRAIT_UNLIKE_TRAINING")
+    reported.message = "the gateway finds the portrait unlike"
     for _ in range(2):
-        yield Response(event=Event(kind=Event.KIND_WARNING, warning=told))
+        yield Response(event=Event(kind=Event.KIND_WARNING, warning=reported))
     yield from gateway.talk(requests)
 
 

@@ -104,18 +104,18 @@ def test_ctrl_c_ends_a_talk_at_the_microphone_and_its_film_is_finished(tmp_path:
     modules.mkdir()
     here.mkdir()
     (modules / "sounddevice.py").write_text(MICROPHONE)
-    gateway, heard = fake_gateway(), threading.Event()
+    gateway, received = fake_gateway(), threading.Event()
 
     def deliver(one: FakeGateway, requests: Requests) -> Iterator[Response]:
         while len(one.speech) < 32_000:
             one.take(requests)
-        heard.set()
+        received.set()
         yield from one.talk(requests)
 
     gateway.deliver = deliver
     with serving(gateway) as address:
         process = start(here, "talk", "--out", "out.mp4", "--gateway", address, modules=modules)
-        assert heard.wait(LIMIT_S)
+        assert received.wait(LIMIT_S)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, errors

@@ -39,10 +39,10 @@ class Up:
         self.process = subprocess.Popen(
             [*COMMAND, "up", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        self.said: list[str] = []
+        self.message: list[str] = []
         self.gateway = ""
         assert self.process.stderr is not None
-        self._listener = threading.Thread(target=self.said.extend, args=(self.process.stderr,))
+        self._listener = threading.Thread(target=self.message.extend, args=(self.process.stderr,))
         self._listener.start()
 
     def wait_gateway(self) -> None:
@@ -63,11 +63,11 @@ class Up:
                 found[int(stat.parent.name)] = arguments[3]
         return found
 
-    def wait_said(self, text: str) -> None:
+    def wait_printed(self, text: str) -> None:
         """Returns when a line with ``text`` has been told."""
         deadline = time.monotonic() + LIMIT_S
-        while not any(text in line for line in list(self.said)):
-            assert time.monotonic() < deadline, self.said
+        while not any(text in line for line in list(self.message)):
+            assert time.monotonic() < deadline, self.message
             time.sleep(0.05)
 
     def end(self, number: signal.Signals) -> float:
@@ -97,9 +97,14 @@ def up(tmp_path: Path) -> Iterator[Up]:
 @pytest.mark.slow
 def test_a_killed_service_comes_back_and_ctrl_c_ends_everything(up: Up, tmp_path: Path) -> None:
     up.wait_gateway()
-    assert re.fullmatch(r"127\.0\.0\.1:\d+", up.gateway), up.said
-    up.wait_said(inputs.RANDOM_WEIGHTS)
-    assert [line.split()[0] for line in up.said[:4]] == ["vae-decoder", "denoise-stage-0", "audio-encoder", "gateway"]
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", up.gateway), up.message
+    up.wait_printed(inputs.RANDOM_WEIGHTS)
+    assert [line.split()[0] for line in up.message[:4]] == [
+        "vae-decoder",
+        "denoise-stage-0",
+        "audio-encoder",
+        "gateway",
+    ]
     before = up.children()
     modules = [
         "live_avatar.services.audio_encoder",
@@ -111,8 +116,10 @@ def test_a_killed_service_comes_back_and_ctrl_c_ends_everything(up: Up, tmp_path
     stage = next(pid for pid, module in before.items() if module == "live_avatar.services.denoise_stage")
     assert b"--kv\0fp8" in Path(f"/proc/{stage}/cmdline").read_bytes()
     os.kill(stage, signal.SIGKILL)
-    up.wait_said("denoise-stage-0 was ended by SIGKILL")
-    up.wait_said("denoise-stage-0 was ended by SIGKILL; log out/logs/denoise-stage-0.log; it is started again (1 of 5")
+    up.wait_printed("denoise-stage-0 was ended by SIGKILL")
+    up.wait_printed(
+        "denoise-stage-0 was ended by SIGKILL; log out/logs/denoise-stage-0.log; it is started again (1 of 5"
+    )
     with grpc.insecure_channel(up.gateway) as channel:
         assert "live_avatar.v1.AvatarService" in ProtoReflectionDescriptorDatabase(channel).get_services()
     make_when_ready(up.gateway, tmp_path / "out.mp4")
@@ -179,9 +186,9 @@ def test_what_keeps_ending_ends_everything_and_says_within_which_time(
     with pytest.raises(LaunchError, match="decoder ended with code 1; it was started again 5 times within 5 minutes"):
         module._keep_up(pipeline)  # type: ignore[arg-type]
     assert pipeline.restarts == 5
-    said = capsys.readouterr().err.splitlines()
-    assert "decoder does not listen" in said
-    assert said[0] == "decoder ended with code 1; it is started again (1 of 5 times within 5 minutes)"
+    message = capsys.readouterr().err.splitlines()
+    assert "decoder does not listen" in message
+    assert message[0] == "decoder ended with code 1; it is started again (1 of 5 times within 5 minutes)"
 
 
 def test_crashes_that_lie_far_apart_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,14 +90,14 @@ class FakeGateway(AvatarServiceServicer):
             self.credits += request.credit.video_units
         return str(kind)
 
-    def hear(self, requests: Requests) -> None:
+    def receive(self, requests: Requests) -> None:
         """Reads to the end of the speech."""
         while self.take(requests) != "finish":
             pass
 
     def talk(self, requests: Requests) -> Iterator[Response]:
         """Hears everything, then shows it as a file of fragments, for which the client grants credits."""
-        self.hear(requests)
+        self.receive(requests)
         rate = self.created[-1].config.audio.sample_rate_hz
         samples = np.frombuffer(self.speech, "<i2").astype(np.float32) / np.float32(32_768)
         muxer, encoder = FragmentedMp4(TINY, (SIDE, SIDE), rate), H264Encoder(SIDE, SIDE, TINY.stream.fps)

@@ -220,10 +220,10 @@ def test_what_is_no_number_is_never_sent(tmp_path: Path) -> None:
 
 
 def test_a_recording_without_a_voice_is_told(tmp_path: Path) -> None:
-    for name, loudest, told in (("silent", 0, True), ("hiss", 20, True), ("quiet", 100, False)):
+    for name, loudest, reported in (("silent", 0, True), ("hiss", 20, True), ("quiet", 100, False)):
         spoken = np.round(tone() * (loudest / 8_000)).astype(np.int16)
         _, _, warnings = read(write(tmp_path / f"{name}.wav", wav(spoken[:, None])))
-        assert [("-60 dB" in warning) for warning in warnings] == [True] * told
+        assert [("-60 dB" in warning) for warning in warnings] == [True] * reported
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 11_025, 32_000, 96_000, 192_000])

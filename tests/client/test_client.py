@@ -143,7 +143,7 @@ def test_speech_waits_for_a_server_that_does_not_read(gateway: FakeGateway) -> N
 
     def deliver(self: FakeGateway, requests: Requests) -> Iterator[Response]:
         assert reads.wait(10)
-        self.hear(requests)
+        self.receive(requests)
         yield Response(go_away=Response.GoAway(reason="all was read"))
 
     gateway.deliver = deliver
@@ -167,11 +167,11 @@ def test_speech_waits_for_a_server_that_does_not_read(gateway: FakeGateway) -> N
 
 def test_other_results_are_told_and_unknown_ones_left_out(gateway: FakeGateway) -> None:
     def deliver(self: FakeGateway, requests: Requests) -> Iterator[Response]:
-        told = Response.Event(kind=Response.Event.KIND_DEGRADED, utterance_id="u", block_index=3)
-        told.media_time.FromMilliseconds(40)
-        told.warning.CopyFrom(rich_status(grpc.StatusCode.UNAVAILABLE, "STAGE_LOST"))
+        reported = Response.Event(kind=Response.Event.KIND_DEGRADED, utterance_id="u", block_index=3)
+        reported.media_time.FromMilliseconds(40)
+        reported.warning.CopyFrom(rich_status(grpc.StatusCode.UNAVAILABLE, "STAGE_LOST"))
         yield Response(resumption_update=Response.ResumptionUpdate(resumable=True))
-        yield Response(event=told)
+        yield Response(event=reported)
         yield Response(audio_unit=Response.AudioUnit(data=b"pcm", utterance_id="u"))
 
     gateway.deliver = deliver

@@ -28,19 +28,19 @@ def make(
     gateway: FakeGateway, speech: Path, out: Path, image: bytes = b"an image"
 ) -> tuple[GenerateStats, list[float]]:
     """The measurement, and the progress that was told."""
-    told: list[float] = []
+    reported: list[float] = []
 
     async def main() -> GenerateStats:
         with serving(gateway) as address:
             async with AvatarClient(address) as client:
-                return await generate_file(client, image, speech, out, progress=lambda done, due: told.append(done))
+                return await generate_file(client, image, speech, out, progress=lambda done, due: reported.append(done))
 
-    return asyncio.run(main()), told
+    return asyncio.run(main()), reported
 
 
 def test_the_file_holds_all_frames_and_the_speech_in_sync(speech: Path, tmp_path: Path) -> None:
     gateway, out = fake_gateway(), tmp_path / "deep" / "out.mp4"
-    measured, told = make(gateway, speech, out)
+    measured, reported = make(gateway, speech, out)
     data = out.read_bytes()
     assert 0 < data.find(b"moov") < data.find(b"mdat")
     with av.open(out) as file:
@@ -53,7 +53,7 @@ def test_the_file_holds_all_frames_and_the_speech_in_sync(speech: Path, tmp_path
     assert [round(frame.time * 25) for frame in frames if frame.time is not None] == [0, *range(4, 60)]
     middle = slice(rate_hz // 2, rate_hz)
     assert np.corrcoef(samples[middle], tone(rate_hz, 2.0)[middle])[0, 1] > 0.99
-    assert told == sorted(told) and told[-1] == measured.video_s == 2.4
+    assert reported == sorted(reported) and reported[-1] == measured.video_s == 2.4
     assert [path.name for path in out.parent.iterdir()] == ["out.mp4"]
 
 
@@ -82,7 +82,7 @@ def test_an_image_over_the_limit_is_not_sent(speech: Path, tmp_path: Path) -> No
 
 def test_a_failure_leaves_no_file_and_closes_the_session(speech: Path, tmp_path: Path) -> None:
     def deliver(self: FakeGateway, requests: Requests) -> Iterator[Response]:
-        self.hear(requests)
+        self.receive(requests)
         self.refusal = rich_status(grpc.StatusCode.UNAVAILABLE, "STAGE_LOST")
         yield from ()
 
@@ -96,7 +96,7 @@ def test_a_failure_leaves_no_file_and_closes_the_session(speech: Path, tmp_path:
 
 def test_a_recording_without_a_frame_is_an_error(tmp_path: Path) -> None:
     def deliver(self: FakeGateway, requests: Requests) -> Iterator[Response]:
-        self.hear(requests)
+        self.receive(requests)
         yield from ()
 
     gateway = fake_gateway()
@@ -108,8 +108,8 @@ def test_a_recording_without_a_frame_is_an_error(tmp_path: Path) -> None:
 
 def test_a_warning_is_passed_on_and_ends_nothing(speech: Path, tmp_path: Path) -> None:
     def deliver(gateway: FakeGateway, requests: Requests) -> Iterator[Response]:
-        told = rich_status(grpc.StatusCode.FAILED_PRECONDITION, "PORTRAIT_UNLIKE_TRAINING")
-        yield Response(event=Response.Event(kind=Response.Event.KIND_WARNING, warning=told))
+        reported = rich_status(grpc.StatusCode.FAILED_PRECONDITION, "PORTRAIT_UNLIKE_TRAINING")
+        yield Response(event=Response.Event(kind=Response.Event.KIND_WARNING, warning=reported))
         yield from gateway.talk(requests)
 
     gateway, warnings = fake_gateway(), list[AvatarError]()

@@ -16,7 +16,7 @@ import pytest
 
 from live_avatar.client import movie as module
 from live_avatar.client import through
-from live_avatar.client.movie import Movie, check_film
+from live_avatar.client.movie import Movie, check_video_path
 from live_avatar.config import TINY
 from live_avatar.services.gateway.video.muxer import EncodedFrames, FragmentedMp4
 from live_avatar.services.vae_decoder.h264 import H264Encoder
@@ -72,7 +72,7 @@ def test_any_name_that_a_file_can_have(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("name", "better"), [("a.avi", "a.mp4"), ("a.mov", "a.mp4"), ("a.b.webm", "a.b.mp4")])
 def test_names_of_other_kinds_are_refused(tmp_path: Path, name: str, better: str) -> None:
     with pytest.raises(ValueError, match=f"is written as MP4: name it .*/{better}$"):
-        check_film(tmp_path / name)
+        check_video_path(tmp_path / name)
     assert os.listdir(tmp_path) == []
 
 

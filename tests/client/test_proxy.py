@@ -63,6 +63,6 @@ def test_services_gateway_and_client_on_one_machine_need_no_proxy() -> None:
 
 
 def test_a_client_that_fails_behind_a_proxy_names_it_and_the_remedy() -> None:
-    said, address = run_behind_a_proxy(A_REFUSAL)
-    assert said.startswith("UNAVAILABLE UNAVAILABLE")
-    assert f"grpc_proxy={address}" in said and "no_proxy" in said and "secret" not in said
+    message, address = run_behind_a_proxy(A_REFUSAL)
+    assert message.startswith("UNAVAILABLE UNAVAILABLE")
+    assert f"grpc_proxy={address}" in message and "no_proxy" in message and "secret" not in message

@@ -43,18 +43,18 @@ def test_a_talk_becomes_a_film_and_an_impression(tmp_path: Path) -> None:
             return await talk(client, b"image", OPTIONS, pieces(), out, lambda one: seen.append(one.video_s))
 
     with serving(gateway) as address:
-        impression = asyncio.run(scenario(address))
+        stats = asyncio.run(scenario(address))
     config = gateway.created[0].config
     assert (config.delivery, config.listening) == (api.DELIVERY_LIVE, api.LISTENING_STREAMING)
     assert len(gateway.speech) == 64_000
-    assert impression.events == ["UTTERANCE_STARTED", "DEGRADED", "WARNING"]
-    assert [warning.message for warning in impression.warnings] == ["a smear is to be expected"]
-    assert impression.starved == 1
-    assert len(impression.reactions_s) == 1
-    assert 0 < impression.reactions_s[0] < 10
-    assert impression.video_s == pytest.approx(2.4)
-    assert seen[-1] == impression.video_s
-    assert impression.slowest is not None
+    assert stats.events == ["UTTERANCE_STARTED", "DEGRADED", "WARNING"]
+    assert [warning.message for warning in stats.warnings] == ["a smear is to be expected"]
+    assert stats.starved == 1
+    assert len(stats.reactions_s) == 1
+    assert 0 < stats.reactions_s[0] < 10
+    assert stats.video_s == pytest.approx(2.4)
+    assert seen[-1] == stats.video_s
+    assert stats.slowest is not None
     with av.open(out) as film:
         assert [stream.codec_context.name for stream in film.streams] == ["h264", "aac"]
         assert [round(frame.time * 25) for frame in film.decode(video=0)] == [0, *range(4, 60)]
@@ -141,5 +141,5 @@ def test_a_live_stream_reports_and_interrupts() -> None:
     reports = [index for index, kind in enumerate(kinds) if kind == "playback_report"]
     assert len(reports) >= 3
     assert kinds.index("interrupt") - 1 in reports
-    told = [kind for kind in kinds if kind not in ("playback_report", "credit")]
-    assert told == ["audio_chunk 0 one", "interrupt", "audio_chunk 0 two", "update a fox prompt", "finish"]
+    reported = [kind for kind in kinds if kind not in ("playback_report", "credit")]
+    assert reported == ["audio_chunk 0 one", "interrupt", "audio_chunk 0 two", "update a fox prompt", "finish"]

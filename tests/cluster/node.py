@@ -34,7 +34,7 @@ class Node:
         self._pods = f"/api/v1/namespaces/{self.namespace}/pods"
         self.server.ask("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": _NAME}})
 
-    def settle(self) -> list[Body]:
+    def wait_settled(self) -> list[Body]:
         """All pods, once the controller has made as many as there should be; each has a node and an address."""
         deadline = time.monotonic() + _SETTLE_S
         while True:
@@ -53,7 +53,7 @@ class Node:
         pods: list[Body] = self.server.ask("GET", self._pods, labelSelector=selector)[1]["items"]
         return sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
 
-    def tell(self, pod: Body, *, ready: bool) -> None:
+    def notify(self, pod: Body, *, ready: bool) -> None:
         """Says whether a pod is ready."""
         address = self.addresses[pod["metadata"]["uid"]]
         condition = {"type": "Ready", "status": str(ready)}
@@ -74,7 +74,7 @@ class Node:
         binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
         self.server.ask("POST", f"{self._path(pod)}/binding", binding)
         self.addresses[pod["metadata"]["uid"]] = f"10.1.0.{len(self.addresses) + 1}"
-        self.tell(pod, ready=False)
+        self.notify(pod, ready=False)
 
     def _path(self, pod: Body) -> str:
         return f"{self._pods}/{pod['metadata']['name']}"

@@ -103,16 +103,18 @@ def test_a_watch_tells_what_matters_to_its_selector(asked: ApiServer) -> None:
     objects.create(SLICES, endpoint_slice("contract-b", "10.0.0.3", service="other"))
     objects.replace(SLICES, "contract-a", endpoint_slice("contract-a", "10.0.0.4", service="other"))
     try:
-        told = events(asked, version, seconds=3)
+        reported = events(asked, version, seconds=3)
     finally:
         for name in ("contract-a", "contract-b"):
             objects.delete(SLICES, name)
-    seen = [(event["type"], event["object"]["metadata"].get("name")) for event in told if event["type"] != "BOOKMARK"]
+    seen = [
+        (event["type"], event["object"]["metadata"].get("name")) for event in reported if event["type"] != "BOOKMARK"
+    ]
     assert seen == [(kind, "contract-a") for kind in ("ADDED", "MODIFIED", "DELETED")]
-    versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in told]
+    versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in reported]
     assert versions == sorted(versions)
     assert versions[0] > int(version)
-    last = [event["object"]["endpoints"][0]["addresses"] for event in told[:3]]
+    last = [event["object"]["endpoints"][0]["addresses"] for event in reported[:3]]
     assert last == [["10.0.0.1"], ["10.0.0.2"], ["10.0.0.2"]], "a slice that no longer matches is told as it was"
 
 

@@ -14,7 +14,7 @@ from live_avatar.services.gateway.discovery.slices import PortNames
 from live_avatar.services.gateway.discovery.source import Address
 from live_avatar.services.gateway.election.lease import LeaseHolder
 from tests.helm.rendering import NAMESPACE
-from tests.services.gateway.discovery.test_discovery import Told, following
+from tests.services.gateway.discovery.test_discovery import Notified, following
 from tests.services.gateway.endpoint_world import NAMESPACE as OF_WORLD
 from tests.services.gateway.endpoint_world import PORTS, SERVICE, World
 
@@ -39,11 +39,11 @@ class Pipelines:
         self._ending = set[str]()
         self.moved = dict.fromkeys(("ready", "unready", "asked to stop", "stopped"), 0)
         self._pods: list[Body] = []
-        self.settle()
+        self.wait_settled()
 
-    def settle(self) -> None:
+    def wait_settled(self) -> None:
         """Waits until there are as many as there should be."""
-        self._pods = self._node.settle()
+        self._pods = self._node.wait_settled()
 
     def expected(self) -> frozenset[Address]:
         """Every pipeline that takes new sessions."""
@@ -57,14 +57,14 @@ class Pipelines:
         if identity in self._ending:
             self._node.stopped(pod)
             self.moved["stopped"] += 1
-            self.settle()
+            self.wait_settled()
         elif self._random.random() < 0.25:
             self._node.delete(pod)
             self._ending.add(identity)
             self.moved["asked to stop"] += 1
         else:
             ready = identity not in self._ready
-            self._node.tell(pod, ready=ready)
+            self._node.notify(pod, ready=ready)
             self._ready ^= {identity}
             self.moved["ready" if ready else "unready"] += 1
 
@@ -91,11 +91,11 @@ def test_pipelines_of_the_chart_are_found_as_they_come_and_go(
     release: Release, newer_server: ApiServer, pipelines: Pipelines, tmp_path: Path
 ) -> None:
     async def run() -> None:
-        async with following(discovery(release, newer_server, tmp_path)) as told:
-            await told.becomes(pipelines.expected())
+        async with following(discovery(release, newer_server, tmp_path)) as reported:
+            await reported.becomes(pipelines.expected())
             for _ in range(MOVES):
                 await asyncio.to_thread(pipelines.step)
-                await told.becomes(pipelines.expected())
+                await reported.becomes(pipelines.expected())
 
     asyncio.run(run())
     assert min(pipelines.moved.values()) >= 5, pipelines.moved
@@ -106,15 +106,15 @@ def test_no_slice_of_many_is_missed(server: ApiServer, newer_server: ApiServer, 
     world = World(RealObjects(newer_server), seed=6)  # type: ignore[arg-type]
     api = DiscoveryV1Api(open_client(newer_server.kubeconfig(tmp_path)))
 
-    async def moves(told: Told) -> None:
+    async def moves(reported: Notified) -> None:
         for event in range(1, EVENTS + 1):
             await asyncio.to_thread(world.step)
             if event % 50 == 0:
-                await told.becomes(world.expected())
+                await reported.becomes(world.expected())
 
     async def run() -> None:
-        async with following(KubernetesDiscovery(api, ObjectName(OF_WORLD, SERVICE), PORTS)) as told:
-            await moves(told)
+        async with following(KubernetesDiscovery(api, ObjectName(OF_WORLD, SERVICE), PORTS)) as reported:
+            await moves(reported)
 
     asyncio.run(run())
     assert world.born > 10

@@ -158,13 +158,13 @@ class Kubelet:
 
     def _late(self) -> str:
         """Which containers are not ready, and what they logged last."""
-        told = []
+        reported = []
         for pod in self.pods.values():
             for container in pod.containers:
                 if not self._ready.get((pod.name, container), False):
                     logged = podman("logs", "--tail", "5", f"{pod.name}-{container}", check=False)
-                    told.append(f"{pod.name}/{container}: {logged.stdout}{logged.stderr}")
-        return "\n".join(told)
+                    reported.append(f"{pod.name}/{container}: {logged.stdout}{logged.stderr}")
+        return "\n".join(reported)
 
 
 def answers(ip: str, probe: Manifest) -> bool:

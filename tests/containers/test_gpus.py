@@ -44,8 +44,8 @@ def _containers(document: Manifest) -> Iterator[Manifest]:
 
 def devices(pod: Pod) -> dict[str, list[str]]:
     """What every container sees: its device nodes, and what CUDA is told."""
-    told = "tr '\\0' '\\n' < /proc/1/environ | sed -n 's/^CUDA_VISIBLE_DEVICES=//p'"
-    script = f"ls /dev | grep -E '^nvidia[0-9]'; {told}"
+    reported = "tr '\\0' '\\n' < /proc/1/environ | sed -n 's/^CUDA_VISIBLE_DEVICES=//p'"
+    script = f"ls /dev | grep -E '^nvidia[0-9]'; {reported}"
     return {
         name: lab.podman("exec", f"{pod.name}-{name}", "sh", "-c", script).stdout.split() for name in pod.containers
     }

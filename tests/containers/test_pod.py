@@ -158,10 +158,10 @@ def test_the_command_makes_the_same_film_from_outside(gateway: str, expected: Fr
 
 def test_the_charts_own_test_passes(release: Release) -> None:
     began = time.monotonic()
-    code, said = release.kubelet.finish(release.test, MADE_S)
+    code, message = release.kubelet.finish(release.test, MADE_S)
     LOG.info("helm test: %.0f s", time.monotonic() - began)
-    assert code == 0, said
-    assert "/tmp/test.mp4: " in said
+    assert code == 0, message
+    assert "/tmp/test.mp4: " in message
 
 
 def test_the_others_survive_a_container_and_the_pod_recovers(

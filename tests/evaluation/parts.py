@@ -15,7 +15,7 @@ SPAN: TimeWindow = spans_of([0], 2.4, TINY)[0]
 
 
 @cache
-def judge(span: TimeWindow = SPAN) -> Evaluator:
+def evaluator(span: TimeWindow = SPAN) -> Evaluator:
     """A judge of shots of ``span``'s length, fitted in a few seconds."""
     faces = identity.fit(people=120, steps=60)
     references = torch.stack([faces.read(portrait[None]) for portrait in portraits(SIDE)])

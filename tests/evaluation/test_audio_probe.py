@@ -11,9 +11,9 @@ def test_what_is_linear_in_the_features_is_read_and_noise_is_not() -> None:
     mouths = (features @ rng.normal(size=(6, 4)) + 0.3).astype(np.float32)
     mouths[:, 3] = rng.normal(size=4000)
     reader = fit(features[:2000], mouths[:2000])
-    heard = correlations(read(reader, features[2000:]), mouths[2000:])
-    assert min(heard[:3]) > 0.999
-    assert abs(heard[3]) < 0.1
+    received = correlations(read(reader, features[2000:]), mouths[2000:])
+    assert min(received[:3]) > 0.999
+    assert abs(received[3]) < 0.1
 
 
 def test_a_named_voice_says_the_same_words() -> None:

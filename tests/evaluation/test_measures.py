@@ -7,20 +7,20 @@ import pytest
 from PIL import Image, ImageFilter
 
 from evaluation import frame_metrics
-from evaluation.dataset import Segment, Subject, actor
+from evaluation.dataset import Segment, Subject, subject
 from evaluation.frame_metrics import Frames
 from evaluation.identity import nearest
 from evaluation.recordings import loudness
 from evaluation.services import reduced
 from live_avatar.config import SAMPLE_RATE_HZ, TINY
-from tests.evaluation.parts import SIDE, SPAN, judge
+from tests.evaluation.parts import SIDE, SPAN, evaluator
 
 LATE = 2
 
 
 @pytest.fixture(scope="module")
 def someone() -> Subject:
-    return actor(0, SPAN, TINY, SIDE)
+    return subject(0, SPAN, TINY, SIDE)
 
 
 def blurred(frames: Frames) -> Frames:
@@ -65,33 +65,33 @@ def test_psnr_of_a_known_error() -> None:
 @pytest.mark.slow
 def test_a_true_film_is_judged_true_and_a_late_one_late(someone: Subject) -> None:
     frames = someone.clip.frames
-    true = judge().numbers(someone, Segment(SPAN, frames, 0))
+    true = evaluator().numbers(someone, Segment(SPAN, frames, 0))
     assert true["sync"] > 0.85 and true["lag"] == 0
     assert abs(true["other"]) < 0.35 < true["sync"]
     assert true["amplitude"] == pytest.approx(1, abs=0.25)
     assert true["sharpness"] == 1
     assert true["identity"] == 1
     late = np.concatenate([frames[:1].repeat(LATE, axis=0), frames[:-LATE]])
-    found = judge().numbers(someone, Segment(SPAN, late, 0))
+    found = evaluator().numbers(someone, Segment(SPAN, late, 0))
     assert found["lag"] == LATE
     assert found["sync"] < true["sync"]
 
 
 @pytest.mark.slow
 def test_hidden_frames_do_not_shift_the_truth(someone: Subject) -> None:
-    found = judge().numbers(someone, Segment(SPAN, someone.clip.frames[3:], 3))
+    found = evaluator().numbers(someone, Segment(SPAN, someone.clip.frames[3:], 3))
     assert found["lag"] == 0 and found["sync"] > 0.85
 
 
 @pytest.mark.slow
 def test_swapped_people_are_found(someone: Subject) -> None:
-    other = actor(1, SPAN, TINY, SIDE)
-    swapped = judge().numbers(replace(someone, clip=someone.clip), Segment(SPAN, other.clip.frames, 0))
+    other = subject(1, SPAN, TINY, SIDE)
+    swapped = evaluator().numbers(replace(someone, clip=someone.clip), Segment(SPAN, other.clip.frames, 0))
     assert swapped["identity"] == 0
-    own = judge().numbers(someone, Segment(SPAN, blurred(someone.clip.frames), 0))
+    own = evaluator().numbers(someone, Segment(SPAN, blurred(someone.clip.frames), 0))
     assert own["likeness"] > swapped["likeness"]
-    faces, references = judge().faces, judge().references
-    right = [nearest(faces.read(actor(number, SPAN, TINY, SIDE).clip.frames), references) for number in range(8)]
+    faces, references = evaluator().faces, evaluator().references
+    right = [nearest(faces.read(subject(number, SPAN, TINY, SIDE).clip.frames), references) for number in range(8)]
     assert sum(found == number for number, found in enumerate(right)) >= 7
 
 

@@ -69,19 +69,19 @@ def test_without_weights_it_is_said_what_is_missing(tmp_path: Path, capsys: pyte
     weights = tmp_path / "weights"
     arguments = ["--videos", str(tmp_path / "videos"), "--metric-weights", str(weights), "--out", str(tmp_path)]
     assert quality.main(arguments) == 1
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     for file in ("syncnet_v2.model", "sfd_face.pth", "dinov2/model.safetensors", "inception-2015-12-05.pt"):
-        assert f"weights {weights / file}" in said
-    assert said.count("--true-videos FOLDER") == 2
-    assert (tmp_path / "videos.md").read_text() in said
+        assert f"weights {weights / file}" in message
+    assert message.count("--true-videos FOLDER") == 2
+    assert (tmp_path / "videos.md").read_text() in message
     assert json.loads((tmp_path / "videos.json").read_text()) == {}
 
 
 def test_a_folder_without_videos_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     assert quality.main(["--videos", str(tmp_path), "--out", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert "broken.mp4 is left out" in said and "no video that can be read" in said
+    message = capsys.readouterr().out
+    assert "broken.mp4 is left out" in message and "no video that can be read" in message
 
 
 def test_dinov2_of_local_weights(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from evaluation.thresholds import DECODED, LATE_S, OURS, SERVED, Threshold, bars
 from evaluation.variants import TrueFrames
 from evaluation.windows import TimeWindow
 from live_avatar.cli.inputs import SPEECH
-from tests.evaluation.parts import judge
+from tests.evaluation.parts import evaluator
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -22,8 +22,8 @@ SHORT = ["--clips", "1", "--seconds", "1.44", "--starts", "0", "--far", "2", "--
 
 
 @pytest.fixture(autouse=True)
-def small_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "fit_evaluator", lambda span, preset, size: judge(span))
+def small_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "fit_evaluator", lambda span, preset, size: evaluator(span))
 
 
 def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,15 +31,15 @@ def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recordings, "LONGEST_S", 2)
     arguments = [*SHORT, "--speech", str(SPEECH), "--out", str(tmp_path)]
     assert quality.main(arguments) == 0
-    told = json.loads((tmp_path / "quality.json").read_text())
+    stored = json.loads((tmp_path / "quality.json").read_text())
     names = {"true frames", DECODED, "teacher, 40 steps", OURS, "3 steps", "clean K/V cache", "without AAS"}
-    assert names | {"without Rolling RoPE"} <= set(told["rows"])
-    ours = told["rows"][OURS]["clips"]["0"]
+    assert names | {"without Rolling RoPE"} <= set(stored["rows"])
+    ours = stored["rows"][OURS]["clips"]["0"]
     assert set(ours) == {"0-1.44 s", "2-3.44 s"}
     assert ours["0-1.44 s"]["sync"] > 0.3, "the mouth follows"
-    assert told["rows"][DECODED]["clips"]["0"]["0-1.44 s"]["psnr"] > 20
-    assert told["rows"][OURS]["frames_per_second"]["0"] > 0
-    assert told["recordings"][SPEECH.name]["seconds"] == pytest.approx(1.92)
+    assert stored["rows"][DECODED]["clips"]["0"]["0-1.44 s"]["psnr"] > 20
+    assert stored["rows"][OURS]["frames_per_second"]["0"] > 0
+    assert stored["recordings"][SPEECH.name]["seconds"] == pytest.approx(1.92)
     text = (tmp_path / "quality.md").read_text()
     assert f"| {OURS} | 2-3.44 | 1 |" in text
     assert "without History Corrupt** is not there" in text and SERVED in text
@@ -71,11 +71,11 @@ def test_a_row_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_the_row_through_the_services(tmp_path: Path) -> None:
     arguments = [*SHORT, "--far", "none", "--services", "--rows", OURS, SERVED, "--out", str(tmp_path)]
     assert quality.main(arguments) == 0
-    told = json.loads((tmp_path / "quality.json").read_text())["rows"]
-    here, there = (told[name]["clips"]["0"]["0-1.44 s"] for name in (OURS, SERVED))
+    stored = json.loads((tmp_path / "quality.json").read_text())["rows"]
+    here, there = (stored[name]["clips"]["0"]["0-1.44 s"] for name in (OURS, SERVED))
     assert abs(here["drift"] - there["drift"]) < 2
     assert there["sync"] > 0.3 and there["identity"] == here["identity"]
-    assert told[SERVED]["frames_per_second"]["0"] > 0
+    assert stored[SERVED]["frames_per_second"]["0"] > 0
 
 
 def numbers(**some: float) -> dict[str, float]:
@@ -86,7 +86,7 @@ def numbers(**some: float) -> dict[str, float]:
 def test_numbers_of_other_weights_or_settings_are_dropped(tmp_path: Path) -> None:
     file, span, row = tmp_path / "quality.json", TimeWindow(0, 10, 0, 21), TrueFrames(name="row", about="", digest="a")
     results = Results(file, {"seed": 0})
-    results.told["rows"]["row"] = {"digest": "a", "clips": {"0": {str(span): numbers()}}, "frames_per_second": {}}
+    results.stored["rows"]["row"] = {"digest": "a", "clips": {"0": {str(span): numbers()}}, "frames_per_second": {}}
     results.save()
     assert Results(file, {"seed": 0}).has(row, 0, [span])
     assert not Results(file, {"seed": 0}).has(row, 1, [span])
@@ -99,7 +99,7 @@ def test_late_drift_is_that_of_the_same_people(tmp_path: Path) -> None:
     early, late = "0-10 s", f"{LATE_S}-{LATE_S + 10} s"
     clips = {"0": {early: numbers(drift=2.0), late: numbers(drift=5.0)}, "1": {early: numbers(drift=50.0)}}
     row = TrueFrames(name=OURS, about="")
-    results.told["rows"][OURS] = {"digest": row.digest, "clips": clips, "frames_per_second": {}}
+    results.stored["rows"][OURS] = {"digest": row.digest, "clips": clips, "frames_per_second": {}}
     assert results.change(OURS, "drift", LATE_S) == 2.5
     assert results.change(OURS, "drift", 77) is None
     first, second = results.lines([row])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.avatar import Avatar
-from evaluation.dataset import actor
+from evaluation.dataset import subject
 from evaluation.frame_metrics import Frames
 from evaluation.plan import jobs_of
 from evaluation.variants import Script, Streamed, TrueFrames
@@ -30,8 +30,8 @@ def row_of(avatar: Avatar, **switches: bool) -> Streamed:
 
 def frames_of(row: Streamed, *starts: int, seconds: float = SECONDS) -> list[Frames]:
     spans = spans_of(starts, seconds, MICRO)
-    film = row.film(actor(3, spans[0], MICRO, 64), spans, 0, lambda done: None)
-    return [shot.frames for shot in film.shots]
+    record = row.record(subject(3, spans[0], MICRO, 64), spans, 0, lambda done: None)
+    return [segment.frames for segment in record.segments]
 
 
 def test_spans_are_whole_blocks() -> None:
@@ -48,7 +48,7 @@ def test_spans_that_cannot_be_are_refused(starts: list[int]) -> None:
 
 def test_the_same_is_said_in_every_span() -> None:
     spans = spans_of([0, 4], SECONDS, TINY)
-    clip = actor(0, spans[0], TINY, 16).clip
+    clip = subject(0, spans[0], TINY, 16).clip
     pieces = list(session_speech(clip, spans, TINY))
     assert len(pieces) == spans[-1].end_block
     for span in spans:
@@ -63,12 +63,12 @@ def test_a_late_span_has_the_pictures_of_a_session_that_was_decoded_whole(avatar
     """Bit for bit: what is said before the span is the same in both, since the long one begins with it."""
     spans = spans_of([0, LATE_S], SECONDS, MICRO)
     assert spans[1].first_block > MEMORY_BLOCKS + spans[0].end_block, "some blocks must be left out"
-    row, who = row_of(avatar), actor(3, spans[0], MICRO, 64)
-    late = row.film(who, spans, 0, lambda done: None).shots[1]
+    row, who = row_of(avatar), subject(3, spans[0], MICRO, 64)
+    late = row.record(who, spans, 0, lambda done: None).segments[1]
     whole = TimeWindow(0, 0, 0, spans[1].end_block)
     script = Script(who.portrait, who.clip.prompt, session_speech(who.clip, spans, MICRO))
-    (shot,) = row.session(script, [whole], 0, lambda done: None).shots
-    assert np.array_equal(shot.frames[-len(late.frames) :], late.frames)
+    (segment,) = row.session(script, [whole], 0, lambda done: None).segments
+    assert np.array_equal(segment.frames[-len(late.frames) :], late.frames)
 
 
 def test_only_what_a_switch_is_about_changes(avatar: Avatar) -> None:

@@ -55,8 +55,8 @@ def test_python_film(gateway: str, tmp_path: Path) -> None:
 
 def test_python_conversation(gateway: str, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
-    said = run([sys.executable, EXAMPLES / "python/conversation.py", gateway, PORTRAIT, SPEECH, out], tmp_path)
-    events = [tuple(line.split()[2:]) for line in said.splitlines()]
+    message = run([sys.executable, EXAMPLES / "python/conversation.py", gateway, PORTRAIT, SPEECH, out], tmp_path)
+    events = [tuple(line.split()[2:]) for line in message.splitlines()]
     assert ("UTTERANCE_INTERRUPTED", "question") in events
     assert ("UTTERANCE_FINISHED", "answer") in events
     assert seconds_of(out)["video"] > 2

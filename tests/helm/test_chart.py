@@ -144,7 +144,7 @@ def test_every_value_is_described() -> None:
     silent = {
         name
         for name in leaves(yaml.safe_load(text))
-        if not any(name == told or name.startswith(f"{told}.") for told in described)
+        if not any(name == reported or name.startswith(f"{reported}.") for reported in described)
     }
     assert silent == set()
 

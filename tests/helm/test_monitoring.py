@@ -12,7 +12,7 @@ from live_avatar.serving.settings import TelemetrySettings
 from live_avatar.serving.telemetry import Telemetry
 from tests.helm.matrix import samples
 from tests.helm.rendering import CHART, ROOT, merged, named, of_kind, pods, render
-from tests.serving.test_telemetry import scrape, tell_everything
+from tests.serving.test_telemetry import record_everything, scrape
 
 SAMPLES = samples()
 TARGET_LABELS = {"namespace", "pod", "job"}
@@ -27,7 +27,7 @@ Series = dict[str, set[str]]
 def exported() -> Series:
     """Every series of a live scrape with its labels."""
     with Telemetry.start(TelemetrySettings(prometheus_port=0), "test") as telemetry:
-        tell_everything(telemetry)
+        record_everything(telemetry)
         families = scrape(telemetry).values()
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

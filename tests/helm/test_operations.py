@@ -16,12 +16,12 @@ PAGE = (ROOT / "docs" / "guides" / "deploy.md").read_text()
 
 def test_the_sizing_table_is_what_the_command_prints(tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, ["weights", "check", str(tmp_path)]).output
-    told = re.findall(r"^(\d) x (\d) +(bf16|fp8) ([\d.]+) GB +[\d.]+ GB +([\d ]+)$", printed, flags=re.MULTILINE)
+    reported = re.findall(r"^(\d) x (\d) +(bf16|fp8) ([\d.]+) GB +[\d.]+ GB +([\d ]+)$", printed, flags=re.MULTILINE)
     row = r"^\| (\d) x (\d), \w+ cards? \| (bf16|fp8), ([\d.]+) GB \|((?: \d+ \|)+)$"
     written = re.findall(row, PAGE, flags=re.MULTILINE)
-    assert len(told) == 6
+    assert len(reported) == 6
     assert [(*start, re.findall(r"\d+", cells)) for *start, cells in written] == [
-        (*start, cells.split()) for *start, cells in told
+        (*start, cells.split()) for *start, cells in reported
     ]
 
 
@@ -54,5 +54,5 @@ def test_the_test_pod_runs_a_command_that_there_is(tmp_path: Path) -> None:
     address = f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
     assert f"--gateway={address}" in container["args"]
     nobody = [argument.replace(address, "127.0.0.1:1").replace("/tmp", str(tmp_path)) for argument in container["args"]]
-    said = CliRunner().invoke(app, nobody).output
-    assert "no gateway answers at 127.0.0.1:1" in said
+    message = CliRunner().invoke(app, nobody).output
+    assert "no gateway answers at 127.0.0.1:1" in message

@@ -61,19 +61,19 @@ def test_as_many_gpus_as_stages_and_decoder(layout: str, gpu: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_step_is_performed_once_and_the_chain_is_whole(layout: str, gpu: str) -> None:
     pod = pipeline_pod(render(values_of(layout, gpu)))
-    told = {container["name"]: arguments(container) for container in pod["containers"]}
-    at = {f"127.0.0.1:{flags['server.port']}": name for name, flags in told.items()}
-    assert len(at) == len(told)
+    reported = {container["name"]: arguments(container) for container in pod["containers"]}
+    at = {f"127.0.0.1:{flags['server.port']}": name for name, flags in reported.items()}
+    assert len(at) == len(reported)
     way = ["audio-encoder"]
-    while "next" in told[way[-1]]:
-        way.append(at[told[way[-1]]["next"]])
+    while "next" in reported[way[-1]]:
+        way.append(at[reported[way[-1]]["next"]])
     assert way == ["audio-encoder", *(f"denoise-stage-{steps[0]}" for steps in LAYOUTS[layout]), "vae-decoder"]
-    assert set(way) == set(told)
-    steps = [list(parse_steps(told[name]["steps"])) for name in way[1:-1]]
+    assert set(way) == set(reported)
+    steps = [list(parse_steps(reported[name]["steps"])) for name in way[1:-1]]
     assert steps == LAYOUTS[layout]
     count = sum(map(len, steps))
     assert [step for stage in steps for step in stage] == list(range(count))
-    assert {told[name]["step-count"] for name in way[1:-1]} == {str(count)}
+    assert {reported[name]["step-count"] for name in way[1:-1]} == {str(count)}
 
 
 @pytest.mark.parametrize("gpu", GPU_MODES)

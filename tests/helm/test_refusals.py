@@ -61,8 +61,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_values_are_refused(name: str) -> None:
-    values, said = WRONG[name]
-    with pytest.raises(RefusedError, match=f"(?s){said}"):
+    values, message = WRONG[name]
+    with pytest.raises(RefusedError, match=f"(?s){message}"):
         render_texts(values)
 
 

@@ -78,8 +78,8 @@ def test_every_service_reads_its_configuration(name: str, monkeypatch: pytest.Mo
         settings = read(container, documents, monkeypatch)
         ports = {port["name"].partition("-")[0]: port["containerPort"] for port in container["ports"]}
         server = settings.server
-        told = {"grpc": server.port, "health": server.health_port, "metrics": settings.telemetry.prometheus_port}
-        assert told == ports
+        reported = {"grpc": server.port, "health": server.health_port, "metrics": settings.telemetry.prometheus_port}
+        assert reported == ports
 
 
 def test_every_service_of_the_matrix_reads_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

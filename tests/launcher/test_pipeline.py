@@ -11,11 +11,11 @@ from live_avatar.launcher.pipeline import LocalPipeline, Plan
 
 
 def test_a_service_that_cannot_start_is_told_and_nothing_is_left(tmp_path: Path) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     plan = Plan(layout=parse_layout("1x4"), weights=tmp_path / "absent", logs=tmp_path / "logs")
-    pipeline = LocalPipeline(plan, told.append)
+    pipeline = LocalPipeline(plan, reported.append)
     with pytest.raises(LaunchError, match=r"vae-decoder ended with code 1; .*absent"), pipeline:
         raise AssertionError("there are no weights to start with")
-    assert any("absent" in line for line in told)
+    assert any("absent" in line for line in reported)
     assert not any(child.alive for child in pipeline.services.values())
     assert set(os.listdir(plan.logs)) == {f"{name}.log" for name in pipeline.services}

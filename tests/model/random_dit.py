@@ -137,8 +137,10 @@ class Clip:
         if block is None:
             return NoisyInput(latent=latent, time=model.embed_time(levels), audio=audio)
         part = slice(block * self.latents_per_block, (block + 1) * self.latents_per_block)
-        heard = AudioTokens(audio.local[:, :, part], audio.glob[:, :, part])
-        return NoisyInput(latent=latent[:, :, part], time=model.embed_time(levels[:, block : block + 1]), audio=heard)
+        received = AudioTokens(audio.local[:, :, part], audio.glob[:, :, part])
+        return NoisyInput(
+            latent=latent[:, :, part], time=model.embed_time(levels[:, block : block + 1]), audio=received
+        )
 
     def with_sink(self, model: CausalDiT, window: KVWindow) -> KVWindow:
         """``window`` after the prefill of the clip's sink, standing at the clip's first block."""

@@ -32,13 +32,13 @@ SIZES = (CONFIG, replace(CONFIG, dim=80, audio_tokens=3), replace(CONFIG, dim=20
 """Widths that are multiples of 4, of the number of tokens or not."""
 
 
-def specified(module: AudioTokenEncoder, heard: Tensor) -> tuple[Tensor, Tensor]:
+def specified(module: AudioTokenEncoder, received: Tensor) -> tuple[Tensor, Tensor]:
     """Spec 1.7 step by step, for one speaker: local tokens [1, F, N, C] and global vector [1, F, C]."""
     weights = _public_weights(module)
     copies, dropped = CONFIG.audio_history_frames, CONFIG.audio_history_latents
-    heard = torch.cat([heard[..., :1].repeat(1, 1, 1, copies), heard], dim=-1)
+    received = torch.cat([received[..., :1].repeat(1, 1, 1, copies), received], dim=-1)
     gates = F.silu(weights["weights"])
-    mixed = (heard * gates / gates.sum()).sum(dim=1)
+    mixed = (received * gates / gates.sum()).sum(dim=1)
 
     def conv(x: Tensor, name: str, stride: int = 1) -> Tensor:
         kernel, bias = weights[f"encoder.{name}.conv.weight"], weights[f"encoder.{name}.conv.bias"]
@@ -81,10 +81,10 @@ def test_tokens_are_those_of_the_specification(latents: int, seed: int, config: 
 
 
 def test_a_latent_hears_nothing_later() -> None:
-    module, heard = encoder(), features(12)
-    plain = module(heard)
+    module, received = encoder(), features(12)
+    plain = module(received)
     for frame in range(12):
-        changed = heard.clone()
+        changed = received.clone()
         changed[..., frame] += 1
         after = module(changed)
         latent = frame // 4

@@ -67,9 +67,9 @@ def test_every_token_hears_the_speakers_its_masks_name() -> None:
     tokens = clip.geometry.latent_tokens
     x = torch.randn(1, clip.latents_per_block * tokens, clip.config.dim, generator=torch.Generator().manual_seed(4))
     left = (torch.arange(tokens) < tokens // 2).float().expand(1, clip.latents_per_block, -1)
-    heard = injection(x, AudioTokens(both.local, both.glob, torch.stack([left, 1 - left], dim=1)))
+    received = injection(x, AudioTokens(both.local, both.glob, torch.stack([left, 1 - left], dim=1)))
     alone = [injection(x, AudioTokens(both.local[:, [s]], both.glob[:, [s]])) for s in range(2)]
-    near(heard, torch.where(left.flatten()[None, :, None].bool(), alone[0], alone[1]))
+    near(received, torch.where(left.flatten()[None, :, None].bool(), alone[0], alone[1]))
 
 
 @torch.inference_mode()

@@ -105,12 +105,14 @@ def test_folder_without_weights(tmp_path: Path) -> None:
 def test_weights_other_than_expected_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _save(tmp_path)
     check(tmp_path, TINY.name)  # tells the digest as an operator reads it
-    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("model digest ")).split()[-1]
-    assert open_networks(TINY, tmp_path, expected_digest=told).digest == open_networks(TINY, tmp_path).digest
-    with pytest.raises(WeightsError, match=f"digest of the weights is {told}, expected is {'0' * 64}"):
+    reported = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("model digest ")).split()[
+        -1
+    ]
+    assert open_networks(TINY, tmp_path, expected_digest=reported).digest == open_networks(TINY, tmp_path).digest
+    with pytest.raises(WeightsError, match=f"digest of the weights is {reported}, expected is {'0' * 64}"):
         open_networks(TINY, tmp_path, expected_digest="0" * 64)
     with pytest.raises(WeightsError, match="random weights"):
-        open_networks(TINY, None, expected_digest=told)
+        open_networks(TINY, None, expected_digest=reported)
 
 
 def test_the_digest_tells_systems_of_one_name_apart(tmp_path: Path) -> None:

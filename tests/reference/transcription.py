@@ -101,7 +101,7 @@ class Transcription:
         table = self._table(position)
         own_turns = _turns(table, range(first, first + latents), range(height // 2), range(width // 2))
         sink_turns = self._sink_turns(table, position, height, width)
-        text, heard = self._text(given.context), self._audio(given.audio)
+        text, received = self._text(given.context), self._audio(given.audio)
         slot = given.block % self.window_blocks
         for layer in range(self.config.num_layers):
 
@@ -115,7 +115,7 @@ class Transcription:
 
             x = self._layer(layer, x, rows, text, attention)
             if layer in self.config.audio_layers:
-                x = self._inject(self.config.audio_layers.index(layer), x, *heard)
+                x = self._inject(self.config.audio_layers.index(layer), x, *received)
         return self._head(x, e[0].repeat_interleave(tokens, dim=0), given.latent.shape)
 
     def _layer(self, layer: int, x: Tensor, rows: Tensor, text: Tensor, attention: AttentionOf) -> Tensor:

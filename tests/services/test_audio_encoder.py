@@ -27,13 +27,18 @@ STREAMING = LISTENING_STREAMING
 BLOCK_SAMPLES = TINY.samples_per_block
 
 
-def encoder(max_whole_file_s: float = 10.0, room: MemoryBudget = tiny.ROOM) -> AudioEncoderWork:
+def encoder(max_whole_file_s: float = 10.0, memory_budget: MemoryBudget = tiny.MEMORY_BUDGET) -> AudioEncoderWork:
     return AudioEncoderWork(
-        TINY, tiny.speech(), tiny.audio_tokens(), tiny.text(), room=room, max_whole_file_s=max_whole_file_s
+        TINY,
+        tiny.speech(),
+        tiny.audio_tokens(),
+        tiny.text(),
+        memory_budget=memory_budget,
+        max_whole_file_s=max_whole_file_s,
     )
 
 
-def heard(work: AudioEncoderWork, index: int, name: str = "session") -> torch.Tensor:
+def received(work: AudioEncoderWork, index: int, name: str = "session") -> torch.Tensor:
     (request,) = work.block(block_request(index, name))
     assert request.block.index == index
     assert request.block.key == key(name)
@@ -49,10 +54,10 @@ def test_whole_file_equals_the_library() -> None:
         assert not list(work.audio(audio_request(piece, start, last=start + 3000 >= samples.size)))
     with torch.inference_mode():
         for index, features in enumerate(whole_file_blocks(tiny.speech(), torch.from_numpy(samples), TINY)):
-            assert torch.equal(heard(work, index), tiny.audio_tokens()(features).local)
+            assert torch.equal(received(work, index), tiny.audio_tokens()(features).local)
         nothing = tiny.audio_tokens()(torch.zeros_like(features)).local
-        assert torch.equal(heard(work, 3), nothing)
-        assert torch.equal(heard(work, 4), nothing)
+        assert torch.equal(received(work, 3), nothing)
+        assert torch.equal(received(work, 4), nothing)
 
 
 @pytest.mark.parametrize("surplus", [0, 1, 399, 400, 720, 1000])
@@ -62,7 +67,7 @@ def test_every_block_begun_is_heard(surplus: int) -> None:
     work.open(open_request())
     work.audio(audio_request(samples))
     blocks = -(-samples.size // BLOCK_SAMPLES)
-    shapes = [heard(work, index).shape for index in range(blocks)]
+    shapes = [received(work, index).shape for index in range(blocks)]
     assert shapes == [shapes[0]] * blocks
 
 
@@ -72,12 +77,12 @@ def test_streaming_equals_the_library() -> None:
     work.open(open_request(listening=STREAMING))
     work.audio(audio_request(samples[: 2 * BLOCK_SAMPLES], last=False))
     window.append(samples[: 2 * BLOCK_SAMPLES])
-    assert torch.equal(heard(work, 0), planned(window))
+    assert torch.equal(received(work, 0), planned(window))
     with pytest.raises(ServiceError, match="AUDIO_MISSING"):
-        heard(work, 1)
+        received(work, 1)
     work.audio(audio_request(samples[2 * BLOCK_SAMPLES :], 2 * BLOCK_SAMPLES))
     window.append(samples[2 * BLOCK_SAMPLES :])
-    assert torch.equal(heard(work, 1), planned(window))
+    assert torch.equal(received(work, 1), planned(window))
 
 
 def test_a_stream_may_go_back_to_what_no_block_holds() -> None:
@@ -87,14 +92,14 @@ def test_a_stream_may_go_back_to_what_no_block_holds() -> None:
     work.open(open_request(listening=STREAMING))
     work.audio(audio_request(np.zeros(ahead, np.float32), last=False))
     window.append(np.zeros(ahead, np.float32))
-    assert torch.equal(heard(work, 0), planned(window))
+    assert torch.equal(received(work, 0), planned(window))
     with pytest.raises(ServiceError, match="MESSAGE_OUT_OF_ORDER"):
         work.audio(audio_request(samples, BLOCK_SAMPLES - 1, last=False))
     work.audio(audio_request(samples, BLOCK_SAMPLES))
     window.rewind(BLOCK_SAMPLES)
     window.append(samples)
     window.finish()
-    assert torch.equal(heard(work, 1), planned(window))
+    assert torch.equal(received(work, 1), planned(window))
     whole = encoder()
     whole.open(open_request())
     whole.audio(audio_request(samples, last=False))
@@ -115,9 +120,9 @@ def test_sessions_do_not_hear_each_other() -> None:
         work.audio(audio_request(waveform(1, seed), name=name))
     alone.open(open_request("b"))
     alone.audio(audio_request(waveform(1, 2), name="b"))
-    first = heard(work, 0, "a")
-    assert torch.equal(heard(work, 0, "b"), heard(alone, 0, "b"))
-    assert not torch.equal(first, heard(encoder_after("b", 2), 0, "b"))
+    first = received(work, 0, "a")
+    assert torch.equal(received(work, 0, "b"), received(alone, 0, "b"))
+    assert not torch.equal(first, received(encoder_after("b", 2), 0, "b"))
 
 
 def encoder_after(name: str, seed: int) -> AudioEncoderWork:
@@ -224,7 +229,7 @@ def test_close_frees_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     work = encoder()
     reserved = work.open(open_request())
     work.audio(audio_request(waveform(1)))
-    heard(work, 0)
+    received(work, 0)
     assert reserved > waveform(1).nbytes
     assert work.close(key()) == reserved
     assert work.close(key()) == 0
@@ -233,7 +238,7 @@ def test_close_frees_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_room_is_kept() -> None:
-    work = encoder(room=MemoryBudget(max_bytes=2**31, max_sessions=1))
+    work = encoder(memory_budget=MemoryBudget(max_bytes=2**31, max_sessions=1))
     work.open(open_request("a"))
     with pytest.raises(ServiceError, match="CAPACITY_EXHAUSTED"):
         work.open(open_request("b"))

@@ -31,8 +31,8 @@ from .tiny import key, open_request
 BLOCKS = 6
 
 
-def stage(steps: range, room: MemoryBudget = tiny.ROOM) -> DenoiseStageWork:
-    return DenoiseStageWork(TINY, tiny.denoiser(steps), room=room)
+def stage(steps: range, memory_budget: MemoryBudget = tiny.MEMORY_BUDGET) -> DenoiseStageWork:
+    return DenoiseStageWork(TINY, tiny.denoiser(steps), memory_budget=memory_budget)
 
 
 @cache
@@ -125,7 +125,7 @@ def test_interleaved_sessions_do_not_touch_each_other() -> None:
 def test_reserves_what_it_holds() -> None:
     denoiser = tiny.denoiser(range(1, 3))
     height, width = sink().reference.shape[2:]
-    work = DenoiseStageWork(TINY, denoiser, room=tiny.ROOM)
+    work = DenoiseStageWork(TINY, denoiser, memory_budget=tiny.MEMORY_BUDGET)
     reserved = work.open(open_request())
     session = work._sessions.get(key()).stage
     assert (session.geometry.height, session.geometry.width) == (height, width)

@@ -10,9 +10,9 @@ from live_avatar.services.denoise_stage import quantization_check
 from live_avatar.services.denoise_stage.quantization_check import check_report
 
 
-def report(folder: Path, **said: object) -> Path:
+def report(folder: Path, **message: object) -> Path:
     file = folder / "report.json"
-    file.write_text(json.dumps(said))
+    file.write_text(json.dumps(message))
     return file
 
 
@@ -21,7 +21,7 @@ def test_a_report_that_says_yes_about_these_weights_opens_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("message", "why"),
     [
         ({"digest": "abc", "passed": False}, "did not pass"),
         ({"digest": "abc", "passed": "yes"}, "did not pass"),
@@ -29,9 +29,9 @@ def test_a_report_that_says_yes_about_these_weights_opens_it(tmp_path: Path) -> 
         ({"passed": True}, "cannot be read"),
     ],
 )
-def test_any_other_report_does_not(tmp_path: Path, said: dict[str, object], why: str) -> None:
+def test_any_other_report_does_not(tmp_path: Path, message: dict[str, object], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        check_report(report(tmp_path, **said), "abc")
+        check_report(report(tmp_path, **message), "abc")
 
 
 def test_neither_does_none_at_all(tmp_path: Path) -> None:

@@ -64,9 +64,11 @@ class Place:
     """A decoder's work with its threads, and one gateway's stream."""
 
     def __init__(self, encoder: EncoderThread) -> None:
-        self.audience = SubscriberRegistry()
+        self.subscribers = SubscriberRegistry()
         self.stream = VideoStream()
-        self.work = VaeDecoderWork(TINY, tiny.frame_decoder(), room=tiny.ROOM, encoder=encoder, audience=self.audience)
+        self.work = VaeDecoderWork(
+            TINY, tiny.frame_decoder(), memory_budget=tiny.MEMORY_BUDGET, encoder=encoder, subscribers=self.subscribers
+        )
 
     async def received(self) -> list[StreamVideoResponse]:
         found = []
@@ -80,7 +82,7 @@ class Place:
         encoding: VideoProfile.Encoding.ValueType = VideoProfile.ENCODING_RAW_RGB24,
     ) -> None:
         self.work.open(open_request(name, video=encoding))
-        self.audience.subscribe(key(name), self.stream)
+        self.subscribers.subscribe(key(name), self.stream)
         self.condition(name)
 
     def condition(self, name: str = "session") -> None:
@@ -198,7 +200,7 @@ def test_close_frees_everything() -> None:
         await asyncio.sleep(0)
         gc.collect()
         assert [ref() for ref in kept] == [None, None]
-        assert len(at.audience) == 0
+        assert len(at.subscribers) == 0
         assert not at.stream.keys
 
     with place() as run:
@@ -286,11 +288,11 @@ def test_a_gateway_that_asks_and_does_not_read_is_ended(monkeypatch: pytest.Monk
 
     async def test(at: Place) -> None:
         for _ in range(3):
-            at.audience.subscribe(key(), at.stream)
+            at.subscribers.subscribe(key(), at.stream)
         with pytest.raises(ServiceError, match="SLOW_CONSUMER"):
-            at.audience.subscribe(key(), at.stream)
+            at.subscribers.subscribe(key(), at.stream)
         assert len(await at.received()) == 3
-        at.audience.subscribe(key(), at.stream)
+        at.subscribers.subscribe(key(), at.stream)
 
     with place() as run:
         run(test)
@@ -300,12 +302,12 @@ def test_the_latest_subscriber_receives() -> None:
     async def test(at: Place) -> None:
         at.start()
         later = VideoStream()
-        at.audience.subscribe(key(), later)
+        at.subscribers.subscribe(key(), later)
         await at.run(0)
         assert len(await at.received()) == 1
         assert later.outbox.qsize() == 1 + 4
-        assert at.audience.leave(at.stream) == []
-        assert at.audience.leave(later) == [key()]
+        assert at.subscribers.unsubscribe_stream(at.stream) == []
+        assert at.subscribers.unsubscribe_stream(later) == [key()]
 
     with place() as run:
         run(test)

@@ -159,7 +159,7 @@ def subscribe(name: str = "session") -> StreamVideoRequest:
     return StreamVideoRequest(subscribe=StreamVideoRequest.Subscribe(key=key(name)))
 
 
-class Heard:
+class Received:
     """What comes up a link."""
 
     def __init__(self) -> None:
@@ -174,27 +174,27 @@ class Heard:
 
 
 @asynccontextmanager
-async def open_session(target: str) -> AsyncIterator[Heard]:
-    link, heard = Link(target, peer="test"), Heard()
-    running = asyncio.create_task(link.run(heard))
+async def open_session(target: str) -> AsyncIterator[Received]:
+    link, received = Link(target, peer="test"), Received()
+    running = asyncio.create_task(link.run(received))
     await link.wait_ready(5)
     await link.send(StreamBlocksRequest(open=open_request()))
-    assert (await heard.responses.get()).HasField("opened")
-    yield heard
+    assert (await received.responses.get()).HasField("opened")
+    yield received
     running.cancel()
     await asyncio.wait([running])
 
 
 def test_sessions_end_with_the_stream_that_received_their_video() -> None:
     async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
-        async with open_session(target) as heard:
+        async with open_session(target) as received:
             call = stub.StreamVideo()
             await call.write(subscribe())
             response = await call.read()
             assert isinstance(response, StreamVideoResponse)
             assert response.subscribed.key == key()
             call.cancel()
-            failed = (await asyncio.wait_for(heard.responses.get(), 2)).session_failed
+            failed = (await asyncio.wait_for(received.responses.get(), 2)).session_failed
             assert failed.key == key()
             assert failed.reason == "STAGE_LOST"
 
@@ -293,14 +293,14 @@ def test_no_more_gateways_than_may_share_a_decoder(monkeypatch: pytest.MonkeyPat
 def test_a_session_opens_between_the_steps_of_portraits() -> None:
     async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
         request = EncodePortraitRequest(image=png(portrait()), width=64, height=64, fit=COVER)
-        link, heard = Link(target, peer="test"), Heard()
-        running = asyncio.create_task(link.run(heard))
+        link, received = Link(target, peer="test"), Received()
+        running = asyncio.create_task(link.run(received))
         await link.wait_ready(5)
         encoding = {asyncio.create_task(encode(stub, request)) for _ in range(8)}
         await asyncio.wait(encoding, return_when=asyncio.FIRST_COMPLETED)
         before = sum(one.done() for one in encoding)
         await link.send(StreamBlocksRequest(open=open_request()))
-        assert (await heard.responses.get()).HasField("opened")
+        assert (await received.responses.get()).HasField("opened")
         assert sum(one.done() for one in encoding) <= before + 2
         running.cancel()
         await asyncio.wait([running, *encoding])

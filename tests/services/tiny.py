@@ -24,7 +24,7 @@ from live_avatar.v1.avatar_service_pb2 import LISTENING_WHOLE_FILE, Listening
 NETWORKS = open_networks(TINY, None)
 SIDE = 64
 PROMPT = "a person talks to the camera"
-ROOM = MemoryBudget(max_bytes=2**31, max_sessions=0)
+MEMORY_BUDGET = MemoryBudget(max_bytes=2**31, max_sessions=0)
 Open = StreamBlocksRequest.Open
 
 

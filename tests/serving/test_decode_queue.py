@@ -32,7 +32,7 @@ def test_callers_take_turns_however_many_portraits_one_has() -> None:
     while turns.waiting:
         (ticket,) = served(turns)
         order.append(ticket.caller)
-        turns.leave(ticket)
+        turns.discard(ticket)
     assert "".join(order) == "ababaaa"
 
 
@@ -51,7 +51,7 @@ def test_a_place_is_kept_for_light_work() -> None:
     assert len(served(turns)) == 2
     (light,) = joined(turns, "g")
     assert served(turns) == [light]
-    turns.leave(light)
+    turns.discard(light)
     assert served(turns) == []
 
 
@@ -59,7 +59,7 @@ def test_callers_nobody_knows_are_served_in_order() -> None:
     turns = queue(places=2)
     first, second, third = joined(turns, "", 3)
     assert served(turns) == [first, second]
-    turns.leave(first)
+    turns.discard(first)
     assert served(turns) == [third]
 
 
@@ -72,10 +72,10 @@ def test_a_single_place_serves_heavy_work_too() -> None:
 def test_who_leaves_is_forgotten() -> None:
     turns = queue(places=1)
     first, second = joined(turns, "a", 2)
-    turns.leave(first)
-    turns.leave(first)
+    turns.discard(first)
+    turns.discard(first)
     assert served(turns) == [second]
-    turns.leave(second)
+    turns.discard(second)
     assert (turns.waiting, served(turns)) == (0, [])
 
 

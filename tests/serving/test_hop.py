@@ -40,13 +40,13 @@ def three() -> list[FakeWork]:
 def test_blocks_of_two_sessions_pass_three_services_in_order() -> None:
     async def scenario() -> None:
         works = three()
-        async with chain(works) as [head, *_], linked(head.target) as (link, heard):
+        async with chain(works) as [head, *_], linked(head.target) as (link, received):
             for session in ("a", "b"):
                 await link.send(opening(session))
             for index in range(10):
                 for session in ("a", "b"):
                     await link.send(block(session, index))
-            await until(lambda: len(heard.acks) == 20)
+            await until(lambda: len(received.acks) == 20)
             await until(lambda: len(works[2].delivered) == 20)
             expected = [f"block {session} {index}" for index in range(10) for session in ("a", "b")]
             for work in works:
@@ -80,10 +80,10 @@ def test_every_service_adds_its_timing_and_reports_the_block() -> None:
 
 def test_opened_collects_the_reservations_of_all() -> None:
     async def scenario() -> None:
-        async with chain(three()) as services, linked(services[0].target) as (link, heard):
+        async with chain(three()) as services, linked(services[0].target) as (link, received):
             await link.send(opening())
-            await until(lambda: len(heard.opened) == 1)
-            [opened] = heard.opened
+            await until(lambda: len(received.opened) == 1)
+            [opened] = received.opened
             assert [(r.service, r.bytes) for r in opened.reservations] == [
                 (f"service-{place}", SESSION_BYTES) for place in (3, 2, 1)
             ]
@@ -124,15 +124,15 @@ def test_an_open_that_fails_anywhere_leaves_nothing_reserved(where: int) -> None
             raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "KV_MEMORY_EXHAUSTED", "no room")
 
         works[where].before = full
-        async with chain(works) as services, linked(services[0].target) as (link, heard):
+        async with chain(works) as services, linked(services[0].target) as (link, received):
             await link.send(opening())
-            await until(lambda: len(heard.failed) == 1)
-            [failed] = heard.failed
+            await until(lambda: len(received.failed) == 1)
+            [failed] = received.failed
             assert (failed.code, failed.reason) == (8, "KV_MEMORY_EXHAUSTED")
             assert failed.service == f"service-{3 - where}"
             await until(lambda: not any(work.open_sessions for work in works))
             await until(lambda: all(service.hop.describe().sessions_open == 0 for service in services))
-            assert heard.opened == []
+            assert received.opened == []
             assert "open a" not in works[2].done
 
     asyncio.run(scenario())
@@ -142,13 +142,13 @@ def test_the_sender_never_has_more_blocks_away_than_credits() -> None:
     async def scenario() -> None:
         work = FakeWork(last=True)
         work.before = lambda what, session: time.sleep(0.01) if what == "block" else None
-        async with serving(work, block_credits=2) as head, linked(head.target) as (link, heard):
+        async with serving(work, block_credits=2) as head, linked(head.target) as (link, received):
             await link.send(opening())
             assert link.credits == 2
             for index in range(12):
                 await link.send(block("a", index))
-                assert index + 1 - len(heard.acks) <= 2
-            await until(lambda: len(heard.acks) == 12)
+                assert index + 1 - len(received.acks) <= 2
+            await until(lambda: len(received.acks) == 12)
             assert link.credits == 2
 
     asyncio.run(scenario())
@@ -173,19 +173,23 @@ def test_a_block_without_a_credit_ends_the_stream() -> None:
 def test_a_smaller_epoch_is_refused_and_a_larger_one_takes_over() -> None:
     async def scenario() -> None:
         works = three()
-        async with chain(works) as services, linked(services[0].target) as (link, heard):
+        async with chain(works) as services, linked(services[0].target) as (link, received):
             await link.send(opening("a", epoch=5))
-            await until(lambda: len(heard.opened) == 1)
+            await until(lambda: len(received.opened) == 1)
             await link.send(block("a", 0, epoch=4))
-            await until(lambda: len(heard.failed) == 1)
-            assert (heard.failed[0].key.epoch, heard.failed[0].code, heard.failed[0].reason) == (4, 10, "STALE_EPOCH")
-            await until(lambda: heard.acks == [0])
+            await until(lambda: len(received.failed) == 1)
+            assert (received.failed[0].key.epoch, received.failed[0].code, received.failed[0].reason) == (
+                4,
+                10,
+                "STALE_EPOCH",
+            )
+            await until(lambda: received.acks == [0])
             await link.send(opening("a", epoch=6))
-            await until(lambda: len(heard.opened) == 2)
-            assert (heard.failed[1].key.epoch, heard.failed[1].reason) == (5, "STALE_EPOCH")
+            await until(lambda: len(received.opened) == 2)
+            assert (received.failed[1].key.epoch, received.failed[1].reason) == (5, "STALE_EPOCH")
             assert all(work.open_sessions == {("a", 6)} for work in works)
             await link.send(opening("a", epoch=5))
-            await until(lambda: len(heard.failed) == 3)
+            await until(lambda: len(received.failed) == 3)
             await link.send(block("a", 0, epoch=6))
             await until(lambda: len(works[2].delivered) == 1)
 
@@ -202,15 +206,15 @@ def test_one_sessions_failure_leaves_the_others(where: int, what: str) -> None:
                 raise ZeroDivisionError("secret")
 
         works[where].before = break_b
-        async with chain(works) as services, linked(services[0].target) as (link, heard):
+        async with chain(works) as services, linked(services[0].target) as (link, received):
             await link.send(opening("a"))
             await link.send(opening("b"))
             for index in range(6):
                 await link.send(block("a", index))
                 await link.send(block("b", index))
-            await until(lambda: len(heard.acks) == 12)
+            await until(lambda: len(received.acks) == 12)
             await until(lambda: [s for s, _, _ in works[2].delivered] == ["a"] * 6)
-            [failed] = heard.failed
+            [failed] = received.failed
             assert (failed.key.session_id, failed.code, failed.reason) == ("b", 13, "INTERNAL")
             assert "secret" not in failed.message and failed.service == f"service-{3 - where}"
             await until(lambda: all(work.open_sessions == {("a", 1)} for work in works))
@@ -227,9 +231,9 @@ def test_a_new_session_waits_behind_no_other_ones_queue() -> None:
     async def scenario() -> None:
         works = three()
         works[2].before = lambda what, session: time.sleep(0.2 if what == "block" else 0)
-        async with chain(works) as services, linked(services[0].target) as (link, heard):
+        async with chain(works) as services, linked(services[0].target) as (link, received):
             await link.send(opening("a"))
-            await until(lambda: len(heard.opened) == 1)
+            await until(lambda: len(received.opened) == 1)
 
             async def send_all() -> None:
                 for index in range(16):
@@ -238,10 +242,10 @@ def test_a_new_session_waits_behind_no_other_ones_queue() -> None:
             sending = asyncio.create_task(send_all())
             await until(lambda: len(works[2].delivered) == 2)
             await link.send(opening("b"))
-            await until(lambda: len(heard.opened) == 2)
+            await until(lambda: len(received.opened) == 2)
             assert len(works[2].delivered) <= 5
             await sending
-            await until(lambda: len(heard.acks) == 16)
+            await until(lambda: len(received.acks) == 16)
 
     asyncio.run(scenario())
 
@@ -266,11 +270,11 @@ def test_the_device_begins_the_next_block_while_the_event_loop_is_busy() -> None
                 time.sleep(0.1)  # the loop is held before this block ends
 
         work.before = before
-        async with serving(work) as head, linked(head.target) as (link, heard):
+        async with serving(work) as head, linked(head.target) as (link, received):
             await link.send(opening())
             await link.send(block("a", 0))
             await link.send(block("a", 1))
-            await until(lambda: len(heard.acks) == 2)
+            await until(lambda: len(received.acks) == 2)
             assert began[1] < busy_until[0]
 
     asyncio.run(scenario())
@@ -280,12 +284,12 @@ def test_a_block_behind_one_that_failed_is_not_worked_on() -> None:
     async def scenario() -> None:
         work = FakeWork(last=True)
         work.before = lambda what, session: _late_failure() if what == "block" else None
-        async with serving(work) as head, linked(head.target) as (link, heard):
+        async with serving(work) as head, linked(head.target) as (link, received):
             await link.send(opening())
             await link.send(block("a", 0))
             await link.send(block("a", 1))
-            await until(lambda: sorted(heard.acks) == [0, 1])
-            assert [failed.reason for failed in heard.failed] == ["INTERNAL"]
+            await until(lambda: sorted(received.acks) == [0, 1])
+            assert [failed.reason for failed in received.failed] == ["INTERNAL"]
             await until(lambda: not work.open_sessions)
             assert work.done == ["open a", "close a"]
 
@@ -301,19 +305,19 @@ def test_close_frees_all_services_and_skips_what_waits() -> None:
     async def scenario() -> None:
         works = three()
         works[0].before = lambda what, session: time.sleep(0.1) if what == "block" else None
-        async with chain(works) as services, linked(services[0].target) as (link, heard):
+        async with chain(works) as services, linked(services[0].target) as (link, received):
             await link.send(opening())
-            await until(lambda: len(heard.opened) == 1)
+            await until(lambda: len(received.opened) == 1)
             await link.send(block("a", 0))
             await link.send(block("a", 1))
             await link.send(closing())
-            await until(lambda: len(heard.acks) == 2)
+            await until(lambda: len(received.acks) == 2)
             await until(lambda: not any(work.open_sessions for work in works))
             assert "block a 1" not in works[0].done
             await link.send(closing())
             await link.send(opening("b"))
-            await until(lambda: len(heard.opened) == 2)
-            assert heard.failed == []
+            await until(lambda: len(received.opened) == 2)
+            assert received.failed == []
 
     asyncio.run(scenario())
 
@@ -321,11 +325,11 @@ def test_close_frees_all_services_and_skips_what_waits() -> None:
 def test_the_end_of_a_stream_closes_its_sessions_downstream_and_no_others() -> None:
     async def scenario() -> None:
         works = three()
-        async with chain(works) as services, linked(services[0].target) as (stays, heard):
+        async with chain(works) as services, linked(services[0].target) as (stays, received):
             await stays.send(opening("stays"))
-            async with linked(services[0].target) as (goes, heard_too):
+            async with linked(services[0].target) as (goes, received_too):
                 await goes.send(opening("goes"))
-                await until(lambda: len(heard.opened) + len(heard_too.opened) == 2)
+                await until(lambda: len(received.opened) + len(received_too.opened) == 2)
                 assert all(len(work.open_sessions) == 2 for work in works)
             await until(lambda: all(work.open_sessions == {("stays", 1)} for work in works))
             await stays.send(block("stays", 0))
@@ -338,16 +342,16 @@ def test_a_session_of_another_stream_is_not_found() -> None:
     async def scenario() -> None:
         async with (
             serving(FakeWork(last=True)) as head,
-            linked(head.target) as (mine, heard),
-            linked(head.target) as (other, heard_too),
+            linked(head.target) as (mine, received),
+            linked(head.target) as (other, received_too),
         ):
             await mine.send(opening())
-            await until(lambda: len(heard.opened) == 1)
+            await until(lambda: len(received.opened) == 1)
             await other.send(block("a", 0))
-            await until(lambda: len(heard_too.failed) == 1)
-            assert (heard_too.failed[0].code, heard_too.failed[0].reason) == (5, "SESSION_NOT_FOUND")
-            await until(lambda: heard_too.acks == [0])
-            assert heard.failed == []
+            await until(lambda: len(received_too.failed) == 1)
+            assert (received_too.failed[0].code, received_too.failed[0].reason) == (5, "SESSION_NOT_FOUND")
+            await until(lambda: received_too.acks == [0])
+            assert received.failed == []
 
     asyncio.run(scenario())
 
@@ -355,10 +359,10 @@ def test_a_session_of_another_stream_is_not_found() -> None:
 def test_a_second_open_ends_the_session() -> None:
     async def scenario() -> None:
         work = FakeWork(last=True)
-        async with serving(work) as head, linked(head.target) as (link, heard):
+        async with serving(work) as head, linked(head.target) as (link, received):
             await link.send(opening())
             await link.send(opening())
-            await until(lambda: [failed.reason for failed in heard.failed] == ["DUPLICATE_OPEN"])
+            await until(lambda: [failed.reason for failed in received.failed] == ["DUPLICATE_OPEN"])
             await until(lambda: not work.open_sessions and head.hop.describe().sessions_open == 0)
 
     asyncio.run(scenario())
@@ -368,14 +372,14 @@ def test_a_block_whose_time_is_over_is_not_worked_on() -> None:
     async def scenario() -> None:
         work = FakeWork(last=True)
         work.before = lambda what, session: time.sleep(0.1) if what == "block" else None
-        async with serving(work) as head, linked(head.target) as (link, heard):
+        async with serving(work) as head, linked(head.target) as (link, received):
             await link.send(opening())
             await link.send(block("a", 0))
             late = block("a", 1)
             late.block.budget.CopyFrom(duration(20_000_000))
             await link.send(late)
-            await until(lambda: [failed.reason for failed in heard.failed] == ["BLOCK_DEADLINE"])
-            await until(lambda: sorted(heard.acks) == [0, 1])
+            await until(lambda: [failed.reason for failed in received.failed] == ["BLOCK_DEADLINE"])
+            await until(lambda: sorted(received.acks) == [0, 1])
             assert "block a 1" not in work.done
 
     asyncio.run(scenario())
@@ -424,11 +428,11 @@ def test_a_work_that_holds_its_thread_is_not_taken_for_lost_before_the_blocks_de
         work = FakeWork(last=True)
         work.before = lambda what, session: time.sleep(1.2) if what == "block" else None
         timing = HopTiming(heartbeat_s=0.1, silence_s=0.6)
-        async with serving(work, timing=timing) as head, linked(head.target, timing) as (link, heard):
+        async with serving(work, timing=timing) as head, linked(head.target, timing) as (link, received):
             await link.send(opening())
             await link.send(block("a", 0))
-            await until(lambda: heard.acks == [0])
-            assert heard.downs == []
+            await until(lambda: received.acks == [0])
+            assert received.downs == []
 
     asyncio.run(scenario())
 
@@ -438,11 +442,11 @@ def test_a_service_stuck_at_a_block_counts_as_lost_after_the_deadline() -> None:
         works = [FakeWork(), FakeWork(last=True)]
         works[1].before = lambda what, session: time.sleep(1.0) if what == "block" else None
         timing = HopTiming(heartbeat_s=0.05, service_deadline_s=0.3)
-        async with chain(works, timing) as services, linked(services[0].target, timing) as (link, heard):
+        async with chain(works, timing) as services, linked(services[0].target, timing) as (link, received):
             await link.send(opening())
             await link.send(block("a", 0))
-            await until(lambda: len(heard.failed) == 1)
-            assert (heard.failed[0].code, heard.failed[0].reason) == (14, "STAGE_LOST")
+            await until(lambda: len(received.failed) == 1)
+            assert (received.failed[0].code, received.failed[0].reason) == (14, "STAGE_LOST")
             assert not services[1].hop.alive and not services[0].hop.ready
             await until(lambda: not works[0].open_sessions)
             await until(lambda: not works[1].open_sessions)
@@ -460,11 +464,11 @@ def test_a_delivery_that_hangs_fails_its_session_after_the_deadline() -> None:
 
         work.block = lambda block: hang  # type: ignore[method-assign]
         timing = HopTiming(service_deadline_s=0.2)
-        async with serving(work, timing=timing) as head, linked(head.target) as (link, heard):
+        async with serving(work, timing=timing) as head, linked(head.target) as (link, received):
             await link.send(opening())
             await link.send(block("a", 0))
-            await until(lambda: [failed.reason for failed in heard.failed] == ["BLOCK_DEADLINE"])
-            await until(lambda: heard.acks == [0])
+            await until(lambda: [failed.reason for failed in received.failed] == ["BLOCK_DEADLINE"])
+            await until(lambda: received.acks == [0])
 
     asyncio.run(scenario())
 
@@ -481,14 +485,14 @@ def test_close_stops_a_delivery_that_waits() -> None:
                 stopped.set()
 
         work.block = lambda block: hang  # type: ignore[method-assign]
-        async with serving(work) as head, linked(head.target) as (link, heard):
+        async with serving(work) as head, linked(head.target) as (link, received):
             await link.send(opening())
             await link.send(block("a", 0))
             await until(started.is_set)
             await link.send(closing())
             await until(stopped.is_set)
-            await until(lambda: heard.acks == [0] and not work.open_sessions)
-            assert heard.failed == []
+            await until(lambda: received.acks == [0] and not work.open_sessions)
+            assert received.failed == []
 
     asyncio.run(scenario())
 
@@ -496,13 +500,13 @@ def test_close_stops_a_delivery_that_waits() -> None:
 def test_a_thousand_sessions_leave_nothing_behind() -> None:
     async def scenario() -> None:
         works = three()
-        async with chain(works) as services, linked(services[0].target) as (link, heard):
+        async with chain(works) as services, linked(services[0].target) as (link, received):
             before = len(asyncio.all_tasks())
             for number in range(1000):
                 await link.send(opening(f"s{number}"))
                 await link.send(closing(f"s{number}"))
             await link.send(opening("last"))
-            await until(lambda: any(opened.key.session_id == "last" for opened in heard.opened), 30)
+            await until(lambda: any(opened.key.session_id == "last" for opened in received.opened), 30)
             await link.send(closing("last"))
             await until(lambda: all(s.hop.describe().sessions_open == 0 for s in services))
             assert not any(work.open_sessions for work in works)
@@ -550,16 +554,16 @@ def test_a_chain_without_its_end_refuses_sessions() -> None:
 
 def test_drain_refuses_new_sessions_and_waits_for_the_open_ones() -> None:
     async def scenario() -> None:
-        async with serving(FakeWork(last=True)) as head, linked(head.target) as (link, heard):
+        async with serving(FakeWork(last=True)) as head, linked(head.target) as (link, received):
             await link.send(opening("a"))
-            await until(lambda: len(heard.opened) == 1)
+            await until(lambda: len(received.opened) == 1)
             draining = asyncio.create_task(head.hop.drain())
             await until(lambda: not link.ready)
             await link.send(opening("b"))
-            await until(lambda: [failed.reason for failed in heard.failed] == ["DRAINING"])
+            await until(lambda: [failed.reason for failed in received.failed] == ["DRAINING"])
             assert not draining.done()
             await link.send(block("a", 0))
-            await until(lambda: heard.acks == [0])
+            await until(lambda: received.acks == [0])
             await link.send(closing("a"))
             async with asyncio.timeout(2):
                 await draining

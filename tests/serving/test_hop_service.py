@@ -25,5 +25,5 @@ def test_a_service_tells_its_room_before_its_first_session() -> None:
                 return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
 
     with Telemetry.start(TelemetrySettings(prometheus_port=0), "vae-decoder") as telemetry:
-        told = asyncio.run(scrape(telemetry))
-    assert re.search(r'^live_avatar_sessions_capacity\{.*service="vae-decoder"\} 7\.0$', told, flags=re.MULTILINE)
+        reported = asyncio.run(scrape(telemetry))
+    assert re.search(r'^live_avatar_sessions_capacity\{.*service="vae-decoder"\} 7\.0$', reported, flags=re.MULTILINE)

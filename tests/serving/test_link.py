@@ -66,40 +66,40 @@ def test_a_killed_peer_is_noticed_at_once_and_found_again_after_its_restart() ->
         async with (
             far_process() as (process, port),
             serving(near, f"127.0.0.1:{port}", name="near") as head,
-            linked(head.target) as (link, heard),
+            linked(head.target) as (link, received),
         ):
             await link.send(opening("a"))
-            await until(lambda: len(heard.opened) == 1)
+            await until(lambda: len(received.opened) == 1)
             killed_at = time.monotonic()
             process.kill()
-            await until(lambda: len(heard.failed) == 1)
+            await until(lambda: len(received.failed) == 1)
             assert time.monotonic() - killed_at < SOON_S
-            assert (heard.failed[0].code, heard.failed[0].reason) == (14, "STAGE_LOST")
+            assert (received.failed[0].code, received.failed[0].reason) == (14, "STAGE_LOST")
             await until(lambda: not near.open_sessions and not link.ready)
             await link.send(opening("b"))
-            await until(lambda: len(heard.failed) == 2)
-            assert heard.failed[1].reason == "STAGE_LOST"
+            await until(lambda: len(received.failed) == 2)
+            assert received.failed[1].reason == "STAGE_LOST"
             async with far_process(port):
                 await link.wait_ready(5)
                 assert [service.name for service in link.services] == ["near", "far"]
                 await link.send(opening("c"))
                 await link.send(block("c", 0))
-                await until(lambda: len(heard.opened) == 2 and heard.acks == [0])
-                assert heard.readiness == [True, False, True] and heard.downs == []
+                await until(lambda: len(received.opened) == 2 and received.acks == [0])
+                assert received.readiness == [True, False, True] and received.downs == []
 
     asyncio.run(scenario())
 
 
 def test_a_frozen_peer_is_noticed_soon() -> None:
     async def scenario() -> None:
-        async with far_process() as (process, port), linked(f"127.0.0.1:{port}") as (link, heard):
+        async with far_process() as (process, port), linked(f"127.0.0.1:{port}") as (link, received):
             await link.send(opening("a"))
-            await until(lambda: len(heard.opened) == 1)
+            await until(lambda: len(received.opened) == 1)
             stopped_at = time.monotonic()
             os.kill(process.pid, signal.SIGSTOP)
-            await until(lambda: len(heard.downs) == 1)
-            assert heard.down_at - stopped_at < SOON_S
-            assert heard.downs[0].reason == "STAGE_LOST" and not link.ready
+            await until(lambda: len(received.downs) == 1)
+            assert received.down_at - stopped_at < SOON_S
+            assert received.downs[0].reason == "STAGE_LOST" and not link.ready
             with pytest.raises(ServiceError, match="STAGE_LOST"):
                 await link.send(block("a", 0))
             os.kill(process.pid, signal.SIGCONT)
@@ -118,8 +118,8 @@ def test_whoever_waits_for_a_credit_learns_that_the_link_broke() -> None:
 
         work.block = lambda block: hang  # type: ignore[method-assign]
         async with serving(work, block_credits=1) as head:
-            link, heard = Link(head.target, peer="gateway"), Recorder()
-            async with beside(link.run(heard)):
+            link, received = Link(head.target, peer="gateway"), Recorder()
+            async with beside(link.run(received)):
                 await link.wait_ready(5)
                 await link.send(opening())
                 await link.send(block("a", 0))
@@ -135,12 +135,12 @@ def test_whoever_waits_for_a_credit_learns_that_the_link_broke() -> None:
 
 def test_a_block_that_is_no_longer_wanted_costs_no_credit() -> None:
     async def scenario() -> None:
-        async with serving(FakeWork(last=True)) as head, linked(head.target) as (link, heard):
+        async with serving(FakeWork(last=True)) as head, linked(head.target) as (link, received):
             await link.send(opening())
             assert not await link.send(block("a", 0), wanted=lambda: False)
             assert link.credits == 2
             assert await link.send(block("a", 1), wanted=lambda: True)
-            await until(lambda: heard.acks == [1])
+            await until(lambda: received.acks == [1])
 
     asyncio.run(scenario())
 
@@ -215,11 +215,11 @@ def test_a_peer_that_greets_and_falls_silent_is_lost_though_its_transport_lives(
         await asyncio.Event().wait()
 
     async def scenario() -> None:
-        async with lying(silent_later) as target, linked(target, HopTiming(silence_s=0.3)) as (_, heard):
+        async with lying(silent_later) as target, linked(target, HopTiming(silence_s=0.3)) as (_, received):
             up_at = time.monotonic()
-            await until(lambda: len(heard.downs) == 1)
-            assert 0.2 < heard.down_at - up_at < SOON_S
-            assert "said nothing" in heard.downs[0].message
+            await until(lambda: len(received.downs) == 1)
+            assert 0.2 < received.down_at - up_at < SOON_S
+            assert "said nothing" in received.downs[0].message
 
     asyncio.run(scenario())
 
@@ -252,9 +252,9 @@ def test_a_peer_that_acknowledges_what_it_never_got_is_lost() -> None:
         await asyncio.Event().wait()
 
     async def scenario() -> None:
-        async with lying(generous) as target, linked(target) as (_, heard):
-            await until(lambda: len(heard.downs) == 1)
-            assert "acknowledged" in heard.downs[0].message and heard.acks == []
+        async with lying(generous) as target, linked(target) as (_, received):
+            await until(lambda: len(received.downs) == 1)
+            assert "acknowledged" in received.downs[0].message and received.acks == []
 
     asyncio.run(scenario())
 
@@ -285,12 +285,12 @@ def test_readiness_far_below_travels_up_with_who_is_there() -> None:
             far_process() as (process, port),
             serving(FakeWork(), f"127.0.0.1:{port}", name="middle") as middle,
             serving(FakeWork(), middle.target, name="first") as first,
-            linked(first.target) as (link, heard),
+            linked(first.target) as (link, received),
         ):
             assert [service.name for service in link.services] == ["first", "middle", "far"]
             process.kill()
             await until(lambda: not link.ready, 1.0)
-            assert middle.hop.ready is False and heard.downs == []
+            assert middle.hop.ready is False and received.downs == []
             async with far_process(port):
                 await link.wait_ready(5)
                 assert [service.name for service in link.services] == ["first", "middle", "far"]
@@ -332,10 +332,10 @@ asyncio.run(main())
 def test_a_close_takes_the_place_of_what_waits_for_its_session() -> None:
     async def scenario() -> None:
         near = FakeWork(last=True)
-        async with serving(near) as head, linked(head.target) as (link, heard):
+        async with serving(near) as head, linked(head.target) as (link, received):
             for name in ("goes", "stays"):
                 await link.send(opening(name))
-            await until(lambda: len(heard.opened) == 2)
+            await until(lambda: len(received.opened) == 2)
             for name in ("goes", "stays") * 20:
                 (request,) = conditioning_parts(key(name), 0, b"prompt")
                 await link.send(request)

@@ -54,7 +54,7 @@ def test_epochs_are_different_sessions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "sessions"), [(MemoryBudget(100, 0), 3), (MemoryBudget(100, 2), 2), (MemoryBudget(20, 2), 0)]
+    ("memory_budget", "sessions"), [(MemoryBudget(100, 0), 3), (MemoryBudget(100, 2), 2), (MemoryBudget(20, 2), 0)]
 )
-def test_sessions_that_fit(room: MemoryBudget, sessions: int) -> None:
-    assert room.sessions_of(30) == sessions
+def test_sessions_that_fit(memory_budget: MemoryBudget, sessions: int) -> None:
+    assert memory_budget.sessions_of(30) == sessions

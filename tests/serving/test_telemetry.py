@@ -157,7 +157,7 @@ def test_session_id_is_in_no_span(telemetry: Telemetry, spans: InMemorySpanExpor
     assert all(KEY.session_id not in span.to_json() for span in spans.get_finished_spans())
 
 
-def tell_everything(telemetry: Telemetry) -> None:
+def record_everything(telemetry: Telemetry) -> None:
     telemetry.block_started("s", KEY, 0)
     finished = report("s")
     finished.timing.encode_time.FromMilliseconds(3)
@@ -180,7 +180,7 @@ def tell_everything(telemetry: Telemetry) -> None:
 
 def test_scrape_shows_what_was_told() -> None:
     with Telemetry.start(TelemetrySettings(prometheus_port=0), "test") as telemetry:
-        tell_everything(telemetry)
+        record_everything(telemetry)
         seen = scrape(telemetry)
     assert value(seen["live_avatar_block_compute_seconds"], "_count", service="s") == 2
     assert value(seen["live_avatar_block_compute_seconds"], "_sum", service="s") == pytest.approx(0.4)
@@ -204,7 +204,7 @@ def test_scrape_shows_what_was_told() -> None:
 
 def test_a_scrape_the_table_and_the_document_name_the_same_metrics() -> None:
     with Telemetry.start(TelemetrySettings(prometheus_port=0), "test") as telemetry:
-        tell_everything(telemetry)
+        record_everything(telemetry)
         scraped = set(scrape(telemetry))
     assert scraped == {metric.exported for metric in metrics.METRICS}
     documented = re.findall(r"^\| `(live_avatar_\w+)` \| (\w+) \| (.*?) \|", DOC.read_text(), flags=re.MULTILINE)
@@ -273,4 +273,4 @@ def test_collector_that_is_away_does_not_hold_up_the_end() -> None:
 
 def test_label_that_the_table_does_not_name_is_our_own_mistake(telemetry: Telemetry) -> None:
     with pytest.raises(AssertionError, match="sessions_capacity"):
-        telemetry._tell(metrics.SESSIONS_CAPACITY, 1, stage="0")
+        telemetry._emit(metrics.SESSIONS_CAPACITY, 1, stage="0")

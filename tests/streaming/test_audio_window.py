@@ -99,9 +99,9 @@ def test_windows_lie_on_the_absolute_grid(fps: int) -> None:
     plans = stream(AudioWindow(preset), np.array_split(samples, 100))
     for plan in plans[:-1]:
         first_state = plan.block * block_samples // HOP - 25
-        heard = (plan.block + 1) * block_samples + 1600
+        received = (plan.block + 1) * block_samples + 1600
         past = [0.0] * max(0, -first_state * HOP)
-        raw = np.concatenate([past, samples[max(0, first_state * HOP) : heard]])
+        raw = np.concatenate([past, samples[max(0, first_state * HOP) : received]])
         raw = np.concatenate([raw, np.zeros(plan.samples.size - raw.size)])
         gain, offset = np.polyfit(raw, plan.samples, 1)
         assert np.abs(raw * gain + offset - plan.samples).max() < 1e-5
@@ -219,10 +219,10 @@ def test_loudness_does_not_matter_once_learnt() -> None:
 def test_statistics_settle() -> None:
     chunks = [*np.split(speech(LEARNT * BLOCK), LEARNT), *np.split(speech(6 * BLOCK, level=0.5), 6)]
     plans = stream(AudioWindow(listening(left_context_s=0.5)), chunks)
-    heard = round(0.6 * 16_000) + BLOCK
+    received = round(0.6 * 16_000) + BLOCK
     early, late = plans[LEARNT + 2].samples, plans[LEARNT + 3].samples
-    assert np.array_equal(early[BLOCK:heard], late[: heard - BLOCK])
-    assert np.std(late[:heard]) > 2
+    assert np.array_equal(early[BLOCK:received], late[: received - BLOCK])
+    assert np.std(late[:received]) > 2
 
 
 @pytest.mark.parametrize(

@@ -229,9 +229,9 @@ def test_audio_reaches_the_latent(model: CausalDiT, plain: list[Tensor]) -> None
     chain = started(1, model=model)
     spoken = block(0).audio
     other = AudioTokens(spoken.local + 1, spoken.glob)
-    heard = chain.denoisers[0].denoise(chain.sessions[0], replace(block(0), audio=other))
-    assert heard.latent is not None
-    assert not torch.equal(heard.latent, plain[0])
+    received = chain.denoisers[0].denoise(chain.sessions[0], replace(block(0), audio=other))
+    assert received.latent is not None
+    assert not torch.equal(received.latent, plain[0])
 
 
 def test_bfloat16_stays_in_bfloat16_and_near(plain: list[Tensor]) -> None:

@@ -80,35 +80,35 @@ def test_any_split_over_stages_gives_the_same_latents_and_pictures(
 def test_every_stage_is_told_version_0_and_then_1(
     model: CausalDiT, decoder: FrameDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[range, int, int]] = []
+    reported: list[tuple[range, int, int]] = []
     condition = Denoiser.condition
 
     def listen(stage: Denoiser, memory: StageSession, conditioning: Conditioning) -> None:
         assert conditioning.sink is not None
-        told.append((stage.steps, conditioning.from_block, conditioning.sink.version))
+        reported.append((stage.steps, conditioning.from_block, conditioning.sink.version))
         condition(stage, memory, conditioning)
 
     monkeypatch.setattr(Denoiser, "condition", listen)
     denoisers = stages(model, 2)
     list(session(denoisers, decoder, spoken(BLOCKS)))
     for stage in denoisers:
-        assert [(start, version) for steps, start, version in told if steps == stage.steps] == [
+        assert [(start, version) for steps, start, version in reported if steps == stage.steps] == [
             (0, 0),
             (RULES.sink_switch_block, 1),
         ]
 
 
 def test_a_block_is_generated_before_the_next_is_heard(model: CausalDiT, decoder: FrameDecoder) -> None:
-    heard = 0
+    received = 0
 
     def listening() -> Iterator[AudioTokens]:
-        nonlocal heard
+        nonlocal received
         for tokens in spoken(3):
-            heard += 1
+            received += 1
             yield tokens
 
     for count, output in enumerate(session(stages(model, 1), decoder, listening()), start=1):
-        assert (output.block, heard) == (count - 1, count)
+        assert (output.block, received) == (count - 1, count)
 
 
 def test_a_session_without_audio_is_empty(model: CausalDiT, decoder: FrameDecoder) -> None:

@@ -21,7 +21,7 @@ from live_avatar.launcher.pipeline import LocalPipeline
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
-from tests.services.gateway.api.test_bad_input import CREATE, NOBODY, TALK, chunk, created, opening, said
+from tests.services.gateway.api.test_bad_input import CREATE, NOBODY, TALK, answer, chunk, created, opening
 from tests.services.gateway.clients import Talk, create_request, failure
 
 from .harness.recordings import Recording, film_of
@@ -111,7 +111,7 @@ ROWS: dict[str, tuple[Attempt, grpc.StatusCode, str]] = {
     "audio before open": (
         partial(failing_open, chunk(bytes(64))), Code.INVALID_ARGUMENT, "MESSAGE_OUT_OF_ORDER"
     ),
-    "nothing first": (partial(failing_open, said()), Code.INVALID_ARGUMENT, "MESSAGE_OUT_OF_ORDER"),
+    "nothing first": (partial(failing_open, answer()), Code.INVALID_ARGUMENT, "MESSAGE_OUT_OF_ORDER"),
     "no token": (partial(failing_open, opening("")), Code.UNAUTHENTICATED, "TOKEN_INVALID"),
     "unknown session": (partial(failing_open, opening(f"{NOBODY}.secret")), Code.NOT_FOUND, "SESSION_NOT_FOUND"),
     "another's token": (stolen_token, Code.UNAUTHENTICATED, "TOKEN_INVALID"),
@@ -147,7 +147,7 @@ async def pictures(stream: AvatarStream) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(data), np.uint8).reshape(-1, SIDE, SIDE, 3)
 
 
-async def filmed(system: LocalPipeline, portrait: bytes, speech: NDArray[np.float32]) -> NDArray[np.uint8]:
+async def recorded(system: LocalPipeline, portrait: bytes, speech: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The pictures of a whole session."""
     async with AvatarClient(system.gateway) as client:
         session = await client.create_session(portrait, options_of(SEED))
@@ -212,11 +212,11 @@ def test_a_turned_portrait_is_upright_in_the_film(system: LocalPipeline) -> None
         upright = saved(stored.convert("RGB").transpose(Image.Transpose.ROTATE_270), "PNG")
         as_stored = saved(stored.convert("RGB"), "PNG")
     speech = noise(1)
-    got, wanted, other = [asyncio.run(filmed(system, one, speech)) for one in (turned, upright, as_stored)]
+    got, wanted, other = [asyncio.run(recorded(system, one, speech)) for one in (turned, upright, as_stored)]
     assert np.array_equal(got, wanted)
     assert not np.array_equal(got, other)
 
 
 def test_a_portrait_for_print_is_taken(system: LocalPipeline) -> None:
-    film = asyncio.run(filmed(system, saved(face().convert("CMYK"), "JPEG"), noise(1)))
+    film = asyncio.run(recorded(system, saved(face().convert("CMYK"), "JPEG"), noise(1)))
     assert len(film) == 25 - QUICK.stream.dropped_frames

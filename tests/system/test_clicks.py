@@ -90,10 +90,10 @@ def test_clicks_are_seen_in_their_frames(frames: list[tuple[float, bool]]) -> No
 
 
 def test_clicks_are_heard_in_their_frames(film: tuple[Path, GenerateStats]) -> None:
-    heard = [round(second, 4) for second in loud(film[0])]
-    LOG.info("clicks at %s s", heard)
-    assert len(heard) == len(CLICKS_S)
-    assert heard == pytest.approx(CLICKS_S, abs=1 / FPS)
+    received = [round(second, 4) for second in loud(film[0])]
+    LOG.info("clicks at %s s", received)
+    assert len(received) == len(CLICKS_S)
+    assert received == pytest.approx(CLICKS_S, abs=1 / FPS)
 
 
 def shown(path: Path) -> Iterator[tuple[float, bool]]:

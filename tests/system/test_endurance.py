@@ -172,8 +172,8 @@ def test_the_last_pictures_are_those_of_the_oracle_started_there(watched: Watche
         Recording(face=saved(face(), "PNG"), speech=speech(0).tobytes(), seed=SEED, prompt=""),
     )
     first = blocks - MEMORY_BLOCKS - COMPARED_BLOCKS
-    plans = heard(blocks)
-    features = [system.hear(plan) for plan in plans if plan.block == 0 or plan.block >= first]
+    plans = received(blocks)
+    features = [system.receive(plan) for plan in plans if plan.block == 0 or plan.block >= first]
     own = system.first_latent(script, features[0], STEPS)
     made = list(system.late(script, own, features[1:], first, STEPS))[-COMPARED_BLOCKS:]
     wanted = b"".join(frames.pixels.numpy().tobytes() for one in made for frames in one.frames)
@@ -182,7 +182,7 @@ def test_the_last_pictures_are_those_of_the_oracle_started_there(watched: Watche
     assert got == wanted
 
 
-def heard(blocks: int) -> Iterator[BlockPlan]:
+def received(blocks: int) -> Iterator[BlockPlan]:
     """What the speech encoder hears of a session that speaks for so many blocks."""
     window = AudioWindow(TRIVIAL)
     for block in range(blocks):

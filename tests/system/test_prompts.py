@@ -30,8 +30,8 @@ def test_a_prompt_may_change_as_soon_as_the_stream_is_open(
     async def scenario() -> None:
         async with channel(system.gateway) as connection:
             for _ in range(TIMES):
-                told = await changed_at_once(AvatarServiceStub(connection), delivery, door)
-                assert told and told[0] <= 1, "the change came late"
+                reported = await changed_at_once(AvatarServiceStub(connection), delivery, door)
+                assert reported and reported[0] <= 1, "the change came late"
         await freed(system)
 
     asyncio.run(scenario())
@@ -51,6 +51,6 @@ async def changed_at_once(stub: "AvatarServiceAsyncStub", delivery: api.Delivery
             assert answer.session.config.prompt == "a fox"
         await talk.speak(tone(RATE_HZ))
         await talk.finish()
-        heard = await talk.rest()
-    assert units(heard)
-    return [one.event.block_index for one in heard if one.event.kind == Response.Event.KIND_UPDATE_APPLIED]
+        received = await talk.rest()
+    assert units(received)
+    return [one.event.block_index for one in received if one.event.kind == Response.Event.KIND_UPDATE_APPLIED]

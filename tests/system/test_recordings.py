@@ -52,10 +52,12 @@ def test_the_film_is_as_long_as_the_speech(system: LocalPipeline, recording: Pat
     with av.open(out) as film:
         times = [float(frame.time) for frame in film.decode(video=0)]
         film.seek(0)
-        heard = list(film.decode(audio=0))
+        received = list(film.decode(audio=0))
     assert len(times) == measured.frames == np.ceil(round(spoken_s * FPS, 6)) - DROPPED
     assert times == pytest.approx([0.0, *((number + DROPPED) / FPS for number in range(1, len(times)))])
-    assert (heard[-1].time or 0.0) + heard[-1].samples / heard[-1].sample_rate == pytest.approx(spoken_s, abs=2 / FPS)
+    assert (received[-1].time or 0.0) + received[-1].samples / received[-1].sample_rate == pytest.approx(
+        spoken_s, abs=2 / FPS
+    )
 
 
 def test_pairs_are_found_beside_the_goldens(tmp_path: Path) -> None:

@@ -149,17 +149,17 @@ def test_the_films_speech_is_the_clients(made: tuple[Path, GenerateStats], speec
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
         frames = list(film.decode(audio=0))
         first_s = frames[0].time or 0.0
-        heard = np.concatenate([one.to_ndarray()[0] for frame in frames for one in resampler.resample(frame)])
-    length = min(heard.size, speech.size)
-    spectra = np.fft.rfft(heard[:length], 2 * length), np.fft.rfft(speech[:length], 2 * length)
+        received = np.concatenate([one.to_ndarray()[0] for frame in frames for one in resampler.resample(frame)])
+    length = min(received.size, speech.size)
+    spectra = np.fft.rfft(received[:length], 2 * length), np.fft.rfft(speech[:length], 2 * length)
     match = np.fft.irfft(spectra[0] * spectra[1].conj())
     lag = int(np.argmax(match))
     lag_s = (lag - 2 * length if lag > length else lag) / SAMPLE_RATE_HZ + first_s
-    likeness = match.max() / np.linalg.norm(heard[:length]) / np.linalg.norm(speech[:length])
+    likeness = match.max() / np.linalg.norm(received[:length]) / np.linalg.norm(speech[:length])
     LOG.info("the speech is %.1f ms late, correlation %.3f", 1000 * lag_s, likeness)
     assert abs(lag_s) < 1 / FPS
     assert likeness > 0.9
-    assert heard.size / SAMPLE_RATE_HZ == pytest.approx(speech.size / SAMPLE_RATE_HZ, abs=2 / FPS)
+    assert received.size / SAMPLE_RATE_HZ == pytest.approx(speech.size / SAMPLE_RATE_HZ, abs=2 / FPS)
 
 
 WITHOUT_END = -1

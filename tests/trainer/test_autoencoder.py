@@ -54,9 +54,9 @@ def test_steps_take_pictures_of_several_sizes_in_turn(tmp_path: Path) -> None:
     assert [config.size(step) for step in range(3)] == [32, 64, 32]
     assert [film.clips(size, 32) for size in (32, 64, 128)] == [4, 1, 1]
     train_autoencoder(config)
-    told = [json.loads(line) for line in (tmp_path / "autoencoder.jsonl").read_text().splitlines()]
-    assert [line["size"] for line in told if "loss" in line] == [32, 64, 32, 64]
-    assert [line["size"] for line in told if "held_out_whole" in line] == [32, 64]
+    reported = [json.loads(line) for line in (tmp_path / "autoencoder.jsonl").read_text().splitlines()]
+    assert [line["size"] for line in reported if "loss" in line] == [32, 64, 32, 64]
+    assert [line["size"] for line in reported if "held_out_whole" in line] == [32, 64]
 
 
 def test_a_run_goes_on_from_weights_of_the_preset() -> None:

@@ -126,10 +126,10 @@ def test_conditions_are_dropped_as_often_as_the_configuration_says(tmp_path: Pat
     dropped = with_dropped_conditions(batch, dataset.negative_text, config, 0, range(400))
     silent = (dropped.speech == 0).flatten(1).all(dim=1)
     own = (dropped.reference == batch.latents[:, :, :1]).flatten(1).all(dim=1)
-    untold = (dropped.text == 0).flatten(1).all(dim=1)
+    no_text = (dropped.text == 0).flatten(1).all(dim=1)
     assert 0.18 < silent.float().mean() < 0.32
     assert 0.42 < own.float().mean() < 0.58
-    assert 0.05 < untold.float().mean() < 0.16
+    assert 0.05 < no_text.float().mean() < 0.16
     assert torch.equal(dropped.latents, batch.latents)
 
 

@@ -99,8 +99,8 @@ def test_an_adapter_goes_on_from_where_it_was_exported(tmp_path: Path) -> None:
     adapter = config.weights / components.ADAPTER
     phase, _ = build(replace(config, adapter=adapter), ALONE)
     exported = components.open_converted(MICRO, components.ADAPTER, config.weights)
-    assert len(exported.entries) == len(phase.learners[0].parameters)
-    assert any(p.abs().max() > 0 for name, p in phase.learners[0].parameters.items() if name.endswith("lora_B"))
+    assert len(exported.entries) == len(phase.optimizers[0].parameters)
+    assert any(p.abs().max() > 0 for name, p in phase.optimizers[0].parameters.items() if name.endswith("lora_B"))
 
 
 def test_an_adapter_is_refused_on_another_base(tmp_path: Path) -> None:

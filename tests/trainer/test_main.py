@@ -47,10 +47,10 @@ def test_commands_are_listed_where_none_is_given(capsys: pytest.CaptureFixture[s
         assert "prepare" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("line", "said"), [(["--help"], "prepare"), (["export", "-h"], "--checkpoint ")])
-def test_help_is_no_error(line: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("line", "message"), [(["--help"], "prepare"), (["export", "-h"], "--checkpoint ")])
+def test_help_is_no_error(line: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line) == 0
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -24,8 +24,8 @@ def test_a_layer_keeps_what_the_table_counts() -> None:
     sink = model.sink_input(reference.bfloat16(), motion.bfloat16())
     latent = torch.zeros(1, 16, 6, 16, 16, dtype=torch.bfloat16)
     audio = random_audio(CONFIG, 6, 0)
-    heard = type(audio)(audio.local.bfloat16(), audio.glob.bfloat16())
-    noisy = dit.NoisyInput(latent=latent, time=model.embed_time(torch.full((1, 1), 500.0)), audio=heard)
+    received = type(audio)(audio.local.bfloat16(), audio.glob.bfloat16())
+    noisy = dit.NoisyInput(latent=latent, time=model.embed_time(torch.full((1, 1), 500.0)), audio=received)
     x, level = model._tokens(noisy, sink)
     text = model.embed_text(torch.zeros(1, 4, 8, dtype=torch.bfloat16))
     kept = []
@@ -38,7 +38,7 @@ def test_a_layer_keeps_what_the_table_counts() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            layer(x.detach().requires_grad_(), level, text.layers[index], heard, pattern)
+            layer(x.detach().requires_grad_(), level, text.layers[index], received, pattern)
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         kept.append(sum(size for place, size in held.items() if place not in weights))
     mean = 0.3 * kept[0] + 0.7 * kept[1]

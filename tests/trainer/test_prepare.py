@@ -80,7 +80,7 @@ def test_a_sample_is_what_serving_would_see(encoder: SampleEncoder, weights: Pat
 
 def test_speech_is_heard_whole_or_as_a_stream(encoder: SampleEncoder) -> None:
     samples = clip(48).samples
-    whole, stream = (encoder.hear(samples, 48, as_stream=as_stream) for as_stream in (False, True))
+    whole, stream = (encoder.speech_features(samples, 48, as_stream=as_stream) for as_stream in (False, True))
     assert whole.shape == stream.shape == (3, 8, 48)
     assert not torch.equal(whole, stream)
 

@@ -112,15 +112,15 @@ def whole_graph(phase: SelfForcing, clip: Batch, rolled: RolledOut) -> Tensor:
         pattern = DetachedHistory(geometry_of(network, clip.latents), rules, distances)
         audio = audio_of_blocks(network.audio, clip.speech, blocks)
         # As serving tells it to the model: rounded to float32 after scaling, which its angles feel.
-        told = torch.tensor(TIMESTEP_SCALE * level).double() / TIMESTEP_SCALE
-        made = velocity(network, clip, rolled.noisy, told.expand(1, blocks), audio, pattern)
+        reported = torch.tensor(TIMESTEP_SCALE * level).double() / TIMESTEP_SCALE
+        made = velocity(network, clip, rolled.noisy, reported.expand(1, blocks), audio, pattern)
     return rolled.noisy - level * made
 
 
 def holistic(phase: SelfForcing, clip: Batch, rolled: RolledOut, video: Tensor, step: int = 0) -> Tensor:
     """The loss of the whole clip that Algorithm 2 splits."""
     level, noise = phase._score_draw(rolled.clean, step, 0)
-    gradient = dmd_gradient(rolled.clean, noise, level, phase.teacher(clip), phase._fake(clip))
+    gradient = dmd_gradient(rolled.clean, noise, level, phase.teacher(clip), phase._fake_score(clip))
     return dmd_loss(video, gradient)
 
 
@@ -132,7 +132,7 @@ def test_the_blocks_together_have_the_gradient_of_the_whole_clip(tmp_path: Path)
     phase = phase_of(tmp_path, batch=1, blocks=4)
     clip = clip_of(phase)
     rolled = rolled_of(phase, clip)
-    phase._teach(clip, rolled, 0, 0)
+    phase._generator_step(clip, rolled, 0, 0)
     blockwise = gradients(phase)
     video = whole_graph(phase, clip, rolled)
     torch.testing.assert_close(video.detach(), rolled.clean, rtol=0, atol=1e-6)
@@ -147,7 +147,7 @@ def test_a_history_with_gradients_would_be_noticed(tmp_path: Path) -> None:
     phase = phase_of(tmp_path, batch=1, blocks=4)
     clip = clip_of(phase)
     rolled = rolled_of(phase, clip)
-    phase._teach(clip, rolled, 0, 0)
+    phase._generator_step(clip, rolled, 0, 0)
     blockwise = gradients(phase)
     first, *_ = blockwise
     part = rolled.clean.split(3, dim=2)[0]
@@ -190,7 +190,7 @@ def test_memory_of_blocks_one_by_one_does_not_grow_with_the_clip(tmp_path: Path)
         phase = phase_of(folder, torch.float32, batch=1, blocks=blocks, data=write_data(folder / "data", blocks=blocks))
         clip = clip_of(phase)
         rolled = rolled_of(phase, clip)
-        one_by_one.append(peak_of_graphs(partial(phase._teach, clip, rolled, 0, 0)))
+        one_by_one.append(peak_of_graphs(partial(phase._generator_step, clip, rolled, 0, 0)))
         whole.append(peak_of_graphs(partial(whole_backward, phase, clip, rolled)))
     assert one_by_one[1] == one_by_one[0]
     assert whole[1] > 1.8 * whole[0] > 1.8 * one_by_one[0]

@@ -43,11 +43,11 @@ def pool() -> Utterances:
 def test_windows_are_normalised_and_in_step_with_their_mouths(pool: Utterances, tmp_path: Path) -> None:
     config = replace(config_in(tmp_path), late_share=0.0, batch=4)
     samples, mouths = draw_windows(pool, config, step=0)
-    heard = samples[:, : 30 * SAMPLES_PER_FRAME].numpy()
+    received = samples[:, : 30 * SAMPLES_PER_FRAME].numpy()
     assert mouths.shape == (4, 30, 4)
     # Silence in a window does not count, so that a window with much of it is quieter.
-    assert np.allclose(heard.mean(axis=1), 0, atol=0.01) and np.allclose(heard.std(axis=1), 1, atol=0.3)
-    for sound, mouth in zip(heard, mouths.numpy(), strict=True):
+    assert np.allclose(received.mean(axis=1), 0, atol=0.01) and np.allclose(received.std(axis=1), 1, atol=0.3)
+    for sound, mouth in zip(received, mouths.numpy(), strict=True):
         assert any(_lies_in(sound, mouth, pool, index) for index in range(3))
 
 
@@ -86,13 +86,13 @@ def test_each_state_has_a_head_that_reads_it_where_serving_does() -> None:
     reader = MouthReader(TINY).eval()
     sound = torch.randn(50 * SAMPLES_PER_FRAME)
     with torch.no_grad():
-        told = reader(sound[None], 24)
+        reported = reader(sound[None], 24)
         states = hidden_states(reader.encoder, sound[None])[0, :, : 10 * 5 : 10]
         scaled = torch.nn.functional.layer_norm(states, states.shape[-1:])
         expected = torch.einsum("std,sdc->stc", scaled, reader.weight) + reader.bias[:, 0]
-    assert told.shape == (TINY.speech.states, 1, 24, 4)
+    assert reported.shape == (TINY.speech.states, 1, 24, 4)
     # Every fifth frame falls on a hidden state, every tenth one (spec 4.3).
-    assert torch.allclose(told[:, 0, ::5], expected, atol=1e-5)
+    assert torch.allclose(reported[:, 0, ::5], expected, atol=1e-5)
 
 
 @pytest.mark.slow

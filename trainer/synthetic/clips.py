@@ -113,6 +113,6 @@ def speech(
     delay_s = rng.uniform(0, LATEST_START_S)
     samples = np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
     first = round(delay_s * FPS * SAMPLES_PER_FRAME)
-    heard = spoken.samples[: max(0, samples.size - first)]
-    samples[first : first + heard.size] = heard
+    audible = spoken.samples[: max(0, samples.size - first)]
+    samples[first : first + audible.size] = audible
     return record(samples, rng), mouth_of(spoken.phonemes, frames, delay_s)

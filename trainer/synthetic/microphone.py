@@ -16,12 +16,12 @@ QUIET_SHARE = 0.4
 def record(voice: Samples, rng: np.random.Generator) -> Samples:
     """``voice`` [N] as a random microphone hears it, in -1..1."""
     tilt = rng.uniform(*TILT)
-    heard = voice - tilt * np.concatenate([[0], voice[:-1]])
+    signal = voice - tilt * np.concatenate([[0], voice[:-1]])
     if rng.random() >= QUIET_SHARE:
         ratio = 10 ** (rng.uniform(*SIGNAL_TO_NOISE_DB) / 20)
-        heard = heard + _noise(voice.size, rng) * (heard.std() / ratio)
-    peak = np.abs(heard).max()
-    return (heard * (rng.uniform(*PEAK) / peak) if peak else heard).astype(np.float32)
+        signal = signal + _noise(voice.size, rng) * (signal.std() / ratio)
+    peak = np.abs(signal).max()
+    return (signal * (rng.uniform(*PEAK) / peak) if peak else signal).astype(np.float32)
 
 
 def _noise(length: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -50,7 +50,7 @@ class UnopenedStreams:
                 raise
             raise self._too_late(evicted=not self._holds(peer, timeout)) from None
         finally:
-            self._leave(peer, timeout)
+            self._remove(peer, timeout)
 
     def _too_late(self, *, evicted: bool) -> ServiceError:
         if evicted:
@@ -63,7 +63,7 @@ class UnopenedStreams:
         if len(self) >= self._most:
             crowd = max(self._waiting, key=lambda name: len(self._waiting[name]))
             oldest = next(iter(self._waiting[crowd]))
-            self._leave(crowd, oldest)
+            self._remove(crowd, oldest)
             if not oldest.expired():
                 oldest.reschedule(asyncio.get_running_loop().time())
         self._waiting.setdefault(peer, {})[timeout] = None
@@ -71,7 +71,7 @@ class UnopenedStreams:
     def _holds(self, peer: str, timeout: asyncio.Timeout) -> bool:
         return timeout in self._waiting.get(peer, {})
 
-    def _leave(self, peer: str, timeout: asyncio.Timeout) -> None:
+    def _remove(self, peer: str, timeout: asyncio.Timeout) -> None:
         of_peer = self._waiting.get(peer, {})
         of_peer.pop(timeout, None)
         if not of_peer:

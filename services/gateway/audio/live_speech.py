@@ -118,7 +118,7 @@ class LiveSpeech(Speech):
             self.dropped_samples += dropped
             return
         if self._dropping:
-            self._forget()
+            self._discard_finished()
             self._first_offset = sample_offset
         begins = self._utterance_samples == 0
         if not begins and name not in ("", self._coming):
@@ -143,7 +143,7 @@ class LiveSpeech(Speech):
         if name and self._coming not in ("", name):
             return
         if self._dropping:
-            self._forget()
+            self._discard_finished()
         if not self._utterance_samples:
             return
         self._utterance_samples = self._first_offset = 0
@@ -177,7 +177,7 @@ class LiveSpeech(Speech):
         self.end = min(self.end, self.audio_out.end)
         return self._utterances.interrupt(self.block_start(block)) + unplaced
 
-    def _forget(self) -> None:
+    def _discard_finished(self) -> None:
         """Nothing of the interrupted utterance comes any more."""
         self._dropping = False
         self._utterance_samples = self._first_offset = self.dropped_samples = 0

@@ -52,7 +52,7 @@ class LeaseHolder:
         self._duration_s = duration_s
         self._clock = clock
         self._renewed_at = float("-inf")
-        self._heard_at = clock()
+        self._answered_at = clock()
         """When the API server last said who holds it."""
         self._unanswered = False
         """The last question had no answer."""
@@ -67,7 +67,7 @@ class LeaseHolder:
     def is_leader(self) -> bool:
         """See ``LeaderElection``."""
         now = self._clock()
-        if self._unanswered and now - self._heard_at > self._duration_s:
+        if self._unanswered and now - self._answered_at > self._duration_s:
             return True
         return now - self._renewed_at < self._duration_s
 
@@ -119,7 +119,7 @@ class LeaseHolder:
     def _try(self) -> None:
         asked_at = self._clock()
         lease = self._read()
-        self._heard_at = self._clock()
+        self._answered_at = self._clock()
         if lease is None:
             self._create()
         else:

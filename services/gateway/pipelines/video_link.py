@@ -130,7 +130,7 @@ class VideoLink:
         except (TimeoutError, CutShortError):
             error = stage_lost(f"{_PEER} is silent or gone")
         finally:
-            self._forget()
+            self._drop_portraits()
             await channel.close()
         if up:
             handler.video_down(error)
@@ -180,7 +180,7 @@ class VideoLink:
         if promised is not None and not promised.done():
             promised.set_result(None)
 
-    def _forget(self) -> None:
+    def _drop_portraits(self) -> None:
         if self._outbox is not None:
             self._outbox.close()
         self._outbox = self._decoder = self.service = None

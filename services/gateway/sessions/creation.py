@@ -33,7 +33,7 @@ class Creations:
         self._store = store
         self._keeper = keeper
         self._making: dict[str, asyncio.Event] = {}
-        self._forgetting: set[asyncio.Task[None]] = set()
+        self._deletions: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger(__name__)
 
     @asynccontextmanager
@@ -45,11 +45,11 @@ class Creations:
             yield
         except BaseException:
             self._keeper.drop(record.session_id)
-            forgetting = asyncio.create_task(self._forget(record))
-            self._forgetting.add(forgetting)
-            forgetting.add_done_callback(self._forgetting.discard)
+            deletion = asyncio.create_task(self._delete(record))
+            self._deletions.add(deletion)
+            deletion.add_done_callback(self._deletions.discard)
             # A second cancellation ends the wait, not the work.
-            await asyncio.shield(forgetting)
+            await asyncio.shield(deletion)
             raise
         finally:
             made.set()
@@ -86,7 +86,7 @@ class Creations:
             current = found
         return current
 
-    async def _forget(self, record: SessionRecord) -> None:
+    async def _delete(self, record: SessionRecord) -> None:
         try:
             await self._store.discard(record)
         except ServiceError as error:

@@ -138,9 +138,9 @@ class Keeper:
             held = self._held.get(record.session_id)
             # A session that has ended meanwhile, or got a place, is no business of this answer.
             if held is not None and held.record.epoch == record.epoch:
-                self._judge(held, outcomes[record.session_id], began)
+                self._apply_outcome(held, outcomes[record.session_id], began)
 
-    def _judge(self, held: _Held, outcome: Renewal, began: float) -> None:
+    def _apply_outcome(self, held: _Held, outcome: Renewal, began: float) -> None:
         if outcome is None:
             held.renewed(began)
         elif isinstance(outcome, LeaseLostError):

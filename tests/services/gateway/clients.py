@@ -184,7 +184,7 @@ class Talk:
 
     async def open(self, token: str, credits: int = 1_000) -> Response:
         await self.say(open=Request.Open(session_token=token, initial_video_credits=credits))
-        return await self.hear()
+        return await self.receive()
 
     async def speak(self, data: bytes, sample_bytes: int = 2, utterance: str = "") -> None:
         chunk = Request.AudioChunk(data=data, sample_offset=self._offset, utterance_id=utterance)
@@ -205,7 +205,7 @@ class Talk:
     async def half_close(self) -> None:
         await self._call.done_writing()
 
-    async def hear(self, timeout_s: float = 30) -> Response:
+    async def receive(self, timeout_s: float = 30) -> Response:
         """The next response; raises AioRpcError where the stream failed, EOFError where it ended."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -221,18 +221,18 @@ class Talk:
 
     async def rest(self) -> list[Response]:
         """All responses up to the end, which must be a good one."""
-        heard = []
+        received = []
         try:
             while True:
-                heard.append(await self.hear())
+                received.append(await self.receive())
         except EOFError:
-            return heard
+            return received
 
     async def failure(self) -> ServiceError:
         """The error the stream ends with."""
         try:
             while True:
-                await self.hear()
+                await self.receive()
         except grpc.aio.AioRpcError as error:
             return from_rpc_error(error)
         except EOFError:
@@ -288,8 +288,8 @@ async def film(gateway: Gateway, samples: int, **config: Any) -> list[Response]:
     """All responses of a session that speaks ``samples`` and ends."""
     made = await gateway.create(**config)
     async with Talk(gateway.stub) as talk:
-        heard = [await talk.open(made.session_token)]
+        received = [await talk.open(made.session_token)]
         for first in range(0, samples, RATE_HZ):
             await talk.speak(tone(min(RATE_HZ, samples - first)))
         await talk.finish()
-        return heard + await talk.rest()
+        return received + await talk.rest()

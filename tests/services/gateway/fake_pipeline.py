@@ -73,10 +73,10 @@ class PassingWork:
 
     def audio(self, request: StreamBlocksRequest.Audio) -> Iterable[StreamBlocksRequest]:
         self.before_audio(request)
-        heard = self.samples.setdefault(_name(request.key), bytearray())
-        assert self.next_samples.get(_name(request.key), 0) * 4 <= request.sample_offset * 4 <= len(heard)
-        del heard[request.sample_offset * 4 :]
-        heard += request.samples
+        received = self.samples.setdefault(_name(request.key), bytearray())
+        assert self.next_samples.get(_name(request.key), 0) * 4 <= request.sample_offset * 4 <= len(received)
+        del received[request.sample_offset * 4 :]
+        received += request.samples
         if request.last:
             self.ended.add(_name(request.key))
         return ()
@@ -99,7 +99,7 @@ class PassingWork:
         self.next_samples.pop(_name(key), None)
         return SESSION_BYTES if self.sessions.pop(_name(key), None) is not None else 0
 
-    def heard(self, name: Name) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    def received(self, name: Name) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         return np.frombuffer(bytes(self.samples[name]), "<f4")
 
 

@@ -26,7 +26,7 @@ class Viewer:
 
     def __init__(self, talk: Talk) -> None:
         self.talk = talk
-        self.heard: list[tuple[float, Response]] = []
+        self.received: list[tuple[float, Response]] = []
         self.frames = 0
         self.stalls = 0
         self.ended = asyncio.Event()
@@ -37,7 +37,7 @@ class Viewer:
     async def listen(self) -> None:
         try:
             while True:
-                await self._take(await self.talk.hear())
+                await self._take(await self.talk.receive())
         except EOFError:
             pass
         except grpc.aio.AioRpcError as error:
@@ -47,7 +47,7 @@ class Viewer:
 
     async def _take(self, response: Response) -> None:
         now = time.monotonic()
-        self.heard.append((now, response))
+        self.received.append((now, response))
         if response.HasField("video_unit"):
             if self._anchor is None or self.dry():
                 self.stalls += self._anchor is not None
@@ -91,13 +91,13 @@ class Viewer:
             await self.talk.end_utterance(utterance)
 
     def units(self) -> list[Response.VideoUnit]:
-        return [one.video_unit for _, one in self.heard if one.HasField("video_unit")]
+        return [one.video_unit for _, one in self.received if one.HasField("video_unit")]
 
     def events(self) -> list[Event]:
-        return [one.event for _, one in self.heard if one.HasField("event")]
+        return [one.event for _, one in self.received if one.HasField("event")]
 
     def spoken(self) -> bytes:
-        return b"".join(one.audio_unit.data for _, one in self.heard if one.HasField("audio_unit"))
+        return b"".join(one.audio_unit.data for _, one in self.received if one.HasField("audio_unit"))
 
     async def until_event(self, kind: int, count: int = 1, timeout_s: float = 30) -> Event:
         """The newest event of a kind, once there are so many."""

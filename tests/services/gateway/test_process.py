@@ -42,8 +42,8 @@ def test_it_listens_without_its_pipeline_and_ends_cleanly(process: subprocess.Po
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 0
-    told = [json.loads(one) for one in errors.splitlines()]
-    assert any(one["event"] == "listening" and one["pipelines"] == [NOWHERE] for one in told)
+    reported = [json.loads(one) for one in errors.splitlines()]
+    assert any(one["event"] == "listening" and one["pipelines"] == [NOWHERE] for one in reported)
 
 
 def test_torch_is_not_in_the_process() -> None:
@@ -57,7 +57,7 @@ def test_torch_is_not_in_the_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ((), "pipelines"),
         (("--pipelines", "127.0.0.1:5000"), "127.0.0.1:5000"),
@@ -68,12 +68,12 @@ def test_torch_is_not_in_the_process() -> None:
         (("--pipelines", NOWHERE, "--colour", "red"), "--colour"),
     ],
 )
-def test_settings_that_cannot_be_are_named(flags: tuple[str, ...], said: str) -> None:
+def test_settings_that_cannot_be_are_named(flags: tuple[str, ...], message: str) -> None:
     done = subprocess.run(
         command(*flags), cwd=ROOT, capture_output=True, text=True, check=False, env=environment(), timeout=30
     )
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -23,27 +23,27 @@ class LoudnessWork(PassingWork):
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        self._heard: dict[Name, bytearray] = {}
+        self._received: dict[Name, bytearray] = {}
 
     def audio(self, request: StreamBlocksRequest.Audio) -> Iterable[StreamBlocksRequest]:
         """Keeps the samples until their block comes."""
-        self._heard.setdefault(_name(request.key), bytearray()).extend(request.samples)
+        self._received.setdefault(_name(request.key), bytearray()).extend(request.samples)
         return ()
 
     def block(self, block: StreamBlocksRequest.Block) -> Iterable[StreamBlocksRequest]:
         """Puts a byte per frame where audio tokens travel."""
-        heard = self._heard[_name(block.key)]
+        received = self._received[_name(block.key)]
         samples: NDArray[np.float32] = np.zeros(TINY.samples_per_block, np.float32)
-        own = np.frombuffer(bytes(heard[: samples.nbytes]), "<f4")
+        own = np.frombuffer(bytes(received[: samples.nbytes]), "<f4")
         samples[: own.size] = own
-        del heard[: samples.nbytes]
+        del received[: samples.nbytes]
         loud = np.abs(samples.reshape(TINY.frames_per_block, SAMPLES_PER_FRAME)).max(1) > LOUD
         block.latent.data = loud.astype(np.uint8).tobytes()
         return [StreamBlocksRequest(block=block)]
 
     def close(self, key: SessionKey) -> int:
         """Forgets what was heard."""
-        self._heard.pop(_name(key), None)
+        self._received.pop(_name(key), None)
         return super().close(key)
 
 

@@ -70,8 +70,8 @@ class Playing:
         if block == rules.sink_switch_block:
             own = await self._output.own_sink(self.name)
             await self._head.condition(self.name, block, ConditioningBody(sink=own))
-        heard = (block + 1) * self._system.preset.samples_per_block + round(rules.lookahead_s * SAMPLE_RATE_HZ)
-        until = heard if self.script.streaming else len(self._voice.samples)
+        received = (block + 1) * self._system.preset.samples_per_block + round(rules.lookahead_s * SAMPLE_RATE_HZ)
+        until = received if self.script.streaming else len(self._voice.samples)
         for request in self._voice.pieces(self.name, until):
             await self._head.link.send(request)
         await self._head.admit(self.name, block)

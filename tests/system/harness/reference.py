@@ -180,12 +180,12 @@ class System:
         self._decoder.warm(pictures, warmup)
         pictures.next_block = first_block
         with _one_thread():
-            for index, heard in enumerate(features, first_block):
-                latent = stage.denoise(session, Block(index=index, audio=self._tokens(heard))).latent
+            for index, received in enumerate(features, first_block):
+                latent = stage.denoise(session, Block(index=index, audio=self._tokens(received))).latent
                 assert latent is not None
                 yield Generated(index, latent, tuple(self._decoder.decode(pictures, index, latent)))
 
-    def hear(self, plan: BlockPlan) -> Tensor:
+    def receive(self, plan: BlockPlan) -> Tensor:
         """Features of one block of streamed audio."""
         with _one_thread():
             return encode_block(self._speech, plan)

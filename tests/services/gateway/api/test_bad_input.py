@@ -121,12 +121,12 @@ CREATE = {
 }  # fmt: skip
 
 
-def said(**payload: Any) -> Callable[[Talk], Awaitable[None]]:
+def answer(**payload: Any) -> Callable[[Talk], Awaitable[None]]:
     return lambda talk: talk.say(**payload)
 
 
 def chunk(data: bytes, offset: int = 0, name: str = "") -> Callable[[Talk], Awaitable[None]]:
-    return said(audio_chunk=Request.AudioChunk(data=data, sample_offset=offset, utterance_id=name))
+    return answer(audio_chunk=Request.AudioChunk(data=data, sample_offset=offset, utterance_id=name))
 
 
 def several(*messages: Callable[[Talk], Awaitable[None]]) -> Callable[[Talk], Awaitable[None]]:
@@ -138,11 +138,11 @@ def several(*messages: Callable[[Talk], Awaitable[None]]) -> Callable[[Talk], Aw
 
 
 def ending(name: str) -> Callable[[Talk], Awaitable[None]]:
-    return said(end_of_utterance=Request.EndOfUtterance(utterance_id=name))
+    return answer(end_of_utterance=Request.EndOfUtterance(utterance_id=name))
 
 
 def played(seconds: int = 0, nanos: int = 0) -> Callable[[Talk], Awaitable[None]]:
-    return said(playback_report=Request.PlaybackReport(played_through_time=Duration(seconds=seconds, nanos=nanos)))
+    return answer(playback_report=Request.PlaybackReport(played_through_time=Duration(seconds=seconds, nanos=nanos)))
 
 
 def floats(*values: float) -> bytes:
@@ -162,22 +162,22 @@ TALK = {
     "two utterances": (several(chunk(bytes(64), 0, "a"), chunk(bytes(64), 32, "b")), {}, INVALID, ORDER),
     "end of another": (several(chunk(bytes(64), 0, "a"), ending("b")), {}, INVALID, ORDER),
     "long name": (chunk(bytes(64), 0, "a" * 129), {}, INVALID, "NAME_TOO_LONG"),
-    "two opens": (said(open=Request.Open(session_token="x")), {}, Code.FAILED_PRECONDITION, "DUPLICATE_OPEN"),
-    "no payload": (said(), {}, INVALID, ORDER),
-    "sequence again": (said(sequence=0, credit=Request.Credit()), {}, INVALID, ORDER),
-    "sequence gap": (said(sequence=5, credit=Request.Credit()), {}, INVALID, ORDER),
-    "credits": (said(credit=Request.Credit(video_units=2**32 - 1)), {}, INVALID, "CREDIT_OUT_OF_RANGE"),
+    "two opens": (answer(open=Request.Open(session_token="x")), {}, Code.FAILED_PRECONDITION, "DUPLICATE_OPEN"),
+    "no payload": (answer(), {}, INVALID, ORDER),
+    "sequence again": (answer(sequence=0, credit=Request.Credit()), {}, INVALID, ORDER),
+    "sequence gap": (answer(sequence=5, credit=Request.Credit()), {}, INVALID, ORDER),
+    "credits": (answer(credit=Request.Credit(video_units=2**32 - 1)), {}, INVALID, "CREDIT_OUT_OF_RANGE"),
     "played before the start": (played(seconds=-1), {}, INVALID, "DURATION_OUT_OF_RANGE"),
     "played beyond all time": (played(seconds=2**62), {}, INVALID, "DURATION_OUT_OF_RANGE"),
     "played in too many nanos": (played(nanos=10**9), {}, INVALID, "DURATION_OUT_OF_RANGE"),
     "played in nanos of the wrong sign": (played(seconds=1, nanos=-1), {}, INVALID, "DURATION_OUT_OF_RANGE"),
-    "the largest sequence": (said(sequence=2**64 - 1, credit=Request.Credit()), {}, INVALID, ORDER),
+    "the largest sequence": (answer(sequence=2**64 - 1, credit=Request.Credit()), {}, INVALID, ORDER),
     "end of a long name": (ending(LONG), {}, INVALID, "NAME_TOO_LONG"),
-    "interrupt of a long name": (said(interrupt=Request.Interrupt(utterance_id=LONG)), {}, INVALID, "NAME_TOO_LONG"),
+    "interrupt of a long name": (answer(interrupt=Request.Interrupt(utterance_id=LONG)), {}, INVALID, "NAME_TOO_LONG"),
     "speech after the end": (several(chunk(bytes(64)), ending(""), chunk(bytes(64))), {}, INVALID, ORDER),
-    "interrupt": (said(interrupt=Request.Interrupt()), {}, Code.FAILED_PRECONDITION, "NOT_LIVE"),
-    "update of nothing": (said(update=Request.Update()), {}, INVALID, "UPDATE_EMPTY"),
-    "update of the seed": (said(update=Request.Update(update_mask=FieldMask(paths=["seed"]))), {}, NOT_YET, SOON),
+    "interrupt": (answer(interrupt=Request.Interrupt()), {}, Code.FAILED_PRECONDITION, "NOT_LIVE"),
+    "update of nothing": (answer(update=Request.Update()), {}, INVALID, "UPDATE_EMPTY"),
+    "update of the seed": (answer(update=Request.Update(update_mask=FieldMask(paths=["seed"]))), {}, NOT_YET, SOON),
 }  # fmt: skip
 
 
@@ -274,13 +274,13 @@ def talking(*messages: Callable[[Talk], Awaitable[None]]) -> Failing:
 
 
 def opening(token: str, **more: Any) -> Callable[[Talk], Awaitable[None]]:
-    return said(open=Request.Open(session_token=token, **more))
+    return answer(open=Request.Open(session_token=token, **more))
 
 
 NOBODY = "0" * 32
 FIRST = {
     "audio before open": (talking(chunk(bytes(64))), INVALID, ORDER),
-    "nothing first": (talking(said()), INVALID, ORDER),
+    "nothing first": (talking(answer()), INVALID, ORDER),
     "no message at all": (talking(lambda talk: talk.half_close()), INVALID, ORDER),
     "resume": (talking(opening("x", resume_handle="y")), NOT_YET, "NOT_YET_SERVED"),
     "no token": (talking(opening("")), Code.UNAUTHENTICATED, "TOKEN_INVALID"),

@@ -91,9 +91,9 @@ def test_a_recording_in_tiny_pieces_is_heard_in_few_messages() -> None:
     async def scenario() -> None:
         async with whole_system() as running:
             made = await running.create()
-            heard: list[int] = []
+            received: list[int] = []
             encoder = running.pipeline.encoder
-            encoder.before_audio = lambda request: heard.append(len(request.samples))
+            encoder.before_audio = lambda request: received.append(len(request.samples))
             speech = tone(RATE_HZ // 5)
             async with Talk(running.stub) as talk:
                 await talk.open(made.session_token)
@@ -101,6 +101,6 @@ def test_a_recording_in_tiny_pieces_is_heard_in_few_messages() -> None:
                     await talk.speak(speech[first : first + 4])
                 await talk.finish()
                 assert units(await talk.rest())
-            assert len(heard) < 4
+            assert len(received) < 4
 
     asyncio.run(scenario())

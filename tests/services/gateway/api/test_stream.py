@@ -38,14 +38,14 @@ def test_the_video_is_as_long_as_the_speech(listening: int) -> None:
     async def scenario() -> None:
         async with whole_system() as running:
             for samples, frames in ((BLOCK_SAMPLES * 7 + 1_000, 84 + 2 - DROPPED), (BLOCK_SAMPLES, 12 - DROPPED)):
-                heard = await film(running, samples, listening=listening)
-                assert is_film(levels(b"".join(unit.data for unit in units(heard))), frames)
-                video = [unit for unit in units(heard) if unit.frame_count]
+                received = await film(running, samples, listening=listening)
+                assert is_film(levels(b"".join(unit.data for unit in units(received))), frames)
+                video = [unit for unit in units(received) if unit.frame_count]
                 assert [unit.block_index for unit in video] == list(range(-(-samples // BLOCK_SAMPLES)))
                 assert sum(unit.frame_count for unit in video) == frames
                 assert video[0].span.start_time.ToMilliseconds() == 120
                 assert video[-1].span.end_time.ToMilliseconds() == (frames + DROPPED) * 40
-                assert [response.server_sequence for response in heard] == list(range(len(heard)))
+                assert [response.server_sequence for response in received] == list(range(len(received)))
             await running.freed()
 
     asyncio.run(scenario())
@@ -58,16 +58,16 @@ def test_the_pipeline_hears_what_was_said() -> None:
         async with whole_system() as running:
             encoder, samples = running.pipeline.encoder, BLOCK_SAMPLES * 3 + 77
             kept: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = []
-            encoder.before_block = lambda block: kept.append(encoder.heard(next(iter(encoder.sessions))))
+            encoder.before_block = lambda block: kept.append(encoder.received(next(iter(encoder.sessions))))
             for listening in (api.LISTENING_WHOLE_FILE, STREAMING):
                 kept.clear()
                 await film(running, samples, listening=listening)
                 spoken = np.frombuffer(tone(RATE_HZ)[: 2 * RATE_HZ], "<i2")[:BLOCK_SAMPLES] / 32_768
                 assert np.allclose(kept[0][:BLOCK_SAMPLES], spoken, atol=1e-4)
-                heard = [one.size for one in kept]
+                received = [one.size for one in kept]
                 lookahead = round(TINY.stream.lookahead_s * RATE_HZ)
                 streamed = [min(samples, (block + 1) * BLOCK_SAMPLES + lookahead) for block in range(4)]
-                assert heard == (streamed if listening == STREAMING else [samples] * 4)
+                assert received == (streamed if listening == STREAMING else [samples] * 4)
                 await running.freed()
 
     asyncio.run(scenario())
@@ -96,9 +96,9 @@ def test_the_switch_block_waits_for_the_new_sink() -> None:
                 await talk.open(made.session_token)
                 await talk.speak(tone(BLOCK_SAMPLES * 8))
                 await talk.finish()
-                seen = [unit.block_index for unit in units([await talk.hear() for _ in range(SWITCH + 1)])]
+                seen = [unit.block_index for unit in units([await talk.receive() for _ in range(SWITCH + 1)])]
                 assert seen == list(range(SWITCH))
-                following = asyncio.create_task(talk.hear())
+                following = asyncio.create_task(talk.receive())
                 await asyncio.sleep(0.3)
                 assert not following.done()
                 following.cancel()
@@ -118,8 +118,8 @@ def test_raw_pictures_and_access_units_come_with_the_speech_beside_them() -> Non
             assert all(one.data == bytes([level(n)]) * (64 * 64 * 3) for n, one in enumerate(pictures))
             coded = await film(running, samples, video=video_format(VideoFormat.ENCODING_H264_ANNEXB))
             assert is_film(levels(b"".join(one.data for one in units(coded)), "h264"), frames)
-            for heard in (raw, coded):
-                spoken = [one.audio_unit for one in heard if one.HasField("audio_unit")]
+            for received in (raw, coded):
+                spoken = [one.audio_unit for one in received if one.HasField("audio_unit")]
                 assert b"".join(one.data for one in spoken) == tone(RATE_HZ) + tone(samples - RATE_HZ)
                 assert [one.span.start_time.ToMilliseconds() for one in spoken] == [0, 480, 960]
                 assert spoken[-1].span.end_time.ToNanoseconds() == samples * 10**9 // RATE_HZ
@@ -132,23 +132,23 @@ def test_utterances_follow_each_other_and_are_told() -> None:
         async with whole_system() as running:
             made = await running.create(listening=STREAMING, video=video_format(VideoFormat.ENCODING_H264_ANNEXB))
             async with Talk(running.stub) as talk:
-                heard = [await talk.open(made.session_token)]
+                received = [await talk.open(made.session_token)]
                 await talk.speak(tone(5_000), utterance="one")
                 await talk.end_utterance("one")
-                while not any(one.event.kind == Response.Event.KIND_UTTERANCE_FINISHED for one in heard):
-                    heard.append(await talk.hear())
+                while not any(one.event.kind == Response.Event.KIND_UTTERANCE_FINISHED for one in received):
+                    received.append(await talk.receive())
                 await talk.speak(tone(5_000), utterance="two")
                 await talk.finish()
-                heard += await talk.rest()
-            told = [(one.event.kind, one.event.utterance_id) for one in heard if one.HasField("event")]
+                received += await talk.rest()
+            reported = [(one.event.kind, one.event.utterance_id) for one in received if one.HasField("event")]
             begun, ended = Response.Event.KIND_UTTERANCE_STARTED, Response.Event.KIND_UTTERANCE_FINISHED
-            assert told == [(begun, "one"), (ended, "one"), (begun, "two"), (ended, "two")]
-            spoken = b"".join(one.audio_unit.data for one in heard if one.HasField("audio_unit"))
+            assert reported == [(begun, "one"), (ended, "one"), (begun, "two"), (ended, "two")]
+            spoken = b"".join(one.audio_unit.data for one in received if one.HasField("audio_unit"))
             second = BLOCK_SAMPLES + round(TINY.stream.lookahead_s * RATE_HZ)
             assert spoken[:10_000] == tone(5_000)
             assert spoken[10_000 : 2 * second] == bytes(2 * second - 10_000)
             assert spoken[2 * second :] == tone(5_000)
-            assert next(one.audio_unit.utterance_id for one in heard if one.HasField("audio_unit")) == "one"
+            assert next(one.audio_unit.utterance_id for one in received if one.HasField("audio_unit")) == "one"
 
     asyncio.run(scenario())
 
@@ -161,15 +161,15 @@ def test_no_unit_comes_without_a_credit_and_no_block_is_made_for_nobody() -> Non
                 await talk.open(made.session_token, credits=2)
                 await talk.speak(tone(BLOCK_SAMPLES * 12))
                 await talk.finish()
-                heard = [await talk.hear() for _ in range(3)]
-                assert len(units(heard)) == 2
-                following = asyncio.create_task(talk.hear())
+                received = [await talk.receive() for _ in range(3)]
+                assert len(units(received)) == 2
+                following = asyncio.create_task(talk.receive())
                 await asyncio.sleep(0.5)
                 assert not following.done()
                 assert running.pipeline.encoder.blocks_seen <= 2 + len(running.pipeline.works)
                 await talk.grant(100)
-                heard += [await following, *await talk.rest()]
-                assert sum(unit.frame_count for unit in units(heard)) == 12 * 12 - DROPPED
+                received += [await following, *await talk.rest()]
+                assert sum(unit.frame_count for unit in units(received)) == 12 * 12 - DROPPED
 
     asyncio.run(scenario())
 
@@ -195,8 +195,8 @@ def test_two_sessions_at_once_do_not_mix() -> None:
             films = await asyncio.gather(
                 *(film(running, BLOCK_SAMPLES * 6, seed=seed, listening=STREAMING) for seed in range(4))
             )
-            for seed, heard in enumerate(films):
-                assert is_film(levels(b"".join(unit.data for unit in units(heard))), 72 - DROPPED, seed)
+            for seed, received in enumerate(films):
+                assert is_film(levels(b"".join(unit.data for unit in units(received))), 72 - DROPPED, seed)
 
     asyncio.run(scenario())
 
@@ -212,7 +212,7 @@ def test_speech_that_waits_is_bounded_and_flows_as_video_is_taken() -> None:
             speaking = asyncio.create_task(speak_for(talk, seconds))
             frames = 0
             while frames < seconds * 25 - DROPPED:
-                new = units([await talk.hear()])
+                new = units([await talk.receive()])
                 frames += sum(unit.frame_count for unit in new)
                 await talk.grant(len(new), now=speaking.done())
             await speaking
@@ -230,8 +230,8 @@ async def speak_for(talk: Talk, seconds: int) -> None:
 def test_timings_name_every_service_once() -> None:
     async def scenario() -> None:
         async with whole_system() as running:
-            heard = await film(running, BLOCK_SAMPLES * 2)
-            for unit in units(heard):
+            received = await film(running, BLOCK_SAMPLES * 2)
+            for unit in units(received):
                 if unit.frame_count:
                     assert [timing.service for timing in unit.timings] == [
                         "audio-encoder", "denoise-stage-0", "vae-decoder", "gateway"

@@ -33,7 +33,7 @@ class Stage:
     now_ms: int = 0
     idle: list[bool] = field(default_factory=list)
     played: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = field(default_factory=list)
-    heard: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = field(default_factory=list)
+    received: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = field(default_factory=list)
     admitted_ms: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class Stage:
             first = self.live.speech.audio_in.first
             assert first == block * BLOCK or self.live.speech.audio_in.first >= block * BLOCK
             self.played.append(self.live.speech.cut(block))
-            self.heard.append(self.live.speech.audio_in.take((block + 1) * BLOCK))
+            self.received.append(self.live.speech.audio_in.take((block + 1) * BLOCK))
             self.admitted_ms.append(self.now_ms)
             self._flying.append((self.now_ms + LATENCY_MS, block))
 
@@ -112,7 +112,7 @@ def test_speech_after_silence_enters_at_once_at_the_start_of_a_block() -> None:
     first = int(np.flatnonzero(stage.film)[0])
     assert first == block * BLOCK
     assert holes(stage.film, 3 * RATE_HZ) == 0
-    assert np.array_equal(np.concatenate(stage.heard), stage.film)
+    assert np.array_equal(np.concatenate(stage.received), stage.film)
     assert stage.live.starved_blocks == 0
 
 
@@ -126,12 +126,12 @@ def test_two_clocks_stay_together_at_any_rate(rate_hz: int) -> None:
         stage.speak(wave)
         stage.end()
     stage.run(4_000)
-    played, heard = stage.film, np.concatenate(stage.heard)
-    assert len(played) / rate_hz == pytest.approx(len(heard) / RATE_HZ, abs=1 / 8_000)
-    for second in range(0, len(heard) // RATE_HZ):
-        loud_heard = float(np.abs(heard[second * RATE_HZ :][:RATE_HZ]).mean())
+    played, received = stage.film, np.concatenate(stage.received)
+    assert len(played) / rate_hz == pytest.approx(len(received) / RATE_HZ, abs=1 / 8_000)
+    for second in range(0, len(received) // RATE_HZ):
+        loud_received = float(np.abs(received[second * RATE_HZ :][:RATE_HZ]).mean())
         loud_played = float(np.abs(played[second * rate_hz :][:rate_hz]).mean())
-        assert loud_heard == pytest.approx(loud_played, abs=0.01)
+        assert loud_received == pytest.approx(loud_played, abs=0.01)
 
 
 def test_utterances_that_wait_follow_each_other_without_a_gap() -> None:
@@ -212,7 +212,7 @@ def test_nothing_of_an_interrupted_utterance_is_left(pause_ms: int) -> None:
     stage.end()
     stage.run(1_000)
     assert not stage.film[clean * BLOCK :].any()
-    assert not np.concatenate(stage.heard)[clean * BLOCK :].any()
+    assert not np.concatenate(stage.received)[clean * BLOCK :].any()
     stage.speak(ramp(RATE_HZ), "new")
     stage.end()
     stage.run(3_000)
@@ -236,7 +236,7 @@ def test_what_is_heard_does_not_depend_on_the_chunks(cuts: list[int], rate_hz: i
                 first += size
         stage.end()
         stage.run(7_000)
-        films.append(np.concatenate(stage.heard)[: 18 * BLOCK])
+        films.append(np.concatenate(stage.received)[: 18 * BLOCK])
     assert np.array_equal(films[0], films[1])
     assert films[0].any()
 

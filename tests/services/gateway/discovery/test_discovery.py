@@ -39,7 +39,7 @@ SETTLE_S = 15.0
 EVENTS = 1_000
 
 
-class Told:
+class Notified:
     """What discovery says, as it says it."""
 
     def __init__(self) -> None:
@@ -65,12 +65,12 @@ class Told:
 
 
 @asynccontextmanager
-async def following(discovery: Discovery) -> AsyncIterator[Told]:
+async def following(discovery: Discovery) -> AsyncIterator[Notified]:
     """What ``discovery`` tells while the context lasts."""
-    told = Told()
-    running = asyncio.create_task(discovery.run(told.take))
+    reported = Notified()
+    running = asyncio.create_task(discovery.run(reported.take))
     try:
-        yield told
+        yield reported
     finally:
         running.cancel()
         await asyncio.wait([running])
@@ -136,7 +136,7 @@ def test_no_pipeline_is_lost_and_none_is_a_ghost(cluster: FakeCluster, world: Wo
     happened = dict.fromkeys(faults, 0)
 
     async def run() -> int:
-        async with following(by_cluster(cluster, tmp_path)) as told:
+        async with following(by_cluster(cluster, tmp_path)) as reported:
             for event in range(1, EVENTS + 1):
                 if chance.random() < 0.1:
                     fault = chance.choice(list(faults))
@@ -148,8 +148,8 @@ def test_no_pipeline_is_lost_and_none_is_a_ghost(cluster: FakeCluster, world: Wo
                     await asyncio.sleep(chance.random() * 0.02)
                 if event % 100 == 0:
                     cluster.away, cluster.error = False, None
-                    await told.becomes(world.expected())
-            return told.times
+                    await reported.becomes(world.expected())
+            return reported.times
 
     times = asyncio.run(run())
     assert min(happened.values()) >= 5, happened
@@ -160,9 +160,9 @@ def test_no_pipeline_is_lost_and_none_is_a_ghost(cluster: FakeCluster, world: Wo
 
 def test_an_old_version_leads_to_a_new_list(cluster: FakeCluster, world: World, tmp_path: Path) -> None:
     async def run() -> None:
-        async with following(by_cluster(cluster, tmp_path)) as told:
+        async with following(by_cluster(cluster, tmp_path)) as reported:
             world.bear()
-            await told.becomes(world.expected())
+            await reported.becomes(world.expected())
             lists = cluster.lists
             cluster.away = True
             cluster.cut()
@@ -171,7 +171,7 @@ def test_an_old_version_leads_to_a_new_list(cluster: FakeCluster, world: World, 
                 world.change()
             cluster.objects.compact()
             cluster.away = False
-            await told.becomes(world.expected())
+            await reported.becomes(world.expected())
             assert cluster.lists > lists
 
     asyncio.run(run())
@@ -179,10 +179,10 @@ def test_an_old_version_leads_to_a_new_list(cluster: FakeCluster, world: World, 
 
 def test_a_cut_within_a_line_costs_no_list(cluster: FakeCluster, world: World, tmp_path: Path) -> None:
     async def run() -> None:
-        async with following(by_cluster(cluster, tmp_path)) as told:
+        async with following(by_cluster(cluster, tmp_path)) as reported:
             for _ in range(10):
                 world.bear()
-                await told.becomes(world.expected())
+                await reported.becomes(world.expected())
                 cluster.cut()
             assert cluster.lists == 1
 
@@ -191,38 +191,38 @@ def test_a_cut_within_a_line_costs_no_list(cluster: FakeCluster, world: World, t
 
 def test_a_watch_that_falls_silent_is_given_up(cluster: FakeCluster, world: World, tmp_path: Path) -> None:
     async def run() -> None:
-        async with following(by_cluster(cluster, tmp_path)) as told:
+        async with following(by_cluster(cluster, tmp_path)) as reported:
             world.bear()
-            await told.becomes(world.expected())
+            await reported.becomes(world.expected())
             cluster.freeze()
             world.bear()
-            await told.becomes(world.expected())
+            await reported.becomes(world.expected())
 
     asyncio.run(run())
 
 
 def test_what_was_found_stays_while_the_server_is_away(cluster: FakeCluster, world: World, tmp_path: Path) -> None:
     async def run() -> None:
-        async with following(by_cluster(cluster, tmp_path)) as told:
+        async with following(by_cluster(cluster, tmp_path)) as reported:
             while not world.expected():
                 world.bear()
             before = world.expected()
-            await told.becomes(before)
-            times = told.times
+            await reported.becomes(before)
+            times = reported.times
             for code in (None, 403, 500):
                 cluster.away, cluster.error = code is None, code
                 cluster.cut()
                 await asyncio.sleep(0.3)
-            assert (told.latest, told.times) == (before, times)
+            assert (reported.latest, reported.times) == (before, times)
 
     asyncio.run(run())
 
 
 def test_its_thread_ends_with_it(cluster: FakeCluster, world: World, tmp_path: Path) -> None:
     async def run() -> None:
-        async with following(by_cluster(cluster, tmp_path)) as told:
+        async with following(by_cluster(cluster, tmp_path)) as reported:
             world.bear()
-            await told.becomes(world.expected())
+            await reported.becomes(world.expected())
             assert "discovery" in {thread.name for thread in threading.enumerate()}
 
     asyncio.run(run())
@@ -241,8 +241,8 @@ def test_no_cluster_is_an_error_that_says_where_it_was_looked_for(tmp_path: Path
 
 def test_a_host_name_gives_a_pipeline_per_address() -> None:
     async def run() -> None:
-        async with following(DnsDiscovery(DnsName.parse("127.0.0.1:7001/7002"), 0.05)) as told:
-            await told.becomes(frozenset({Address("127.0.0.1:7001", "127.0.0.1:7002")}))
+        async with following(DnsDiscovery(DnsName.parse("127.0.0.1:7001/7002"), 0.05)) as reported:
+            await reported.becomes(frozenset({Address("127.0.0.1:7001", "127.0.0.1:7002")}))
 
     asyncio.run(run())
 
@@ -258,18 +258,18 @@ def test_a_name_server_that_is_away_changes_nothing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
     async def run() -> None:
-        async with following(DnsDiscovery(DnsName.parse("pipelines.svc:1/2"), 0.02)) as told:
+        async with following(DnsDiscovery(DnsName.parse("pipelines.svc:1/2"), 0.02)) as reported:
             all_of_them = frozenset(
                 map(parse_address, ("10.0.0.1:1/10.0.0.1:2", "10.0.0.2:1/10.0.0.2:2", "[fd00::1]:1/[fd00::1]:2"))
             )
-            await told.becomes(all_of_them)
+            await reported.becomes(all_of_them)
             answers.append(socket.EAI_AGAIN)
             await asyncio.sleep(0.1)
-            assert told.latest == all_of_them
+            assert reported.latest == all_of_them
             answers.append(socket.EAI_NONAME)
-            await told.becomes(frozenset())
+            await reported.becomes(frozenset())
             answers.append(["10.0.0.2"])
-            await told.becomes(frozenset({parse_address("10.0.0.2:1/10.0.0.2:2")}))
+            await reported.becomes(frozenset({parse_address("10.0.0.2:1/10.0.0.2:2")}))
 
     asyncio.run(run())
 

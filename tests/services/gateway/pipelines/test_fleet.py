@@ -141,11 +141,11 @@ def test_the_charts_role_is_what_a_gateway_asks_for(cluster: FakeCluster, tmp_pa
     allowed = {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     assert allowed == cluster.asked
     (container,) = named(documents, "Deployment", "-gateway")["spec"]["template"]["spec"]["containers"]
-    told = dict(argument.removeprefix("--").split("=", 1) for argument in container["args"])
+    reported = dict(argument.removeprefix("--").split("=", 1) for argument in container["args"])
     service = named(documents, "Service", "-pipeline")
-    assert told["discovery.service"] == f"{CHART_NAMESPACE}/{service['metadata']['name']}"
+    assert reported["discovery.service"] == f"{CHART_NAMESPACE}/{service['metadata']['name']}"
     ports = {port["name"] for port in service["spec"]["ports"]}
-    asked = {told[f"discovery.{end}-port-name"] for end in ("head", "decoder")}
+    asked = {reported[f"discovery.{end}-port-name"] for end in ("head", "decoder")}
     assert asked <= ports
     (lease,) = {name for rule in rules for name in rule.get("resourceNames", ())}
-    assert told["discovery.lease"] == f"{CHART_NAMESPACE}/{lease}"
+    assert reported["discovery.lease"] == f"{CHART_NAMESPACE}/{lease}"

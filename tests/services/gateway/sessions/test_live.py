@@ -93,7 +93,7 @@ def test_a_prompt_changes_at_the_same_block_on_all_stages() -> None:
             await one.until_block(5)
             mask = FieldMask(paths=["prompt"])
             await one.say(update=Request.Update(config=api.SessionConfig(prompt="a fox"), update_mask=mask))
-            told = await one.until_event(APPLIED)
+            reported = await one.until_event(APPLIED)
             session_id = next(iter(running.pipeline.encoder.sessions))[0]
             request = api.UpdateSessionRequest(
                 session_id=session_id, config=api.SessionConfig(prompt="a hen"), update_mask=mask
@@ -105,7 +105,7 @@ def test_a_prompt_changes_at_the_same_block_on_all_stages() -> None:
             assert stored.session.config.prompt == "a hen"
             for work in running.pipeline.works:
                 changes = [(first, body.prompt) for first, body in work.bodies if body.prompt]
-                assert changes == [(told.block_index, "a fox"), (answer.effective_block_index, "a hen")]
+                assert changes == [(reported.block_index, "a fox"), (answer.effective_block_index, "a hen")]
 
     asyncio.run(scenario())
 
@@ -115,12 +115,12 @@ def test_late_speech_is_told_and_stalls_nobody() -> None:
         async with whole_system() as running, viewer(running) as one:
             await one.until_block(4)
             await one.speak(tone(RATE_HZ), "halting")
-            degraded = await until_told(one, DEGRADED, "AUDIO_STARVED")
+            degraded = await until_reported(one, DEGRADED, "AUDIO_STARVED")
             assert degraded.utterance_id == "halting"
             await one.until_block(degraded.block_index + 3)
             await one.speak(tone(RATE_HZ), "halting")
             await one.end_utterance("halting")
-            await until_told(one, RECOVERED, "AUDIO_STARVED")
+            await until_reported(one, RECOVERED, "AUDIO_STARVED")
             await one.until_event(FINISHED)
             assert [reason(event) for event in one.events() if event.kind == DEGRADED].count("AUDIO_STARVED") == 1
             assert one.frames - one.position() <= 30
@@ -133,7 +133,7 @@ def reason(event: Event) -> str:
     return from_status(event.warning).reason
 
 
-async def until_told(one: Viewer, kind: int, what: str, **metadata: str) -> Event:
+async def until_reported(one: Viewer, kind: int, what: str, **metadata: str) -> Event:
     """The first event of a kind for a reason, with ``metadata`` among its facts, once it has come."""
 
     def fits(event: Event) -> bool:
@@ -155,11 +155,11 @@ def test_a_pipeline_that_is_too_slow_is_told_with_what_is_slow_in_it() -> None:
             await one.until_block(3)
             running.pipeline.stage.before_block = lambda block: time.sleep(0.9)
             await one.until_block(max(unit.block_index for unit in one.units()) + 5)
-            error = from_status((await until_told(one, DEGRADED, "PIPELINE_SLOW")).warning)
+            error = from_status((await until_reported(one, DEGRADED, "PIPELINE_SLOW")).warning)
             assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
             assert int(error.metadata["late_ms"]) > 0
             running.pipeline.stage.before_block = lambda block: None
-            recovered = await until_told(one, RECOVERED, "PIPELINE_SLOW", service="denoise-stage-0")
+            recovered = await until_reported(one, RECOVERED, "PIPELINE_SLOW", service="denoise-stage-0")
             assert int(from_status(recovered.warning).metadata["lost_ms"]) > 100
             kinds = [event.kind for event in one.events() if reason(event) == "PIPELINE_SLOW"]
             assert kinds == [(DEGRADED, RECOVERED)[index % 2] for index in range(len(kinds))]
@@ -208,7 +208,7 @@ def test_a_client_that_grants_no_credits_is_told_what_the_video_waits_for() -> N
             await talk.open(made.session_token, credits=4)
             reasons = set[str]()
             while "CLIENT_SLOW" not in reasons:
-                response = await talk.hear()
+                response = await talk.receive()
                 if response.event.kind == DEGRADED:
                     reasons.add(reason(response.event))
 
@@ -219,15 +219,15 @@ def test_a_client_that_grants_no_credits_is_told_what_the_video_waits_for() -> N
 def test_a_hundred_barge_ins_at_random_moments() -> None:
     """Each is acknowledged, exact to a frame, and nothing of its utterance comes at or after the first clean block."""
     rng = random.Random(0)
-    heard: dict[int, set[int]] = {}
+    received: dict[int, set[int]] = {}
 
     async def scenario() -> None:
         async with whole_system() as running, viewer(running) as one:
             encoder = running.pipeline.encoder
 
             def listen(block: StreamBlocksRequest.Block) -> None:
-                samples = encoder.heard((block.key.session_id, block.key.epoch))[block.index * BLOCK_SAMPLES :]
-                heard[block.index] = set(np.unique(np.round(samples * 32_768)).astype(int).tolist()) - {0}
+                samples = encoder.received((block.key.session_id, block.key.epoch))[block.index * BLOCK_SAMPLES :]
+                received[block.index] = set(np.unique(np.round(samples * 32_768)).astype(int).tolist()) - {0}
 
             encoder.before_block = listen
             await one.until_block(4)
@@ -255,8 +255,8 @@ async def barge_in(one: Viewer, index: int) -> int:
     one.talk.forget_utterance()
     await one.say(interrupt=Request.Interrupt())
     event = await one.until_event(INTERRUPTED, index)
-    told = event.media_time.ToNanoseconds() * FPS / 1e9 - DROPPED
-    assert before - 1 <= told <= one.position() + 1, (before, told, one.position())
+    reported = event.media_time.ToNanoseconds() * FPS / 1e9 - DROPPED
+    assert before - 1 <= reported <= one.position() + 1, (before, reported, one.position())
     assert event.utterance_id == f"number {index}"
     return event.block_index
 
@@ -373,9 +373,9 @@ def test_a_session_in_which_nobody_speaks_is_warned_and_ended() -> None:
                 await asyncio.sleep(0.7)
                 await one.speak(tone(1_000))
                 await one.end_utterance()
-            assert not any(response.HasField("go_away") for _, response in one.heard)
+            assert not any(response.HasField("go_away") for _, response in one.received)
             await asyncio.wait_for(one.ended.wait(), 30)
-            notices = [response.go_away for _, response in one.heard if response.HasField("go_away")]
+            notices = [response.go_away for _, response in one.received if response.HasField("go_away")]
             assert [notice.reason for notice in notices] == ["IDLE"]
             assert 0 < notices[0].time_left.ToNanoseconds() <= 10**9
             assert one.failure is not None
@@ -393,7 +393,7 @@ def test_a_gateway_that_drains_says_so_and_lets_the_conversation_end() -> None:
             await one.speak(tone(RATE_HZ))
             await one.end_utterance()
             await one.until_event(FINISHED)
-            notices = [response.go_away for _, response in one.heard if response.HasField("go_away")]
+            notices = [response.go_away for _, response in one.received if response.HasField("go_away")]
             assert [notice.reason for notice in notices] == ["DRAINING"]
             await one.finish()
             await asyncio.wait_for(drain, 20)

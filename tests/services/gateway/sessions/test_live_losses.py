@@ -82,7 +82,7 @@ async def talk_until_killed(stub: Any, pipeline: FakePipeline, process: ServiceP
     made = await stub.CreateSession(create_request(delivery=api.DELIVERY_LIVE), timeout=10)
     async with Talk(stub) as talk:
         await talk.open(made.session_token)
-        while (await talk.hear()).video_unit.block_index < 2:
+        while (await talk.receive()).video_unit.block_index < 2:
             pass
         assert pipeline.sessions_held == 3
         process.process.send_signal(signal.SIGKILL)

@@ -110,7 +110,7 @@ def test_while_it_streams(victim: str, how: Callable[[Wire], None]) -> None:
             async with Talk(system.gateway.stub) as talk:
                 await talk.open(made.session_token)
                 await talk.speak(tone(BLOCK_SAMPLES * 8))
-                await talk.hear()
+                await talk.receive()
                 how(system.wires[victim])
                 check_lost(await talk.failure(), system)
 

@@ -25,7 +25,7 @@ LIMIT_S = 0.5
 LONG_S = 60.0
 """Longer than a test may take."""
 ENTRIES = ("tests.serving.slow_decoding:measure", "tests.serving.slow_decoding:draw")
-ROOM = "every place on every pipeline is taken"
+MEMORY_BUDGET = "every place on every pipeline is taken"
 
 
 def decoding_with(monkeypatch: pytest.MonkeyPatch, seconds: float = LIMIT_S, memory_bytes: int = 256 << 20) -> None:
@@ -88,7 +88,7 @@ async def _is_full(running: Gateway) -> bool:
     try:
         await running.create()
     except grpc.aio.AioRpcError as error:
-        assert error.details() == ROOM
+        assert error.details() == MEMORY_BUDGET
         return True
     return False
 
@@ -100,7 +100,7 @@ def test_nothing_is_decoded_where_there_is_no_room(monkeypatch: pytest.MonkeyPat
         async with whole_system(capacity=1) as running:
             await running.create()
             error = await refusal(running, SLOW)
-            assert (error.code, error.message) == (Code.RESOURCE_EXHAUSTED, ROOM)
+            assert (error.code, error.message) == (Code.RESOURCE_EXHAUSTED, MEMORY_BUDGET)
 
     asyncio.run(scenario())
 

@@ -83,12 +83,12 @@ def test_a_prompt_changes_before_the_portrait_is_encoded(delivery: api.Delivery.
             running.pipeline.decoder.portrait_encoded.set()
             if delivery == api.DELIVERY_OFFLINE:
                 await talk.finish()
-            heard = [await talk.hear()]
-            while not units(heard):
-                heard.append(await talk.hear())
+            received = [await talk.receive()]
+            while not units(received):
+                received.append(await talk.receive())
             assert sent(running) == [(0, "a fox")]
-            told = [one.event.block_index for one in heard if one.event.kind == APPLIED]
-            assert told == [0]
+            reported = [one.event.block_index for one in received if one.event.kind == APPLIED]
+            assert reported == [0]
 
     asyncio.run(scenario())
 
@@ -113,11 +113,11 @@ def test_any_control_may_come_before_the_portrait_is_encoded(delivery: api.Deliv
             await talk.finish()
             await asyncio.sleep(0.2)
             running.pipeline.decoder.portrait_encoded.set()
-            heard = await talk.rest()
-            assert units(heard)
+            received = await talk.rest()
+            assert units(received)
             assert sent(running) == [(0, "a fox")]
             finished = [
-                one.event.utterance_id for one in heard if one.event.kind == Response.Event.KIND_UTTERANCE_FINISHED
+                one.event.utterance_id for one in received if one.event.kind == Response.Event.KIND_UTTERANCE_FINISHED
             ]
             assert finished == (["second"] if live else ["first", "second"])
             await running.freed()

@@ -129,7 +129,7 @@ def came(block: int, at: float, busy: Busy = BUSY) -> ArrivedBlock:
     return replace(arrived(block), timings=tuple(timings), at=at)
 
 
-def told(events: list[Event]) -> list[tuple[str, str]]:
+def reported(events: list[Event]) -> list[tuple[str, str]]:
     """Kind and reason of each."""
     return [(event.kind, event.warning.reason if event.warning else "") for event in events]
 
@@ -138,7 +138,7 @@ def test_a_slow_pipeline_is_named_with_its_slowest_service_and_recovers() -> Non
     watched, events = Watched(), list[Event]()
     for _ in range(6):
         events += watched.deliver(2 * BLOCK_NS)
-    assert told(events) == [("DEGRADED", "PIPELINE_SLOW")]
+    assert reported(events) == [("DEGRADED", "PIPELINE_SLOW")]
     warning = events[0].warning
     assert warning is not None
     assert warning.code.name == "DEADLINE_EXCEEDED"
@@ -151,7 +151,7 @@ def test_a_slow_pipeline_is_named_with_its_slowest_service_and_recovers() -> Non
     events = []
     for _ in range(6):
         events += watched.deliver(BLOCK_NS)
-    assert told(events) == [("RECOVERED", "PIPELINE_SLOW")]
+    assert reported(events) == [("RECOVERED", "PIPELINE_SLOW")]
     assert events[0].warning is not None and events[0].warning.code.name == "OK"
     assert events[0].warning.metadata["service"] == "denoise-stage-2"
     assert abs(int(events[0].warning.metadata["lost_ms"]) - 2520) <= 5
@@ -161,11 +161,11 @@ def test_a_slow_pipeline_is_named_with_its_slowest_service_and_recovers() -> Non
 def test_a_pipeline_that_stands_still_is_told_of_while_it_does() -> None:
     watched = Watched()
     watched.deliver(0)
-    assert told(watched.wait(360 * MS)) == []
-    assert told(watched.wait(STANDSTILL_NS - 10 * MS)) == []
-    assert told(watched.wait(11 * MS)) == [("DEGRADED", "PIPELINE_SLOW")]
-    assert told(watched.wait(5_000 * MS)) == []
-    assert told(watched.deliver(0)) == []
+    assert reported(watched.wait(360 * MS)) == []
+    assert reported(watched.wait(STANDSTILL_NS - 10 * MS)) == []
+    assert reported(watched.wait(11 * MS)) == [("DEGRADED", "PIPELINE_SLOW")]
+    assert reported(watched.wait(5_000 * MS)) == []
+    assert reported(watched.deliver(0)) == []
 
 
 def test_no_service_is_named_that_did_not_take_long() -> None:
@@ -184,7 +184,7 @@ def test_no_service_is_named_that_did_not_take_long() -> None:
 def test_a_client_that_does_not_take_its_video_is_named() -> None:
     watched = Watched()
     watched.deliver(0)
-    assert told(watched.wait(481 * MS, is_there=True)) == [("DEGRADED", "CLIENT_SLOW")]
+    assert reported(watched.wait(481 * MS, is_there=True)) == [("DEGRADED", "CLIENT_SLOW")]
     assert watched.telemetry.sessions == {Cause.AUDIO_STARVED: 0, Cause.PIPELINE_SLOW: 0, Cause.CLIENT_SLOW: 1}
 
 
@@ -193,7 +193,7 @@ def test_each_is_told_what_it_is_to_blame_for() -> None:
     watched = Watched()
     watched.deliver(0)
     events = watched.deliver(860 * MS, held_ns=500 * MS)
-    assert told(events) == [("DEGRADED", "PIPELINE_SLOW"), ("DEGRADED", "CLIENT_SLOW")]
+    assert reported(events) == [("DEGRADED", "PIPELINE_SLOW"), ("DEGRADED", "CLIENT_SLOW")]
     late = [int(event.warning.metadata["late_ms"]) for event in events if event.warning is not None]
     assert all(abs(one - 500) <= 1 for one in late), late
 
@@ -202,7 +202,7 @@ def test_the_time_to_hand_a_block_over_is_nobodys_fault() -> None:
     watched, events = Watched(), list[Event]()
     for _ in range(20):
         events += watched.deliver(900 * MS, held_ns=30 * MS)
-    assert told(events) == [("DEGRADED", "PIPELINE_SLOW")]
+    assert reported(events) == [("DEGRADED", "PIPELINE_SLOW")]
 
 
 def test_blocks_in_time_are_not_told_of() -> None:
@@ -219,7 +219,7 @@ def test_starved_speech_has_a_reason() -> None:
     for block in range(12):
         watched.punctuality.admitted(block, starved=block < 3)
     events = watched.events()
-    assert told(events) == [("DEGRADED", "AUDIO_STARVED"), ("RECOVERED", "AUDIO_STARVED")]
+    assert reported(events) == [("DEGRADED", "AUDIO_STARVED"), ("RECOVERED", "AUDIO_STARVED")]
     assert [event.block_index for event in events] == [0, 2 + CALM_BLOCKS]
 
 
@@ -228,11 +228,11 @@ def test_several_causes_hold_at_the_same_time() -> None:
     for block in range(4):
         watched.punctuality.admitted(block, starved=True)
         events += watched.deliver(2 * BLOCK_NS)
-    assert told(events) == [("DEGRADED", "AUDIO_STARVED"), ("DEGRADED", "PIPELINE_SLOW")]
+    assert reported(events) == [("DEGRADED", "AUDIO_STARVED"), ("DEGRADED", "PIPELINE_SLOW")]
     for block in range(4, 12):
         watched.punctuality.admitted(block, starved=False)
         events += watched.deliver(2 * BLOCK_NS)
-    assert told(events)[2:] == [("RECOVERED", "AUDIO_STARVED")]
+    assert reported(events)[2:] == [("RECOVERED", "AUDIO_STARVED")]
 
 
 def test_a_session_that_is_over_is_no_longer_counted() -> None:
@@ -253,6 +253,6 @@ def test_reports_do_not_hide_that_the_viewer_waits() -> None:
         frames = min(9, (watched.now_ns - time.monotonic_ns()) * 25 // NS_PER_S)
         watched.live.pacer.playback.report(frames, watched.now_ns)
         events += watched.wait(0)
-    assert told(events) == [("DEGRADED", "PIPELINE_SLOW")]
+    assert reported(events) == [("DEGRADED", "PIPELINE_SLOW")]
     watched.deliver(0)
     assert watched.telemetry.waited_s[Cause.PIPELINE_SLOW] > 2.4

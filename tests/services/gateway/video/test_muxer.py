@@ -69,7 +69,7 @@ def shown(data: bytes) -> list[tuple[float, bool]]:
         return [(float(frame.time), frame.to_ndarray(format="gray").mean() > 128) for frame in file.decode(video=0)]
 
 
-def heard(data: bytes) -> tuple[float, np.ndarray[tuple[int], np.dtype[np.float32]], int]:
+def received(data: bytes) -> tuple[float, np.ndarray[tuple[int], np.dtype[np.float32]], int]:
     """Time of the first sample, the samples, and their rate."""
     with av.open(io.BytesIO(data), "r") as file:
         frames = list(file.decode(audio=0))
@@ -89,7 +89,7 @@ def test_clicks_and_flashes_meet_in_the_file(rate_hz: int) -> None:
     following = [n / FPS for n in range(DROPPED + 1, 6 * PER_BLOCK)]
     assert [time for time, _ in frames] == pytest.approx([0.0, *following])
     assert [time for time, is_bright in frames if is_bright] == pytest.approx(at)
-    began, samples, played_hz = heard(data)
+    began, samples, played_hz = received(data)
     assert began == 0
     assert samples.size / played_hz == pytest.approx(2.88, abs=2 * AAC_PACKET_SAMPLES / played_hz + 0.001)
     loud = np.flatnonzero(np.abs(samples) > 0.3) / played_hz
@@ -165,7 +165,7 @@ def test_every_block_is_complete_when_it_leaves() -> None:
         for unit in muxer.mux(pictures, speech[pictures.block * 7_680 : (pictures.block + 1) * 7_680]):
             data += unit.data
         assert len(shown(data)) == first_frame(pictures.block + 1)
-        _, samples, rate_hz = heard(data)
+        _, samples, rate_hz = received(data)
         assert samples.size / rate_hz >= (pictures.block + 1) * 0.48 - 0.1
 
 
@@ -227,7 +227,7 @@ def test_a_block_whose_pictures_are_all_cut_keeps_its_speech() -> None:
     speech = clicks([], 0.5, 16_000)
     units = list(muxer.mux(pictures, speech[:7_680]))
     assert list(muxer.mux(EncodedFrames(block=1, first_frame=9, frames=()), speech[7_680:])) == []
-    _, samples, _ = heard(units[0].data + muxer.finish())
+    _, samples, _ = received(units[0].data + muxer.finish())
     assert samples.size >= speech.size
 
 
