@@ -33,6 +33,7 @@ class Reason:
 
 _INVALID = ("INVALID_ARGUMENT",)
 _PRECONDITION = ("FAILED_PRECONDITION",)
+_UNAUTHENTICATED = ("UNAUTHENTICATED",)
 _DENIED = ("PERMISSION_DENIED",)
 _EXHAUSTED = ("RESOURCE_EXHAUSTED",)
 _DEGRADED = ("DEADLINE_EXCEEDED", "OK")
@@ -68,6 +69,15 @@ REASONS: Mapping[str, Reason] = {
         ("ABORTED",), "the session ended during its creation, or its creation takes too long", _WAIT
     ),
     "CREDIT_OUT_OF_RANGE": Reason(_INVALID, "more video units were granted than allowed", _FIX),
+    "CREDENTIAL_EXPIRED": Reason(_UNAUTHENTICATED, "the API key or token has expired", "use a new one"),
+    "CREDENTIAL_INVALID": Reason(
+        _UNAUTHENTICATED,
+        "the API key or token is malformed, unknown or wrong, or `authorization` is there several times",
+        "send a valid one, as `authorization: Bearer KEY`",
+    ),
+    "CREDENTIAL_MISSING": Reason(
+        _UNAUTHENTICATED, "the call has no credential", "send one, as `authorization: Bearer KEY`"
+    ),
     "DEADLINE": Reason(("DEADLINE_EXCEEDED",), "a call without a deadline took longer than the default", "call again"),
     "DRAINING": Reason(_UNAVAILABLE, "this server is shutting down and accepts no new sessions", _WAIT),
     "DUPLICATE_OPEN": Reason(_PRECONDITION, "the session's stream is open already", "use the stream that is open"),
@@ -86,6 +96,7 @@ REASONS: Mapping[str, Reason] = {
         "send JPEG, PNG, WebP, HEIC or AVIF",
     ),
     "INTERNAL": Reason(("INTERNAL",), "a fault of the server", "create a new session and report it"),
+    "KEY_REVOKED": Reason(_UNAUTHENTICATED, "the API key was revoked", "use another key"),
     "KV_MEMORY_EXHAUSTED": Reason(_EXHAUSTED, "no memory is left for another session", _WAIT),
     "LEASE_LOST": Reason(("ABORTED",), "another gateway has taken or ended the session", _AGAIN),
     "MAX_DURATION": Reason(_PRECONDITION, "the session reached its longest duration; announced by `GoAway`", _AGAIN),
@@ -97,6 +108,7 @@ REASONS: Mapping[str, Reason] = {
     ),
     "MESSAGE_OUT_OF_ORDER": Reason(_INVALID, "a message in the wrong order, or samples with a gap", _FIX),
     "LIST_TOO_LONG": Reason(_INVALID, "a list has too many entries", _FIX),
+    "METHOD_DENIED": Reason(_DENIED, "a method without a rule of access", "nothing"),
     "NAME_TOO_LONG": Reason(_INVALID, "an id, a name or a token is too long", _FIX),
     "NOT_LIVE": Reason(
         ("FAILED_PRECONDITION", "INVALID_ARGUMENT"), "the call needs live delivery, or cannot be used with it", _FIX
@@ -148,6 +160,10 @@ REASONS: Mapping[str, Reason] = {
         ("UNAUTHENTICATED",), "the session token belongs to another session", "use the token of the session"
     ),
     "TOO_MANY_CALLS": Reason(_EXHAUSTED, "too many calls of one session wait", _WAIT),
+    "TOO_MANY_FAILURES": Reason(
+        _EXHAUSTED, "too many credentials from the caller's network address were not valid", _WAIT
+    ),
+    "TOO_MANY_KEYS": Reason(_EXHAUSTED, "the tenant has as many API keys that work as it may", "revoke some"),
     "TOO_MANY_STREAMS": Reason(_EXHAUSTED, "too many streams wait for their open, or of a kind are open", _WAIT),
     "UPDATE_EMPTY": Reason(_INVALID, "the update's mask names nothing", _FIX),
     "UTTERANCE_OVER": Reason(

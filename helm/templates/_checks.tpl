@@ -6,6 +6,7 @@
 {{- include "live-avatar.checkSharedDevices" . -}}
 {{- include "live-avatar.checkWeights" . -}}
 {{- include "live-avatar.checkStore" . -}}
+{{- include "live-avatar.checkCallers" . -}}
 {{- include "live-avatar.checkSecrets" . -}}
 {{- include "live-avatar.checkScaling" . -}}
 {{- include "live-avatar.checkTrainer" . -}}
@@ -84,17 +85,26 @@
 {{- end -}}
 {{- end }}
 
+{{- define "live-avatar.checkCallers" -}}
+{{- if and (eq .Values.auth.mode "none") (not .Values.auth.insecure) -}}
+{{- fail "auth.mode: none accepts everybody who reaches the gateways; take keys or oidc, or accept that with auth.insecure" -}}
+{{- end -}}
+{{- end }}
+
 {{/* Without a cluster to ask, each rendering would make other secrets. */}}
 {{- define "live-avatar.checkSecrets" -}}
 {{- $missing := list -}}
 {{- if not (or .Values.auth.tokenKey .Values.auth.existingSecret) -}}
 {{- $missing = append $missing "auth.tokenKey or auth.existingSecret" -}}
 {{- end -}}
+{{- if and (include "live-avatar.takesKeys" .) (not (or .Values.auth.apiKey .Values.auth.existingSecret)) -}}
+{{- $missing = append $missing "auth.apiKey or auth.existingSecret" -}}
+{{- end -}}
 {{- if and (eq .Values.redis.mode "own") (not (or .Values.redis.own.password .Values.redis.own.existingSecret)) -}}
 {{- $missing = append $missing "redis.own.password or redis.own.existingSecret" -}}
 {{- end -}}
 {{- if and $missing (not (include "live-avatar.seesCluster" .)) -}}
-{{- fail (printf "%s: without a cluster to ask (helm template, Argo CD, --dry-run=client) each rendering would make other secrets; give them, for example the output of `openssl rand -hex 24` each" (join "; " $missing)) -}}
+{{- fail (printf "%s: without a cluster to ask (helm template, Argo CD, --dry-run=client) each rendering would make other secrets; give them, for example the output of `openssl rand -hex 24` each, and la_$(openssl rand -hex 8)_$(openssl rand -hex 32) as auth.apiKey" (join "; " $missing)) -}}
 {{- end -}}
 {{- end }}
 

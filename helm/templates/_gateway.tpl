@@ -8,6 +8,9 @@
 {{- $gateway := .Values.gateway -}}
 {{ include "live-avatar.serverArguments" (list . (include "live-avatar.gatewayService" . | fromYaml)) }}
 - --server.reflection={{ $gateway.reflection }}
+- --auth.mode={{ .Values.auth.mode }}
+- --auth.insecure={{ .Values.auth.insecure }}
+- --auth.operator-tenant={{ .Values.auth.operatorTenant }}
 {{- include "live-avatar.discoveryArguments" . }}
 - --allow-shared-devices={{ .Values.gpu.allowShared }}
 {{- if .Values.model.description }}
@@ -53,8 +56,20 @@
 - name: LIVE_AVATAR__TOKEN_KEY
   valueFrom:
     secretKeyRef:
-      name: {{ default (include "live-avatar.componentName" (list . "gateway")) .Values.auth.existingSecret }}
+      name: {{ include "live-avatar.authSecret" . }}
       key: token-key
+{{- if or .Values.auth.existingSecret .Values.auth.previousTokenKey }}
+- name: LIVE_AVATAR__PREVIOUS_TOKEN_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "live-avatar.authSecret" . }}
+      key: previous-token-key
+      optional: {{ not (empty .Values.auth.existingSecret) }}
+{{- end }}
+{{- if include "live-avatar.takesKeys" . }}
+- name: LIVE_AVATAR__AUTH__BOOTSTRAP_KEY
+  {{- include "live-avatar.apiKey" . | nindent 2 }}
+{{- end }}
 {{- if eq .Values.redis.mode "own" }}
 - name: LIVE_AVATAR__STORE__URL
   valueFrom:
@@ -79,10 +94,38 @@
 {{- if or (lookup "v1" "ServiceAccount" .Release.Namespace "default") (lookup "v1" "Namespace" "" "kube-system") -}}true{{- end -}}
 {{- end }}
 
-{{/* A secret that is made once: what the cluster has, or a new one. List: context, Secret, key. */}}
-{{- define "live-avatar.kept" -}}
+{{/* What the cluster has in a Secret; empty: nothing. List: context, Secret, key. */}}
+{{- define "live-avatar.stored" -}}
 {{- $root := index . 0 -}}
 {{- $there := lookup "v1" "Secret" $root.Release.Namespace (index . 1) | default dict -}}
-{{- $data := get $there "data" | default dict -}}
-{{- if hasKey $data (index . 2) -}}{{ get $data (index . 2) | b64dec }}{{- else -}}{{ randAlphaNum 48 }}{{- end -}}
+{{- get ($there.data | default dict) (index . 2) | b64dec -}}
+{{- end }}
+
+{{/* A secret that is made once: what the cluster has, or a new one. List: context, Secret, key. */}}
+{{- define "live-avatar.kept" -}}
+{{- include "live-avatar.stored" . | default (randAlphaNum 48) -}}
+{{- end }}
+
+{{/* An API key that is made once, see live-avatar.kept. */}}
+{{- define "live-avatar.keptApiKey" -}}
+{{- include "live-avatar.stored" . | default (printf "la_%s_%s" (randAlphaNum 16 | lower) (randAlphaNum 48)) -}}
+{{- end }}
+
+{{/* Secret with the keys token-key, api-key and previous-token-key. */}}
+{{- define "live-avatar.authSecret" -}}
+{{- default (include "live-avatar.componentName" (list . "gateway")) .Values.auth.existingSecret -}}
+{{- end }}
+
+{{/* Whether gateways accept API keys. */}}
+{{- define "live-avatar.takesKeys" -}}
+{{- if has "keys" (splitList "," .Values.auth.mode) -}}true{{- end -}}
+{{- end }}
+
+{{/* The operator's API key, as the value of an environment variable. */}}
+{{- define "live-avatar.apiKey" -}}
+valueFrom:
+  secretKeyRef:
+    name: {{ include "live-avatar.authSecret" . }}
+    key: api-key
+    optional: {{ not (empty .Values.auth.existingSecret) }}
 {{- end }}

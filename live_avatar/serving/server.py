@@ -78,6 +78,8 @@ class Service:
     """Adds its servicers to a server that has not started."""
     grpc_names: Sequence[str] = ()
     """Full names of those services, for reflection."""
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+    """Of its calls, and of those of health and reflection on the same port; errors that they raise become statuses."""
     loaded: Mapping[str, object] = field(default_factory=dict)
     """What the line at start says: preset, weights, steps, device."""
     ready: Callable[[], bool] = lambda: True
@@ -169,7 +171,7 @@ class _Life:
         self.log.info("stopped")
 
     def _listener(self, service: Service) -> tuple[grpc.aio.Server, int]:
-        server = grpc.aio.server(interceptors=[self.calls, StreamLimit()], options=self.options)
+        server = grpc.aio.server(interceptors=[self.calls, StreamLimit(), *service.interceptors], options=self.options)
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         if self.settings.reflection:

@@ -11,8 +11,11 @@ from contextlib import asynccontextmanager
 
 import grpc
 import structlog
+from redis.asyncio import Redis
 
 from live_avatar.config import PRESETS, Preset, preset
+from live_avatar.services.gateway.access.choice import Access, open_access
+from live_avatar.services.gateway.api.authentication import AuthenticationInterceptor
 from live_avatar.services.gateway.api.servicer import AvatarServicer
 from live_avatar.services.gateway.discovery.choice import open_discovery
 from live_avatar.services.gateway.discovery.source import Address
@@ -34,13 +37,16 @@ from live_avatar.v1.avatar_service_pb2_grpc import add_AvatarServiceServicer_to_
 _TOKEN_KEY_BYTES = 32
 _RENEWAL_CONNECTIONS = 10
 """Beside those of callers, who may have taken all of theirs."""
+_KEY_CONNECTIONS = 8
+"""That API keys are checked with; never behind callers who have taken all others."""
 _AVATAR_SERVICE = avatar_service_pb2.DESCRIPTOR.services_by_name["AvatarService"].full_name
 
 
 @asynccontextmanager
 async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterator[Service]:
     """The gateway, running; it is ready as soon as a pipeline is."""
-    store = _open_store(settings)
+    client = connect(settings.store.url)
+    store, access = _open_store(settings, client), _open_access(settings, client)
     manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings), telemetry, _election(settings))
     servicer = AvatarServicer(manager, telemetry)
 
@@ -48,25 +54,36 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
         add_AvatarServiceServicer_to_server(servicer, server)
 
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(manager.run())
+        running = [tasks.create_task(work) for work in (manager.run(), access.run())]
         try:
             yield Service(
                 register=register,
+                interceptors=(AuthenticationInterceptor(access.authenticator),),
                 grpc_names=(_AVATAR_SERVICE,),
-                loaded={"pipelines": list(settings.pipelines), "store": settings.store.url.rpartition("@")[2]},
+                loaded={
+                    "pipelines": list(settings.pipelines),
+                    "store": settings.store.url.rpartition("@")[2],
+                    "auth": ",".join(sorted(settings.auth.modes)) or "none",
+                },
                 ready=lambda: manager.ready,
                 drain=manager.drain,
             )
         finally:
-            running.cancel()
-            await asyncio.wait([running])
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+            await access.keys.aclose()
             await store.aclose()
 
 
-def _open_store(settings: GatewaySettings) -> SessionStore:
+def _open_access(settings: GatewaySettings, client: Redis) -> Access:
+    in_memory = settings.store.url == IN_MEMORY
+    return open_access(settings.auth, client if in_memory else connect(settings.store.url, _KEY_CONNECTIONS))
+
+
+def _open_store(settings: GatewaySettings, client: Redis) -> SessionStore:
     if settings.store.url == IN_MEMORY:
         structlog.get_logger(__name__).warning("sessions are kept in this process: one gateway only, none survive it")
-    client = connect(settings.store.url)
     return SessionStore(
         client,
         renewals=client if settings.store.url == IN_MEMORY else connect(settings.store.url, _RENEWAL_CONNECTIONS),

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from live_avatar.services.gateway.access.settings import AuthSettings
 from live_avatar.services.gateway.discovery.settings import DiscoverySettings
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.sessions.policy import LiveRules
@@ -129,6 +130,10 @@ class GatewaySettings(Settings):
         description="secret from which session tokens are derived; gateways that share a store need the same; "
         "unset: random",
     )
+    previous_token_key: SecretStr | None = Field(
+        default=None, description="token_key before this one: its session tokens are accepted and no new ones made"
+    )
+    auth: AuthSettings = AuthSettings()
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
     live: LiveSettings = LiveSettings()
@@ -138,4 +143,9 @@ class GatewaySettings(Settings):
         places = (bool(self.pipelines), self.discovery.dns is not None, self.discovery.service is not None)
         if sum(places) != 1:
             raise ValueError("give exactly one of pipelines, discovery.dns and discovery.service")
+        return self
+
+    @model_validator(mode="after")
+    def _strangers_must_be_authenticated(self) -> Self:
+        self.auth.check_host(self.server.host)
         return self

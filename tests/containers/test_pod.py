@@ -52,6 +52,7 @@ def documents() -> list[Document]:
         "probes": {"periodSeconds": 1},
         # The lab has names, but nothing that leads from a Service's port to another one of the pod.
         "gateway": {"service": {"port": GATEWAY_PORT}},
+        "auth": {"mode": "none", "insecure": True},
     }
     return render(merged(ci_values("cpu"), quick))
 

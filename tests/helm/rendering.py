@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm"
 RELEASE, NAMESPACE = "rel", "ns"
 SECRETS = {
-    "auth": {"tokenKey": "a token key of the tests and of nobody else"},
+    "auth": {
+        "tokenKey": "a token key of the tests and of nobody else",
+        "apiKey": "la_keyofthetests1_and-of-nobody-else-though-it-must-be-long-enough",
+    },
     "redis": {"own": {"password": "also-of-the-tests"}},
 }
 KUBE_VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from live_avatar.config import TINY, preset_json
 from live_avatar.services.audio_encoder.settings import AudioEncoderSettings
 from live_avatar.services.denoise_stage.settings import DenoiseStageSettings
+from live_avatar.services.gateway.access.settings import AuthMode
 from live_avatar.services.gateway.settings import GatewaySettings, LimitSettings, LiveSettings, StoreSettings
 from live_avatar.services.vae_decoder.settings import VaeDecoderSettings
 from live_avatar.serving.pipeline_settings import PipelineSettings
@@ -38,7 +39,12 @@ CLASSES: dict[str, type[Settings]] = {
 }
 SAMPLES = samples()
 TOKEN_KEY = "LIVE_AVATAR__TOKEN_KEY"
-OUTSIDE = {"token-key": "a key of the operator's", "url": "redis://:secret@redis:6379/0"}
+OUTSIDE = {
+    "token-key": "a key of the operator's",
+    "previous-token-key": "the key before that",
+    "api-key": f"la_keyofanoperator_{'o' * 43}",
+    "url": "redis://:secret@redis:6379/0",
+}
 """What Secrets hold that the chart does not make."""
 
 
@@ -203,6 +209,27 @@ def test_store_and_tokens_come_from_secrets(monkeypatch: pytest.MonkeyPatch) -> 
     assert gateway_of(SAMPLES["auth-none"], monkeypatch).store.url == "memory://"
 
 
+def test_callers_are_authenticated_unless_the_operator_insists(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = gateway_of(SAMPLES["auth-made"], monkeypatch)
+    assert made.auth.modes == {AuthMode.KEYS}
+    assert made.auth.bootstrap_key is not None and made.previous_token_key is None
+    given = gateway_of(SAMPLES["auth-given"], monkeypatch)
+    assert given.auth.bootstrap_key is not None and given.previous_token_key is not None
+    assert given.auth.bootstrap_key.get_secret_value() == OUTSIDE["api-key"]
+    assert given.previous_token_key.get_secret_value() == OUTSIDE["previous-token-key"]
+    none = gateway_of(merged(SAMPLES["auth-made"], {"auth": {"mode": "none", "insecure": True}}), monkeypatch)
+    assert not none.auth.modes and none.auth.bootstrap_key is None
+    owner = gateway_of(merged(SAMPLES["auth-made"], {"auth": {"operatorTenant": "ops"}}), monkeypatch)
+    assert owner.auth.operator_tenant == "ops"
+
+
+def test_the_test_of_a_release_has_the_operators_key() -> None:
+    documents = render(SAMPLES["auth-made"])
+    (container,) = named(documents, "Pod", "-test")["spec"]["containers"]
+    (key,) = (one["valueFrom"]["secretKeyRef"] for one in container["env"] if one["name"] == "LIVE_AVATAR_API_KEY")
+    assert secrets_of(documents)[key["name"]][key["key"]].startswith("la_")
+
+
 def test_the_valkey_has_the_password_that_gateways_use() -> None:
     (secret,) = (one for name, one in secrets_of(render(SAMPLES["pvc"])).items() if name.endswith("-redis"))
     assert f'requirepass "{secret["password"]}"' in secret["valkey.conf"]
@@ -250,19 +277,32 @@ def test_jobs_of_training_take_options_that_exist() -> None:
 
 
 def test_two_renderings_have_the_same_secrets() -> None:
-    given: Values = {"auth": {"tokenKey": "k" * 32}, "redis": {"own": {"password": "a-password"}}}
+    given: Values = {
+        "auth": {"tokenKey": "k" * 32, "apiKey": OUTSIDE["api-key"]},
+        "redis": {"own": {"password": "a-password"}},
+    }
     for upgrade in (False, True):
         assert render_texts(given, secrets={}) == render_texts(given, secrets={}, upgrade=upgrade)
     (key,) = (one for name, one in secrets_of(render(given)).items() if name.endswith("-gateway"))
-    assert key["token-key"] == "k" * 32
+    assert (key["token-key"], key["api-key"]) == ("k" * 32, OUTSIDE["api-key"])
 
 
 @pytest.mark.parametrize(
     ("given", "missing"),
     [
-        ({}, "auth.tokenKey or auth.existingSecret; redis.own.password or redis.own.existingSecret"),
+        (
+            {},
+            "auth.tokenKey or auth.existingSecret; auth.apiKey or auth.existingSecret; redis.own.password or redis",
+        ),
         ({"auth": {"tokenKey": "short"}}, "tokenKey"),
         ({"redis": {"own": {"password": "given"}}}, "auth.tokenKey or auth.existingSecret"),
+        (
+            {"auth": {"tokenKey": "k" * 32}, "redis": {"own": {"password": "given"}}},
+            "auth.apiKey or auth.existingSecret",
+        ),
+        ({"auth": {"apiKey": "la_short_key"}}, "apiKey"),
+        ({"auth": {"mode": "none"}}, "auth.insecure"),
+        ({"auth": {"mode": "everybody"}}, "mode"),
         ({"auth": {"existingSecret": "given"}}, "redis.own.password or redis.own.existingSecret"),
     ],
 )

@@ -14,6 +14,8 @@ from live_avatar.serving.errors import ServiceError
 
 DEFAULT_TENANT = "default"
 """Tenant of all callers where nobody is authenticated, and of the operator unless the settings name another."""
+TENANT_PATTERN = r"^[a-z0-9-]{1,63}$"
+"""Names of tenants: they are parts of keys in the store."""
 
 
 class Scope(StrEnum):
@@ -65,6 +67,9 @@ class Caller:
 
 ANONYMOUS = Caller(tenant=DEFAULT_TENANT, scopes=ALL_SCOPES, is_operator=True)
 """Every caller, where callers are not authenticated."""
+
+TOKEN_HOLDER = Caller(tenant="")
+"""Who calls without a credential where a session token is one; has a tenant once the token is checked."""
 
 _CALLER: ContextVar[Caller] = ContextVar("caller", default=ANONYMOUS)
 

@@ -75,7 +75,7 @@ def _translated() -> Iterator[None]:
     except _REFUSALS as error:
         raise _unavailable(STORE_REFUSED, "the session store refuses this gateway's credentials") from error
     except (RedisError, OSError) as error:
-        raise _unavailable(STORE_LOST, "the session store does not answer") from error
+        raise store_lost() from error
 
 
 async def transact(redis: Redis, attempt: Callable[[Pipeline], Awaitable[_T]]) -> _T:
@@ -97,6 +97,11 @@ async def _repeat(redis: Redis, attempt: Callable[[Pipeline], Awaitable[_T]]) ->
         except WatchError:
             await asyncio.sleep(0)
     raise _unavailable(STORE_LOST, "the session store is too busy")
+
+
+def store_lost() -> ServiceError:
+    """The error of a call that needs the store while it does not answer."""
+    return _unavailable(STORE_LOST, "the session store does not answer")
 
 
 def _unavailable(reason: str, message: str) -> ServiceError:

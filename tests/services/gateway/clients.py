@@ -101,7 +101,9 @@ async def gateway(
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(Telemetry("gateway"))
         service = await stack.enter_async_context(build(chosen, telemetry))
-        server = grpc.aio.server(interceptors=[ErrorInterceptor(telemetry)], options=SMALL_WINDOWS)
+        server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(telemetry), *service.interceptors], options=SMALL_WINDOWS
+        )
         service.register(server)
         target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()

@@ -66,6 +66,8 @@ def test_torch_is_not_in_the_process() -> None:
         (("--discovery.service", "pipelines"), "discovery.service"),
         (("--pipelines", NOWHERE, "--store.lease-seconds", "0"), "store.lease_seconds"),
         (("--pipelines", NOWHERE, "--colour", "red"), "--colour"),
+        (("--pipelines", NOWHERE, "--server.host", "0.0.0.0"), "auth.mode is not set"),
+        (("--pipelines", NOWHERE, "--auth.bootstrap-key", "la_hush"), "has the form"),
     ],
 )
 def test_settings_that_cannot_be_are_named(flags: tuple[str, ...], message: str) -> None:
@@ -75,6 +77,7 @@ def test_settings_that_cannot_be_are_named(flags: tuple[str, ...], message: str)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert "hush" not in done.stderr
 
 
 def test_settings_are_printed_without_secrets() -> None:
