@@ -23,12 +23,12 @@ def edges(place: Workplace) -> Numbers:
             for preset in (TINY, S2V_14B)
         }
     numbers |= {f"h264_ms_{width}x{height}": encoding_ms(width, height) for width, height in (SIZE, (64, 64))}
-    return numbers | {"h264_ms_64x64_enlarged_4": encoding_ms(64, 64, enlargement=4)}
+    return numbers | {"h264_ms_64x64_enlarged_4": encoding_ms(64, 64, upscale_factor=4)}
 
 
-def encoding_ms(width: int, height: int, enlargement: int = 1) -> float:
+def encoding_ms(width: int, height: int, upscale_factor: int = 1) -> float:
     """Median time of encoding a block of moving pictures, as the decoder's service does it."""
-    encoder = H264Encoder(width, height, S2V_14B.stream.fps, enlargement=enlargement)
+    encoder = H264Encoder(width, height, S2V_14B.stream.fps, upscale_factor=upscale_factor)
     pictures = moving_gradient(S2V_14B, width, height)
     took = []
     for _ in range(RUNS):

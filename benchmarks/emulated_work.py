@@ -194,7 +194,7 @@ class EmulatedDecoder(EmulatedWork):
         self._wait()
         frames = self._videos[opened.width, opened.height].of(block.index)
 
-        async def hand_over(timing: BlockTiming) -> None:
+        async def complete(timing: BlockTiming) -> None:
             video = StreamVideoResponse.Video(
                 key=block.key,
                 block_index=block.index,
@@ -207,4 +207,4 @@ class EmulatedDecoder(EmulatedWork):
             )
             self._subscribers.deliver(block.key, StreamVideoResponse(video=video))
 
-        return hand_over
+        return complete

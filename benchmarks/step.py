@@ -105,7 +105,7 @@ class Ours:
             self.window.commit()
 
     def forward(self, given: BlockInput, model: Callable[..., Any]) -> Tensor:
-        """Velocity of a block; the window moves only when told to."""
+        """Velocity of a block; the window moves only when asked to."""
         noisy = NoisyInput(latent=given.latent, time=self.time, audio=self.audio(given.audio), pose=given.pose)
         velocity: Tensor = model(noisy, None, self.text, self.window.begin(given.distance))
         return velocity

@@ -1,6 +1,6 @@
 """How good the pictures are: ``python -m evaluation``; of videos from elsewhere: ``--videos FOLDER``.
 
-Without ``--videos`` it films people of the held-out synthetic set with every row of the table, measures, and writes
+Without ``--videos`` it records people of the held-out synthetic set with every row of the table, measures, and writes
 ``quality.md``, ``quality.json`` and ``quality.png``.  A run that was stopped continues.
 ``docs/performance/quality.md`` says what the numbers mean.
 """
@@ -80,7 +80,7 @@ def _seconds(text: str) -> tuple[int, ...]:
 
 
 def _measure(given: argparse.Namespace, stack: contextlib.ExitStack) -> None:
-    """Films, measures and reports."""
+    """Records, measures and reports."""
     system = preset(given.preset)
     spans = spans_of([*given.starts, *given.far], given.seconds, system)
     near, far = spans[: len(given.starts)], spans[len(given.starts) :]

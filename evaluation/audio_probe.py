@@ -1,4 +1,4 @@
-"""How much of a mouth the speech encoder hears, by voice: ``python -m evaluation.audio_probe [--weights DIR]``.
+"""Probes how well speech features predict the mouth, by voice: ``python -m evaluation.audio_probe [--weights DIR]``.
 
 A linear reader is fitted on the last hidden state of training voices, and tried on utterances that it has not met.
 """
@@ -32,7 +32,7 @@ Features = npt.NDArray[np.float32]
 def main() -> None:
     """Prints a row per group of voices: correlation with the truth of every track."""
     parser = argparse.ArgumentParser(
-        prog="python -m evaluation.audio_probe", description="What the speech encoder hears."
+        prog="python -m evaluation.audio_probe", description="Probes how well speech features predict the mouth."
     )
     parser.add_argument("--weights", type=Path, default=TRAINED, help="folder of weights; the package's own by default")
     encoder = components.load(TINY, "speech", parser.parse_args().weights)
@@ -78,7 +78,7 @@ def fit(features: Features, mouths: Features) -> Features:
 
 
 def read(reader: Features, features: Features) -> Features:
-    """What ``reader`` tells of ``features`` [n, D]: mouths [n, 4]."""
+    """Mouths [n, 4] that ``reader`` predicts from ``features`` [n, D]."""
     return _with_one(features) @ reader
 
 

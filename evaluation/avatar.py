@@ -51,7 +51,7 @@ class Avatar:
         self._text = TextEncoder(text, build_tokenizer(preset.text, folder / "text" / TOKENIZER), preset.dit.text_len)
 
     def features(self, pieces: Iterable[Samples]) -> Iterator[Tensor]:
-        """Speech features [1, S, D, F] of every block, as a live session hears ``pieces`` [N]."""
+        """Speech features [1, S, D, F] of every block of ``pieces`` [N], encoded as in a live session."""
         window = AudioWindow(self.preset)
         for piece in pieces:
             window.append(np.ascontiguousarray(piece, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""Pictures to look at: strips of single films, and the contact sheet made of them.
+"""Draws strips of frames of single videos, and the contact sheet made of them.
 
 Letters: T frames, H and W pixels.
 """

@@ -1,4 +1,4 @@
-"""Who is filmed: synthetic people of the held-out split, with all that is known about them.
+"""The evaluation set: synthetic people of the held-out split, with the truth about them.
 
 Letters: T frames, H and W pixels.
 """
@@ -17,7 +17,7 @@ from live_avatar.trainer.synthetic.motion import still
 from live_avatar.trainer.synthetic.painter import paint
 
 REFERENCES = 50
-"""People among whom the right one is to be found; the first of them are those that are filmed."""
+"""People among whom the right one is to be found; the first of them are the subjects."""
 OTHERS = range(1000, 1006)
 """Clips of whose sentences nothing is said."""
 
@@ -38,7 +38,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Segment:
-    """What a span of a session showed."""
+    """Frames of one span of a session."""
 
     span: TimeWindow
     frames: Frames
@@ -48,7 +48,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class SessionVideo:
-    """What was looked at of one session."""
+    """Measured segments of one session."""
 
     segments: tuple[Segment, ...]
     frames_per_second: float | None

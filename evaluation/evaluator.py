@@ -1,4 +1,4 @@
-"""All measures of one shot: does the mouth follow the sound, is it the right person, are colours and edges kept?
+"""All metrics of one segment: does the mouth follow the sound, is it the right person, are colours and edges kept?
 
 Letters: T frames, P people, E width of an embedding.
 """
@@ -24,7 +24,7 @@ Numbers = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Knows how to read pictures, and what to compare them with."""
+    """Computes the metrics of a segment."""
 
     mouths: OpennessReader
     faces: FaceReader
@@ -63,7 +63,7 @@ class Evaluator:
 
 
 def fit_evaluator(span: TimeWindow, preset: Preset, size: int) -> Evaluator:
-    """A judge of shots of ``span``'s length; takes about a minute."""
+    """Fits an evaluator for segments of ``span``'s length; takes about a minute."""
     faces = identity.fit()
     return Evaluator(
         mouths=mouth_metric.fit(),

@@ -37,7 +37,7 @@ def recording(path: Path) -> Samples:
 
 
 def streamed(model: Wav2Vec2Model, samples: Samples, preset: Preset) -> Tensor:
-    """Features [1, S, D, F] as a live session hears them."""
+    """Features [1, S, D, F], encoded as in a live session."""
     window, blocks = AudioWindow(preset), list[Tensor]()
     for first in range(0, samples.size, _PIECE_SAMPLES):
         window.append(samples[first : first + _PIECE_SAMPLES])

@@ -1,4 +1,4 @@
-"""What is to be filmed: which rows there are with the weights at hand, and which sessions of each."""
+"""Plans the evaluation: the variants that the given weights allow, and the sessions of each."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class Job:
-    """One session to be filmed."""
+    """One session to be recorded."""
 
     row: Variant
     number: int
-    """Of the actor."""
+    """Of the subject."""
     spans: tuple[TimeWindow, ...]
 
 
@@ -49,7 +49,7 @@ def rows_of(preset: Preset, weights: Weights, guidance: float = GUIDANCE) -> tup
     rows: list[Variant] = [
         TrueFrames(name=TRUTH, about="the synthetic clip as it was rendered; what the metrics give for the truth"),
         Decoded(name=DECODED, about="true frames through the autoencoder, decoded as a stream", avatar=ours),
-        _taught(base or ours, guidance),
+        _teacher_variant(base or ours, guidance),
         Streamed(name=OURS, about="the product: causal, streamed, AAS, Rolling RoPE, noisy history", avatar=ours,
                  furthest_s=FOR_EVER),
         Streamed(name="3 steps", about="the same with three steps", avatar=ours, steps=3),
@@ -83,7 +83,7 @@ def _undistilled(preset: Preset, weights: Weights, ours: Avatar) -> Avatar | Non
     return Avatar(preset, weights.given, with_adapter=False) if ours.has_adapter else None
 
 
-def _taught(base: Avatar, guidance: float) -> TeacherVariant:
+def _teacher_variant(base: Avatar, guidance: float) -> TeacherVariant:
     about = (
         f"bidirectional, {STEPS} steps of flow matching, guidance {guidance:g}, no history: each piece of "
         f"{PIECE_BLOCKS} blocks, as long as its training clips, is made at once from portrait, prompt and sound"

@@ -1,4 +1,4 @@
-"""Films what is planned and measures it; what has been measured before is not filmed again."""
+"""Records and measures the planned sessions; sessions measured before are not repeated."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from live_avatar.config import Preset
 
 @dataclass
 class Recorder:
-    """Everything that a session needs besides its row."""
+    """Records and measures sessions of all variants."""
 
     preset: Preset
     size: int
@@ -28,17 +28,17 @@ class Recorder:
     """Folder of strips of pictures."""
     seed: int = 0
     again: bool = False
-    """Film what has been measured before, too."""
+    """Repeat what has been measured before."""
     _subjects: dict[int, Subject] = field(default_factory=dict)
 
     def subject(self, job: Job) -> Subject:
-        """The one that ``job`` is about; painted once."""
+        """The subject of ``job``; rendered once."""
         if job.number not in self._subjects:
             self._subjects[job.number] = subject(job.number, job.spans[0], self.preset, self.size)
         return self._subjects[job.number]
 
     def record_all(self, jobs: Iterable[Job]) -> None:
-        """Films ``jobs``, with a progress bar."""
+        """Records ``jobs``, with a progress bar."""
         with progress_bar() as bar:
             for job in jobs:
                 if self.again or not self.results.has(job.row, job.number, job.spans):

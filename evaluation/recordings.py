@@ -38,7 +38,7 @@ def loudness(samples: Samples) -> Track:
 
 
 def measure_recordings(recorder: Recorder, row: Streamed, span: TimeWindow, files: Iterable[Path]) -> None:
-    """Has people say the recordings, and keeps how their mouths followed.
+    """Measures how well mouths follow recorded speech, and stores the results.
 
     Raises:
         ValueError: a file holds no speech that can be read, or less than a block.

@@ -76,5 +76,5 @@ def _bars(bars: Iterable[Threshold]) -> list[str]:
     rows = ["| wanted | value | bar | |", "|---|---|---|---|"]
     for bar in bars:
         value = "" if bar.value is None else f"{bar.value:.3g}"
-        rows.append(f"| {bar.what} | {value} | {bar.wanted} | {bar.verdict} |")
+        rows.append(f"| {bar.what} | {value} | {bar.bounds} | {bar.verdict} |")
     return rows

@@ -32,7 +32,7 @@ from live_avatar.streaming.resample import Samples
 
 @dataclass(kw_only=True)
 class Served:
-    """A pipeline on this machine, started with the first film."""
+    """A pipeline on this machine, started with the first video."""
 
     name: str
     about: str
@@ -72,7 +72,7 @@ def served(weights: Path, preset_name: str, preset: Preset, rows: Iterable[Varia
     row = Served(
         name=SERVED,
         about="`live-avatar generate`: four stages of one step each, gateway and decoder as processes; the whole "
-        "recording is heard at once; the pictures are those of the MP4 file",
+        "recording is encoded at once; the frames are those of the MP4 file",
         digest=digest,
         plan=Plan(layout=parse_layout("4x1"), preset=preset_name, weights=weights.absolute(), logs=logs),
         preset=preset,
@@ -102,7 +102,7 @@ def write_wav(path: Path, samples: Samples) -> None:
 
 
 def reduced(frames: Frames, height: int) -> Frames:
-    """``frames`` of a film at the size of generation again: each pixel from the middle of those it was enlarged to.
+    """``frames`` of a video at the size of generation again: each pixel from the middle of those it was enlarged to.
 
     The mean of all would blur: what lies at the edge of a pixel belongs half to its neighbour.
     """

@@ -33,7 +33,7 @@ def teacher_schedule(steps: int = STEPS) -> Schedule:
 
 @dataclass(frozen=True)
 class PieceConditions:
-    """What a piece is made from."""
+    """Conditions from which a piece is generated."""
 
     sink: Sink
     text: Tensor

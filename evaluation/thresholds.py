@@ -1,4 +1,4 @@
-"""What is wanted of the numbers, and whether it is so."""
+"""Thresholds of the metrics, and whether they are met."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ LATE_S = 10_000
 
 @dataclass(frozen=True)
 class Threshold:
-    """One wish."""
+    """Bounds of one metric."""
 
     what: str
     value: float | None
@@ -20,7 +20,7 @@ class Threshold:
     most: float | None = None
 
     @property
-    def wanted(self) -> str:
+    def bounds(self) -> str:
         """In words."""
         low = "" if self.least is None else f">= {self.least:g}"
         high = "" if self.most is None else f"<= {self.most:g}"

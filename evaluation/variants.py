@@ -1,4 +1,4 @@
-"""The rows of the table: ways to get a film of an actor, each by the code that serves or trains.
+"""The rows of the table: ways to generate a video of a subject, each by the code that serves or trains.
 
 Letters: F latents of a block, T frames, H and W pixels, N samples.
 """
@@ -28,11 +28,11 @@ from live_avatar.streaming.rng import REFERENCE_STAYS, PhiloxRng
 from live_avatar.streaming.schedule import inference_schedule
 
 Progress = Callable[[int], object]
-"""Told the blocks that are done."""
+"""Receives the number of blocks that are done."""
 
 
 class Variant(Protocol):
-    """One way to get a film."""
+    """One way to generate a video."""
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class Variant(Protocol):
         ...
 
     def record(self, subject: Subject, spans: Sequence[TimeWindow], seed: int, progress: Progress) -> SessionVideo:
-        """What the spans of one session show."""
+        """Returns the frames of the spans of one session."""
         ...
 
 
@@ -89,15 +89,15 @@ class Streamed:
         rules = self.rules(spans[-1].end_block)
         use_motion = self.avatar.preset.dit.use_motion
         decoder = WindowDecoder(self.avatar.vae, rules, use_motion=use_motion, spans=spans)
-        reel, began, rate = _Reel(spans, rules), 0.0, None
+        collector, began, rate = _FrameCollector(spans, rules), 0.0, None
         for made in self._blocks(script, rules, decoder, seed):
-            reel.add(made)
+            collector.add(made)
             progress(made.block + 1)
             if made.block == 0:
                 began = time.perf_counter()
             elif made.block + 1 == spans[0].end_block and spans[0].first_block == 0:
                 rate = made.block * self.avatar.preset.frames_per_block / (time.perf_counter() - began)
-        return SessionVideo(reel.segments(), rate)
+        return SessionVideo(collector.segments(), rate)
 
     def rules(self, end_block: int) -> StreamConfig:
         """The rules of a session that ends before ``end_block``."""
@@ -138,7 +138,7 @@ class Script:
     """[N] of every block."""
 
 
-class _Reel:
+class _FrameCollector:
     """Collects the pictures of spans."""
 
     def __init__(self, spans: Sequence[TimeWindow], rules: StreamConfig) -> None:

@@ -60,7 +60,7 @@ def spans_of(starts_s: Sequence[int], seconds: float, preset: Preset) -> tuple[T
 
 
 def session_speech(clip: SyntheticClip, spans: Sequence[TimeWindow], preset: Preset) -> Iterator[Samples]:
-    """What a session hears, block by block [N]: the clip's sentences in every span, others in between.
+    """Audio of a session, block by block [N]: the clip's sentences in every span, others in between.
 
     The same is said in all spans, so that what differs between them is their time alone.
     """
@@ -87,7 +87,7 @@ class WindowDecoder(FrameDecoder):
 
     def __init__(self, vae: VAE, rules: StreamConfig, *, use_motion: bool, spans: Sequence[TimeWindow]) -> None:
         super().__init__(vae, rules, use_motion=use_motion)
-        self._wanted = [(max(0, span.first_block - MEMORY_BLOCKS), span.end_block) for span in spans]
+        self._needed_blocks = [(max(0, span.first_block - MEMORY_BLOCKS), span.end_block) for span in spans]
         self._motion: Tensor | None = None
 
     def warm(self, session: DecoderSession, motion: Tensor) -> None:
@@ -97,7 +97,7 @@ class WindowDecoder(FrameDecoder):
 
     def decode(self, session: DecoderSession, block: int, latent: Tensor) -> Iterator[Frames]:
         """See ``FrameDecoder``; yields nothing for blocks that no span needs."""
-        if not any(first <= block < end for first, end in self._wanted):
+        if not any(first <= block < end for first, end in self._needed_blocks):
             return iter(())
         if session.next_block != block:
             assert self._motion is not None

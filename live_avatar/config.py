@@ -188,7 +188,7 @@ class StreamConfig:
     steps: int = 4
     whole_file_grid: Literal["reference", "exact"] = "reference"
     """Which hidden states the frames of a whole recording get: as the reference does it, stretched, so that the last
-    frames hear what is said a frame later (spec 4.1), or those of their own time, as in a stream (spec 4.3)."""
+    frames use the audio of one frame later (spec 4.1), or those of their own time, as in a stream (spec 4.3)."""
     reference_distance: tuple[int, int] = (4, 30)
     """Inclusive range of how far ahead of a block the Rolling RoPE places the reference (spec 1.8)."""
     sink_switch_block: int = 4
@@ -200,7 +200,7 @@ class StreamConfig:
     dropped_frames: int = 3
     """Frames of block 0 that are never shown (spec 2.11)."""
     left_context_s: float = 5.0
-    """Past audio the streaming speech encoder hears with each block (spec 4.3)."""
+    """Past audio in the streaming speech encoder's window of each block (spec 4.3)."""
     lookahead_s: float = 0.1
     """Future audio the streaming speech encoder waits for (spec 4.3)."""
 

@@ -13,10 +13,10 @@ IMAGE_FORMATS = "JPEG, PNG, WebP, HEIC or AVIF"
 """Of portraits."""
 MAX_PROMPT_CHARACTERS = 2_000
 MAX_WHOLE_FILE_S = 120
-"""Longest recording that the model hears as a whole; attention over it grows with its square."""
+"""Longest recording that is encoded as a whole; attention over it grows with its square."""
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
 """Sample rates that a gateway takes; a file of another rate is resampled by the client."""
-MAX_ENLARGEMENT = 8
+MAX_UPSCALE_FACTOR = 8
 MAX_BITRATE_KBPS = 50_000
 """Of H.264."""
 MAX_SEED = 2**64 - 1

@@ -128,7 +128,7 @@ def _svg(name: str) -> str:
     return f"{{http://www.w3.org/2000/svg}}{name}"
 
 
-def test_documents_use_the_words_of_the_field() -> None:
+def test_documents_and_code_use_the_words_of_the_field() -> None:
     assert words.main([]) == 0
 
 
@@ -143,6 +143,24 @@ def test_documents_use_the_words_of_the_field() -> None:
 )
 def test_dialect_is_found(line: str, phrase: str | None) -> None:
     assert [found.phrase.lower() for found in words.check_text("page.md", line)] == ([phrase] if phrase else [])
+
+
+@pytest.mark.parametrize(
+    ("code", "phrases"),
+    [
+        ("def hear(told: int) -> None: ...", ["hear", "told"]),
+        ("class PuppetClip: ...", ["puppet"]),
+        ("hearts = file.tell()  # heard", ["heard"]),
+        ('def receive() -> None:\n    """Receives what was told."""', ["told"]),
+        ("text = 'the film'", []),
+    ],
+)
+def test_dialect_is_found_in_names_docstrings_and_comments(code: str, phrases: list[str]) -> None:
+    assert [found.phrase for found in words.check_code("module.py", code + "\n")] == phrases
+
+
+def test_docstrings_of_tests_are_free() -> None:
+    assert list(words.check_code("tests/test_x.py", '"""Nothing was told."""\n')) == []
 
 
 def test_long_lines_are_found_outside_tables_and_code() -> None:

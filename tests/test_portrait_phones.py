@@ -85,7 +85,7 @@ def test_what_is_clear_shows_the_background(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["HEIC", "AVIF"])
-def test_the_header_tells_the_size_without_a_decoder(kind: str) -> None:
+def test_the_header_reports_the_size_without_a_decoder(kind: str) -> None:
     data = encoded(Image.new("RGB", (640, 384)), kind)
     header = read_header(data)
     assert (header.width, header.height) == (640, 384)
@@ -116,7 +116,7 @@ def test_an_animation_is_refused_and_several_views_of_a_phone_are_not() -> None:
 
 
 @pytest.mark.parametrize("brand", [b"isom", b"mp42", b"qt  "])
-def test_films_are_no_pictures(brand: bytes) -> None:
+def test_videos_are_no_pictures(brand: bytes) -> None:
     with pytest.raises(PortraitError, match="HEIC or AVIF") as caught:
         load_portrait(b"\0\0\0\x18ftyp" + brand + bytes(4) + brand + brand + bytes(100))
     assert caught.value.reason == "IMAGE_UNREADABLE"

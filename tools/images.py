@@ -52,7 +52,7 @@ class Builder:
     """Where the builder sees this machine's files."""
 
     def seen(self, path: Path) -> str:
-        """A path of this machine as the builder has to be told it."""
+        """A path of this machine as the builder sees it."""
         return f"{self.root}{path.resolve()}"
 
 

@@ -1,14 +1,17 @@
-"""Checks the documents for phrases of a private dialect, where the field has a word, and for long lines.
+"""Checks documents and code for phrases of a private dialect, where the field has a word, and for long lines.
 
 python -m tools.words     exit 1 where something is found; prints file, line, phrase and a better word
 
-Code spans, code blocks and targets of links are left out.  ``ALLOWED`` lists phrases that are right in
-one page.
+Documents: code spans, code blocks and targets of links are left out.  ``ALLOWED`` lists phrases that are right in
+one page.  Code: names in all Python files, docstrings and comments in those outside tests; generated code is left out.
+``ALLOWED_NAMES`` lists names that a library prescribes.
 """
 
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +36,31 @@ PHRASES: Mapping[str, str] = {
 }
 ALLOWED: Mapping[str, Collection[str]] = {}
 """Phrases that a page may use, by file."""
+NAME_WORDS: Mapping[str, str] = {
+    "hear|hears|heard|unheard|hearing": "receive, encode; audio_features",
+    "tell|tells|told|untold": "report, emit, notify",
+    "said": "message, output",
+    "greet|greeting": "handshake",
+    "puppet|puppets": "synthetic",
+    "film|films|filmed": "video, clip, movie",
+    "actor|studio|shot": "subject, recorder, segment",
+    "learner|learners|taught": "optimizer, trained",
+    "impression": "stats",
+}
+"""Parts of names in Python code, between underscores or capitals, and a better word for each."""
+CODE_PHRASES: Mapping[str, str] = {
+    "hears?|heard": "receives, encodes",
+    "told": "receives, is notified",
+    "films?|filmed": "video, clip",
+}
+"""Words of docstrings and comments outside tests."""
+ALLOWED_NAMES = {"tell"}
+"""``tell`` of files."""
+WORD_LISTS = {"tools/words.py", "trainer/synthetic/sentences.py"}
+"""Files that list words."""
+_NAMES = {re.compile(rf"(?:^|_)(?:{part})(?=_|$)"): better for part, better in NAME_WORDS.items()}
+_CODE_PROSE = {re.compile(rf"\b(?:{phrase})\b", re.IGNORECASE): better for phrase, better in CODE_PHRASES.items()}
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _PATTERNS = {re.compile(rf"\b(?:{phrase})\b", re.IGNORECASE): better for phrase, better in PHRASES.items()}
 _CODE = re.compile(r"(`+).+?\1|\]\([^)]*\)|https?://\S+")
 
@@ -52,13 +80,23 @@ class Found:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     found = [item for name in documents() for item in check_text(name, (ROOT / name).read_text())]
+    found += [item for name in modules() for item in check_code(name, (ROOT / name).read_text())]
     sys.stdout.write("".join(f"{item}\n" for item in found))
     return int(bool(found))
 
 
 def documents() -> list[str]:
     """Every Markdown file of the repository."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    return _listed("*.md")
+
+
+def modules() -> list[str]:
+    """Every Python file of the repository that is not generated."""
+    return [name for name in _listed("*.py") if not name.endswith(("_pb2.py", "_pb2_grpc.py"))]
+
+
+def _listed(pattern: str) -> list[str]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", pattern]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [name for name in listed if (ROOT / name).exists()]
 
@@ -68,13 +106,27 @@ def check_text(name: str, text: str) -> Iterator[Found]:
     for number, line in prose(text):
         if len(line) > LINE and not line.lstrip().startswith("|") and name not in GENERATED:
             yield Found(f"{name}:{number}", f"{len(line)} columns", f"wrap at {LINE}")
-        for phrase, better in _phrases(_CODE.sub("", line)):
+        for phrase, better in _phrases(_CODE.sub("", line), _PATTERNS):
             if phrase.lower() not in ALLOWED.get(name, ()):
                 yield Found(f"{name}:{number}", phrase, better)
 
 
-def _phrases(line: str) -> Iterator[tuple[str, str]]:
-    for pattern, better in _PATTERNS.items():
+def check_code(name: str, text: str) -> Iterator[Found]:
+    """What is to be corrected in the Python file ``name``: names, and the prose of files outside tests."""
+    has_prose = name not in WORD_LISTS and not name.startswith("tests/")
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        words = ""
+        patterns = _NAMES
+        if token.type == tokenize.NAME and token.string not in ALLOWED_NAMES:
+            words = _CAPITAL.sub("_", token.string).lower()
+        elif has_prose and (token.type == tokenize.COMMENT or token.string.startswith('"""')):
+            words, patterns = _CODE.sub("", token.string), _CODE_PROSE
+        for phrase, better in _phrases(words, patterns):
+            yield Found(f"{name}:{token.start[0]}", phrase.strip("_"), better)
+
+
+def _phrases(line: str, patterns: Mapping[re.Pattern[str], str]) -> Iterator[tuple[str, str]]:
+    for pattern, better in patterns.items():
         yield from ((match[0], better) for match in pattern.finditer(line))
 
 

@@ -34,11 +34,11 @@ def _prepare(config: presets.PrepareConfig) -> int:
     from live_avatar.trainer.prepare import prepare
 
     report = prepare(config)
-    _say(f"{report.samples} samples written, {report.skipped} clips skipped, {report.kept_shards} shards kept")
+    _print(f"{report.samples} samples written, {report.skipped} clips skipped, {report.kept_shards} shards kept")
     for name, reason in islice(report.reasons.items(), MOST_SKIPPED):
-        _say(f"skipped {name}: {reason}")
+        _print(f"skipped {name}: {reason}")
     if report.skipped:
-        _say(f"every skipped clip and its reason: {config.output}/skipped-*.jsonl")
+        _print(f"every skipped clip and its reason: {config.output}/skipped-*.jsonl")
     return 0
 
 
@@ -47,9 +47,9 @@ def _portraits(config: presets.PortraitsConfig) -> int:
 
     report = measure_portraits(config)
     distance, contrast, error = report.portraits.largest.tolist()
-    _say(f"{report.measured} portraits measured, {report.skipped} clips skipped")
-    _say(f"most unlike of those held out: distance {distance:.3f}, contrast {contrast:.3f}, error {error:.4f}")
-    _say(f"{report.manifest.component} of {report.manifest.preset} in {config.weights}")
+    _print(f"{report.measured} portraits measured, {report.skipped} clips skipped")
+    _print(f"most unlike of those held out: distance {distance:.3f}, contrast {contrast:.3f}, error {error:.4f}")
+    _print(f"{report.manifest.component} of {report.manifest.preset} in {config.weights}")
     return 0
 
 
@@ -57,7 +57,7 @@ def _export(config: presets.ExportConfig) -> int:
     from live_avatar.trainer.export import export
 
     manifest = export(config)
-    _say(f"{manifest.component} of {manifest.preset} in {config.output}, digest {manifest.digest[:16]}")
+    _print(f"{manifest.component} of {manifest.preset} in {config.output}, digest {manifest.digest[:16]}")
     return 0
 
 
@@ -66,7 +66,7 @@ def _text_encoder(config: presets.TextEncoderConfig) -> int:
     from live_avatar.trainer.export import write_text_encoder
 
     manifest = write_text_encoder(preset(config.preset), config.output)
-    _say(f"text encoder in {config.output}, digest {manifest.digest[:16]}")
+    _print(f"text encoder in {config.output}, digest {manifest.digest[:16]}")
     return 0
 
 
@@ -74,7 +74,7 @@ def _memory(config: presets.MemoryConfig) -> int:
     from live_avatar.trainer.memory import memory_table
 
     for line in memory_table(config):
-        _say(line)
+        _print(line)
     return 0
 
 
@@ -91,24 +91,24 @@ def main(arguments: list[str]) -> int:
     """Runs one command; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     if not arguments or arguments[0] not in COMMANDS:
-        _say("usage: python -m live_avatar.trainer PRESET [--key value ...]")
-        _say(f"presets and commands: {', '.join(COMMANDS)}")
-        _say("python -m live_avatar.trainer PRESET --help: its options and what they are if not given")
+        _print("usage: python -m live_avatar.trainer PRESET [--key value ...]")
+        _print(f"presets and commands: {', '.join(COMMANDS)}")
+        _print("python -m live_avatar.trainer PRESET --help: its options and what they are if not given")
         return 0 if arguments and arguments[0] in HELP else USAGE
     command = COMMANDS[arguments[0]]
     if any(argument in HELP for argument in arguments[1:]):
         for line in described(command.config()):
-            _say(line)
+            _print(line)
         return 0
     try:
         config = override(command.config(), pairs_of(arguments[1:]))
         return command.run(config)
     except (ValueError, OSError) as error:
-        _say(f"{arguments[0]}: {error}")
+        _print(f"{arguments[0]}: {error}")
         return USAGE
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

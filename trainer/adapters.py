@@ -45,7 +45,7 @@ class LowRank(nn.Module):
         super().__init__()
         outputs, inputs = like.shape
         self.scale = config.scale
-        # In float32 whatever the base is stored in: a step of training is smaller than bfloat16 can tell.
+        # In float32 whatever the base is stored in: a step of training is smaller than bfloat16 can represent.
         precise = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
         self.lora_A = nn.Parameter(precise.new_empty(config.rank, inputs))
         self.lora_B = nn.Parameter(precise.new_zeros(outputs, config.rank))

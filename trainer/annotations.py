@@ -1,4 +1,4 @@
-"""What a source says of a clip beyond the clip itself: what matters in it, or why it is of no use."""
+"""Annotations of a clip by its source: portrait and important region, or why it cannot be used."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class ClipError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipAnnotations:
-    """What a source knows of a clip beyond itself."""
+    """Annotations of a clip."""
 
     portrait: npt.NDArray[np.uint8] | None = None
     """[H, W, 3] its reference; None: one of its frames."""

@@ -46,7 +46,7 @@ class Sample:
     reference: Tensor
     """[16, 1, h, w] as a portrait yields it"""
     motion: Tensor
-    """[16, n, h, w] of a still film of the reference"""
+    """[16, n, h, w] of a still clip of the reference"""
     important: Tensor
     """[h, w] in 0..1: how far each latent pixel is what the clip is about, such as a mouth"""
 

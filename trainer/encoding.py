@@ -1,8 +1,8 @@
-"""One clip to one sample: everything about it that training needs and that frozen networks can say once.
+"""Encodes a clip as a training sample: the outputs of all frozen networks.
 
-Latents are those that serving would see: the clip follows a still film of its reference, as a session follows its
-portrait, and the reference and motion latents are that film's (spec 2.7).  Speech is heard in the two ways of
-serving, whole or as a stream, by turns.
+Latents are those of serving: the clip follows a still clip of its reference, as a session follows its portrait, and
+the reference and motion latents are those of the still clip (spec 2.7).  Speech is encoded as in serving, whole or as
+a stream, alternately.
 
 Letters: T frames, H and W pixels, h and w latent pixels, F latents.
 """
@@ -31,7 +31,7 @@ from live_avatar.trainer.clip import Clip
 from live_avatar.trainer.data import Sample
 
 TOGETHER = 4
-"""Films encoded at a time."""
+"""Clips encoded at a time."""
 ENCODERS = ("vae", "speech", "text")
 
 
@@ -79,7 +79,7 @@ class SampleEncoder:
         return samples
 
     def _sample(self, clip: Clip, annotations: ClipAnnotations, latents: Tensor) -> Sample:
-        """The sample of a clip whose film has ``latents`` [16, F, h, w]."""
+        """The sample of a clip whose frames, with the still clip before them, have ``latents`` [16, F, h, w]."""
         frames = self._usable_frames(clip)
         still_latent = (self.preset.stream.reference_frames - 1) // self.preset.vae.temporal_factor
         return Sample(
@@ -105,7 +105,7 @@ class SampleEncoder:
         )
 
     def with_still(self, frames: "npt.NDArray[np.uint8]", portrait: "npt.NDArray[np.uint8]") -> Tensor:
-        """The clip [T, H, W, 3] after a still film of ``portrait`` [H, W, 3]: [3, 73 + T, H, W] in [-1, 1]."""
+        """The clip [T, H, W, 3] after a still clip of ``portrait`` [H, W, 3]: [3, 73 + T, H, W] in [-1, 1]."""
         held = 1 + (MOTION_LATENTS - 1) * self.preset.vae.temporal_factor
         still = np.broadcast_to(portrait, (held, *portrait.shape))
         pixels = torch.from_numpy(np.concatenate([still, frames]))
@@ -113,7 +113,7 @@ class SampleEncoder:
 
     @torch.inference_mode()
     def latents(self, videos: Tensor) -> Tensor:
-        """[B, 16, F, h, w] of films [B, 3, 1 + 4 (F - 1), H, W]."""
+        """[B, 16, F, h, w] of videos [B, 3, 1 + 4 (F - 1), H, W]."""
         return self.vae.encode(videos.to(self.device))
 
     def speech_features(self, samples: "npt.NDArray[np.float32]", frames: int, *, as_stream: bool) -> Tensor:

@@ -45,7 +45,7 @@ def export(config: ExportConfig) -> Manifest:
 
 
 def write_text_encoder(preset: Preset, folder: Path) -> Manifest:
-    """Writes a text encoder with random weights: frozen, it still tells prompts apart, and the denoiser learns them.
+    """Writes a text encoder with random weights: frozen, it still distinguishes prompts, and the denoiser learns them.
 
     Raises:
         WeightsError: the folder holds a text encoder already.

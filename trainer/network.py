@@ -154,7 +154,7 @@ class Place:
 
 
 def audio_of_blocks(encoder: AudioTokenEncoder, speech: Tensor, blocks: int) -> AudioTokens:
-    """Audio tokens of clips whose every block is heard alone, as in a stream, from ``speech`` [B, S, D, T]."""
+    """Audio tokens of clips whose blocks are encoded one by one, as in a stream, from ``speech`` [B, S, D, T]."""
     alone = encoder(rearrange(speech, "b s d (n t) -> (b n) s d t", n=blocks))
     return AudioTokens(
         local=rearrange(alone.local, "(b n) a f k c -> b a (n f) k c", n=blocks),

@@ -1,4 +1,4 @@
-"""One set of parameters that is trained: its optimizer, its average, and what a checkpoint keeps of them.
+"""Optimizer of one set of parameters, with their moving average and the state that a checkpoint keeps.
 
 Knows nothing of losses.  Parameters may be sharded: everything here works on each process's part.
 """

@@ -66,7 +66,7 @@ class SpeechEncoderConfig:
     steps: int = 3400
     batch: int = 8
     window_frames: int = 65
-    """What the encoder hears at once: the streaming window of 2 s, a block and the look-ahead."""
+    """Input of the encoder: the streaming window of 2 s, a block and the look-ahead."""
     learning_rate: float = 2e-3
     warmup_steps: int = 60
     final_rate: float = 0.03
@@ -138,13 +138,13 @@ class MouthReader(nn.Module):
         self.bias = nn.Parameter(torch.full((states, 1, 1, len(TRACKS)), 0.2))
 
     def ends(self) -> tuple[nn.Parameter, ...]:
-        """What hears samples, what tells the mouth, and the positions, whose norm is a weight of its own."""
+        """Parameters of the first convolution, the heads and the positions, whose norm is a weight of its own."""
         apart = ("feature_extractor.conv_layers.0.", "pos_conv_embed.")
         named = self.encoder.named_parameters()
         return (self.weight, self.bias, *(each for name, each in named if any(part in name for part in apart)))
 
     def forward(self, samples: Tensor, frames: int) -> Tensor:
-        """Normalised ``samples`` [B, N] to the mouth each state tells of the first ``frames`` frames, [S, B, T, 4]."""
+        """Predicts the mouth of the first ``frames`` frames, [S, B, T, 4], from normalised ``samples`` [B, N]."""
         output = self.encoder(samples, output_hidden_states=True)
         states = torch.stack((*output.hidden_states[:-1], output.last_hidden_state))
         at_frames = frames_of_states(states, frames, self.system.speech)
@@ -235,7 +235,7 @@ class Training:
 
 @torch.no_grad()
 def evaluate(reader: MouthReader, data: Utterances) -> dict[str, float]:
-    """Correlation of what the last state tells with the truth, per track, over all frames of ``data``."""
+    """Correlation of the last state's prediction with the truth, per track, over all frames of ``data``."""
     predicted = []
     for sound, mouth in zip(data.samples, data.mouths, strict=True):
         samples = F.pad(torch.from_numpy(normalised(sound))[None], (0, hop_samples(reader.system.speech)))

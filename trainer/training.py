@@ -25,7 +25,7 @@ RUN = "run.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 FINISHED, INTERRUPTED = 0, 143
-"""Exit codes: all steps done; told to stop (128 + SIGTERM), to be started again."""
+"""Exit codes: all steps done; stopped by a signal (128 + SIGTERM), to be started again."""
 
 
 class Phase(Protocol):
@@ -49,7 +49,7 @@ class Stop:
 
 
 def train(config: TrainingConfig) -> int:
-    """Runs ``config`` to its end or until told to stop; returns the exit code.
+    """Runs ``config`` to its end or until a signal stops it; returns the exit code.
 
     Raises:
         ValueError: data, weights, adapter or checkpoint do not fit; the message names the file.

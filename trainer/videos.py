@@ -23,7 +23,7 @@ from live_avatar.trainer.clip import Clip
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 SILENT_RMS = 0.001
-"""Root mean square of sound that nobody hears (-60 dB of full scale)."""
+"""Root mean square of inaudible sound (-60 dB of full scale)."""
 LEAST_FPS = 12
 """Frames per second below which mouths jump."""
 LONGEST_STILL_S = 1.0

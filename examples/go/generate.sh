@@ -3,7 +3,7 @@
 # Needs protoc, protoc-gen-go and protoc-gen-go-grpc (Debian: protobuf-compiler golang-goprotobuf-dev
 # protoc-gen-go-grpc). The protos name no Go package, so that each user chooses the import path.
 set -euo pipefail
-protos=$1 into=$2 path=${3:-example.com/film}
+protos=$1 into=$2 path=${3:-example.com/generate}
 options=()
 for kind in go go-grpc; do
 	options+=("--${kind}_out=$into" "--${kind}_opt=module=$path")

@@ -1,4 +1,4 @@
-// Writes a film of a portrait that speaks a WAV file (16 bits, one channel).
+// Writes a video of a portrait that speaks a WAV file (16 bits, one channel).
 //
 //	go run . HOST:PORT PORTRAIT SPEECH.wav OUT.mp4
 //
@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
-	avatarv1 "example.com/film/live_avatar/v1"
+	avatarv1 "example.com/generate/live_avatar/v1"
 )
 
 const (
@@ -29,14 +29,14 @@ const (
 
 func main() {
 	if len(os.Args) != 5 {
-		log.Fatal("usage: film HOST:PORT PORTRAIT SPEECH.wav OUT.mp4")
+		log.Fatal("usage: generate HOST:PORT PORTRAIT SPEECH.wav OUT.mp4")
 	}
-	if err := makeFilm(os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
+	if err := makeVideo(os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func makeFilm(gateway, portrait, speech, out string) error {
+func makeVideo(gateway, portrait, speech, out string) error {
 	image, err := os.ReadFile(portrait)
 	if err != nil {
 		return err
@@ -45,11 +45,11 @@ func makeFilm(gateway, portrait, speech, out string) error {
 	if err != nil {
 		return err
 	}
-	film, err := os.Create(out)
+	movie, err := os.Create(out)
 	if err != nil {
 		return err
 	}
-	defer film.Close()
+	defer movie.Close()
 	// A gateway that is frozen is noticed by pings alone.
 	pings := grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 2 * time.Second})
 	connection, err := grpc.Dial(gateway, grpc.WithInsecure(), pings)
@@ -62,14 +62,14 @@ func makeFilm(gateway, portrait, speech, out string) error {
 	if err != nil {
 		return err
 	}
-	return talk(client, token, rate, samples, film)
+	return talk(client, token, rate, samples, movie)
 }
 
 func createSession(client avatarv1.AvatarServiceClient, image []byte, rate uint32) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), createTimeout)
 	defer cancel()
 	created, err := client.CreateSession(ctx, &avatarv1.CreateSessionRequest{
-		RequestId:      fmt.Sprint("film-", time.Now().UnixNano()),
+		RequestId:      fmt.Sprint("video-", time.Now().UnixNano()),
 		ReferenceImage: image,
 		Config: &avatarv1.SessionConfig{
 			Audio: &avatarv1.AudioFormat{
@@ -82,7 +82,7 @@ func createSession(client avatarv1.AvatarServiceClient, image []byte, rate uint3
 }
 
 // talk sends from a goroutine of its own; it alone writes to the stream, credits included.
-func talk(client avatarv1.AvatarServiceClient, token string, rate uint32, samples []byte, film io.Writer) error {
+func talk(client avatarv1.AvatarServiceClient, token string, rate uint32, samples []byte, movie io.Writer) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	stream, err := client.StreamAvatar(ctx)
@@ -100,7 +100,7 @@ func talk(client avatarv1.AvatarServiceClient, token string, rate uint32, sample
 			return err
 		}
 		if unit := response.GetVideoUnit(); unit != nil {
-			if _, err := film.Write(unit.Data); err != nil {
+			if _, err := movie.Write(unit.Data); err != nil {
 				return err
 			}
 			units <- struct{}{}

@@ -15,15 +15,15 @@ PIECE_S = 0.04
 def main(gateway: str, portrait: str, speech: str, out: str) -> None:
     with wave.open(speech) as recording:  # 16-bit samples of one channel
         rate_hz, samples = recording.getframerate(), recording.readframes(recording.getnframes())
-    with open(out, "wb") as film:
-        asyncio.run(talk(gateway, Path(portrait).read_bytes(), rate_hz, samples, film))
+    with open(out, "wb") as movie:
+        asyncio.run(talk(gateway, Path(portrait).read_bytes(), rate_hz, samples, movie))
 
 
-async def talk(gateway: str, image: bytes, rate_hz: int, samples: bytes, film: BinaryIO) -> None:
+async def talk(gateway: str, image: bytes, rate_hz: int, samples: bytes, movie: BinaryIO) -> None:
     async with AvatarClient(gateway) as client:
         session = await client.create_session(image, SessionOptions(sample_rate_hz=rate_hz, delivery="live"))
         async with live_stream(session) as stream, asyncio.TaskGroup() as tasks:
-            tasks.create_task(watch(stream, film))
+            tasks.create_task(watch(stream, movie))
             await speak(stream, samples[: 2 * 2 * rate_hz], rate_hz, "question")
             await stream.interrupt()  # what was not shown yet is dropped
             await speak(stream, samples[: 3 * rate_hz], rate_hz, "answer")
@@ -38,10 +38,10 @@ async def speak(stream: LiveStream, samples: bytes, rate_hz: int, name: str) -> 
     await stream.end_utterance()
 
 
-async def watch(stream: LiveStream, film: BinaryIO) -> None:
+async def watch(stream: LiveStream, movie: BinaryIO) -> None:
     async for result in stream:
         if isinstance(result, VideoUnit):
-            film.write(result.data)  # a piece of an MP4 file for each block
+            movie.write(result.data)  # a piece of an MP4 file for each block
         elif isinstance(result, Event):
             print(f"{result.media_time_ns / 1e9:6.2f} s  {result.kind}  {result.utterance_id}")
 

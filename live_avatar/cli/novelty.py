@@ -22,7 +22,7 @@ _QUICK_AREA = 128 * 128
 def warn_if_unlike(image: bytes, preset: str, weights: Path | None, warnings: Warnings) -> None:
     """Warns of a portrait that the weights of a pipeline on this machine do not know.
 
-    Says nothing where the weights do not tell, or it would take long.
+    Prints nothing where the weights have no description, or it would take long.
 
     Raises:
         ValueError: the portrait cannot be used, or the weights cannot.

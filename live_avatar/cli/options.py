@@ -11,13 +11,13 @@ import typer
 from live_avatar import limits
 from live_avatar.config import MAX_STEPS, PRESETS
 
-_FILM = (
+_VIDEO = (
     "MP4 with H.264 and AAC; the name ends in .mp4 or .m4v, or has no ending. Of a link the target is replaced; "
     "a pipe or /dev/stdout gets the video as it comes."
 )
 
-OutOption = Annotated[Path, typer.Option(help=f"Video file to write: {_FILM}")]
-OptionalOutOption = Annotated[Path | None, typer.Option(help=f"Video file to write besides: {_FILM} Default: none.")]
+OutOption = Annotated[Path, typer.Option(help=f"Video file to write: {_VIDEO}")]
+OptionalOutOption = Annotated[Path | None, typer.Option(help=f"Video file to write besides: {_VIDEO} Default: none.")]
 AUDIO_HELP = (
     "WAV, MP3, FLAC or whatever else FFmpeg reads, of any sample rate and number of channels, which are mixed to one; "
     f"rates outside {limits.MIN_RATE_HZ}..{limits.MAX_RATE_HZ} Hz are resampled."
@@ -54,10 +54,10 @@ SeedOption = Annotated[
 EnlargementOption = Annotated[
     int,
     typer.Option(
-        help=f"How many times larger than generated the video is, 0..{limits.MAX_ENLARGEMENT}; "
+        help=f"How many times larger than generated the video is, 0..{limits.MAX_UPSCALE_FACTOR}; "
         "0: the gateway decides, and enlarges only small ones.",
         min=0,
-        max=limits.MAX_ENLARGEMENT,
+        max=limits.MAX_UPSCALE_FACTOR,
     ),
 ]
 LayoutOption = Annotated[

@@ -1,4 +1,4 @@
-"""Where the speech of a live talk comes from, and the line that shows how it goes.
+"""Runs ``live-avatar talk``: reads speech from a file or a microphone and shows progress.
 
 Knows the client, the terminal and, where there is one, the microphone; nothing of processes.
 """
@@ -86,7 +86,7 @@ class FromFile:
 
 
 class FromMicrophone:
-    """Whatever the default microphone hears, until ``stop``."""
+    """Audio of the default microphone, until ``stop``."""
 
     rate_hz = _MICROPHONE_HZ
     warnings = ()
@@ -99,7 +99,7 @@ class FromMicrophone:
         self._stopped = False
 
     def stop(self) -> None:
-        """Ends the speech after the piece that is being heard."""
+        """Ends the speech after the piece that is being recorded."""
         self._stopped = True
 
     def __enter__(self) -> Self:
@@ -134,9 +134,9 @@ def from_microphone() -> Source:
 def hold_talk(
     gateway: str, image: bytes, speech: Source, out: Movie | None, warnings: Warnings, *, prompt: str, seed: int
 ) -> LiveStats:
-    """Talks until the speech ends; a line on stderr tells how it goes, and warnings stand above it.
+    """Talks until the speech ends; a line on stderr shows the progress, with warnings above it.
 
-    The first Ctrl-C ends what a microphone hears, and what was said until then is still spoken.
+    The first Ctrl-C stops the microphone; the speech recorded until then is still played.
 
     Raises:
         ValueError: a file is not what it must be, or the gateway refused it.

@@ -120,7 +120,7 @@ class Session:
         self._options = options
         self._open_stream: AvatarStream | None = None
         self._interrupted: deque[str] = deque(maxlen=_INTERRUPTIONS_KEPT)
-        """Request ids that the stream has been told of."""
+        """Request ids that the stream has reported."""
         self.session_id = created.session.session_id
 
     @asynccontextmanager

@@ -22,10 +22,10 @@ from live_avatar.client.speech import SpeechFile
 from live_avatar.client.stream import AvatarStream
 
 Progress = Callable[[float, float], None]
-"""Told the seconds of video that have come, and those that are due (0: unknown)."""
+"""Receives the seconds of video that have arrived, and those that are due (0: unknown)."""
 
 Warn = Callable[[AvatarError], None]
-"""Told of what is wrong but ends nothing, such as a portrait that the weights do not know."""
+"""Receives what is wrong but ends nothing, such as a portrait that the weights do not know."""
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -73,8 +73,8 @@ async def generate_file(
 ) -> GenerateStats:
     """Writes the video of ``image`` saying ``speech`` to ``out``, an MP4 file.
 
-    A recording within the server's limit is heard as a whole, a longer one as it comes.  What is damaged in it is
-    silent, see ``GenerateStats.warnings``.  Speech and film may be open already, so that what is wrong with them shows
+    A recording within the server's limit is encoded as a whole, a longer one as a stream.  What is damaged in it is
+    silent, see ``GenerateStats.warnings``.  Speech and video may be open already, so that what is wrong with them shows
     early; whoever opened them closes them.
 
     Raises:
@@ -134,7 +134,7 @@ class _StatsCollector:
 
 @dataclass(frozen=True)
 class _Watch:
-    """Who is told how it goes."""
+    """Receives the progress."""
 
     progress: Progress | None
     warn: Warn | None
@@ -196,7 +196,7 @@ async def _send(stream: AvatarStream, recording: SpeechFile, measured: _StatsCol
 
 
 async def _fits(recording: SpeechFile, limits: Limits) -> bool:
-    """Whether the recording may be heard as a whole, by its samples and not by what it says of itself."""
+    """Whether the recording may be encoded as a whole, by its samples and not by what it says of itself."""
     try:
         return await asyncio.to_thread(recording.fits, limits.max_whole_file_s)
     except asyncio.CancelledError:

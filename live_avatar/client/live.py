@@ -1,4 +1,4 @@
-"""A live conversation: speech and barge-ins up, video down, and a player's clock that tells the server where it is.
+"""A live conversation: speech and barge-ins up, video down, and a player's clock that reports its position.
 
 Knows order and times; nothing of files, windows or loudspeakers.
 """
@@ -28,7 +28,7 @@ class LiveStream:
 
     def __init__(self, stream: AvatarStream) -> None:
         if not stream.frames_per_second:
-            raise AvatarError(grpc.StatusCode.INTERNAL, "PROTOCOL", "the server told no frame rate")
+            raise AvatarError(grpc.StatusCode.INTERNAL, "PROTOCOL", "the server reported no frame rate")
         self._stream = stream
         self._first_ns: int | None = None
         self.clock = PlayerClock(stream.frames_per_second)

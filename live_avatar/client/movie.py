@@ -29,7 +29,7 @@ class _Sink(Protocol):
 
 
 class Movie:
-    """A film that is written piece by piece and appears when it is finished; a context manager.
+    """An MP4 file that is written piece by piece and appears when it is finished; a context manager.
 
     A file is written beside its place and renamed; where a link leads to it the link stays.  A device, a pipe and
     /dev/stdout get the pieces as they come: a fragmented MP4.  What was begun and not finished is removed.
@@ -67,12 +67,12 @@ class Movie:
 
 
 def check_video_path(path: Path, inputs: Iterable[Path] = ()) -> OutputPath:
-    """Where a film called ``path`` is to be written; changes nothing, and raises like ``Movie``."""
+    """Checks where a video called ``path`` is to be written; changes nothing, and raises like ``Movie``."""
     output = check_output(path, inputs)
     if not output.is_stream and path.suffix and path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} is written as MP4: name it {path.with_suffix('.mp4')}")
     if not output.is_stream and path.name == "-":
-        raise ValueError("a film goes to a file or, for standard output, to /dev/stdout")
+        raise ValueError("a video goes to a file or, for standard output, to /dev/stdout")
     return output
 
 

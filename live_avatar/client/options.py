@@ -36,7 +36,7 @@ class SessionOptions:
     video: Video = "fmp4"
     """``fmp4``: pieces of an MP4 file with the speech; ``h264`` and ``rgb24``: pictures, the speech beside them."""
     listening: Listening = "streaming"
-    """``whole_file``: the model hears all speech before it begins."""
+    """``whole_file``: all speech is encoded before the first block."""
     delivery: Delivery = "offline"
     """``live``: video at the pace of playback, idle where nobody speaks; needs streaming listening."""
     fit: Fit = "cover"

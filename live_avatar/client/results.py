@@ -94,7 +94,7 @@ Result = VideoUnit | AudioUnit | Event | GoAway
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds that the server enforces; 0: it told none."""
+    """Bounds that the server enforces; 0: not reported."""
 
     max_image_bytes: int
     max_prompt_characters: int

@@ -33,7 +33,7 @@ Pieces = AsyncIterator[bytes]
 
 @dataclass
 class LiveStats:
-    """What a viewer notices, while it lasts and at the end."""
+    """Statistics of a live talk, while it runs and at its end."""
 
     video_s: float = 0.0
     lead_s: float = 0.0
@@ -74,7 +74,7 @@ class LiveStats:
 
 
 Watch = Callable[[LiveStats], None]
-"""Told whenever something came."""
+"""Called whenever something arrived."""
 
 
 async def talk(
@@ -82,7 +82,7 @@ async def talk(
 ) -> LiveStats:
     """Speaks ``pieces`` live as ``image``; the video goes to ``out``, an MP4 file, where that is given.
 
-    A film that is open already is finished here and closed by whoever opened it.
+    A movie that is open already is finished here and closed by the caller.
 
     Raises:
         ValueError: the speech cannot be read.

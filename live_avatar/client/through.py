@@ -1,6 +1,6 @@
-"""A device, a pipe or an open descriptor that gets a film as it comes.
+"""Writes a video as it arrives to a device, a pipe or an open descriptor.
 
-Writing waits for whoever reads, and can be given up from outside.  Knows descriptors; nothing of films.
+Writing waits for whoever reads, and can be given up from outside.  Knows descriptors; nothing of videos.
 """
 
 import errno

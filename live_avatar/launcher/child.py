@@ -1,6 +1,6 @@
 """One service as a child process that never outlives its parent.
 
-Knows processes, signals and the one line in which a service tells its port; nothing of what services do.
+Knows processes, signals and the one line in which a service reports its port; nothing of what services do.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ QUIET_WITH_TENSORS: Mapping[str, str] = {
 }
 """Environment of a service that computes with tensors; it keeps the memory it once had."""
 _CANNOT_START, _BROKE = "cannot start", "broke"
-"""Events of the lines in which a service tells why it ends: its operator's fault, or its own."""
+"""Events of the lines in which a service reports why it ends: its operator's fault, or its own."""
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1

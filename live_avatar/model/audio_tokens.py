@@ -18,12 +18,12 @@ from live_avatar.config import DiTConfig
 _STRIDE = 4
 """Audio frames per latent: two convolutions of stride 2."""
 _NEEDED_HISTORY = 5
-"""Frames before a block that its first kept token can hear."""
+"""Frames before a block in the receptive field of its first kept token."""
 
 
 @dataclass(frozen=True)
 class AudioTokens:
-    """What the DiT hears of one block."""
+    """Audio tokens of one block, as the DiT receives them."""
 
     local: Tensor
     """[B, A, F, N, C] tokens to attend to."""
@@ -98,8 +98,9 @@ class AudioTokenEncoder(nn.Module):
     def _history(self) -> tuple[int, int]:
         """Copies of the first frame to prepend, and latents to drop again.
 
-        The reference prepends ``audio_history_frames``.  Copies that no kept token hears are equal to the
-        convolutions' own padding, so whole strides of them are left out: same numbers, a fifth of the work.
+        The reference prepends ``audio_history_frames``.  Copies outside the receptive field of
+        all kept tokens equal the convolutions' own padding, so whole strides of them are left out: same numbers, a
+        fifth of the work.
         """
         frames, latents = self.config.audio_history_frames, self.config.audio_history_latents
         surplus = max(0, (frames - _NEEDED_HISTORY) // _STRIDE)

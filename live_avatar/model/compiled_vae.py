@@ -84,7 +84,7 @@ class CompiledVAE(VAE):
 def _plain_memory(history: Tensor) -> Tensor:
     """``history`` in plain memory order, on which the code relies; a copy where it is a part of a larger tensor.
 
-    So are those that several latents at once have left behind: their strides tell, of sides of length 1 too.
+    So are those that several latents at once have left behind: their strides differ, for sides of length 1 too.
     """
     plain, size = [], 1
     for length in reversed(history.shape):

@@ -24,7 +24,7 @@ VAE_DIGEST = "vae_digest"
 TRAINED_ON = "trained_on"
 """Key beside it: what the portraits are, in words."""
 BASE_DIGEST = "base_digest"
-"""Key in an adapter's manifest: the digest of the weights it was trained on; the public adapter tells none."""
+"""Key in an adapter's manifest: the digest of the weights it was trained on; the public adapter has none."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def merge_adapter(preset: Preset, model: nn.Module, folder: Path) -> None:
 
 
 def load_training_portraits(preset: Preset, folder: Path) -> novelty.TrainingPortraits | None:
-    """What the portraits were like that the weights of ``folder`` were trained on; None where they do not tell.
+    """What the portraits were like that the weights of ``folder`` were trained on; None where they have no description.
 
     Raises:
         WeightsError: it is damaged, or was measured with another autoencoder than that of ``folder``.

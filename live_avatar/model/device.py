@@ -39,7 +39,7 @@ def keep_compiled_code(folder: Path | None) -> None:
 def device_identity(device: torch.device) -> str:
     """The UUID of an accelerator; for the CPU, host and process.
 
-    The containers of a pod have one host name, and each its own first process: their namespaces tell them apart.
+    The containers of a pod have one host name, and each its own first process: their namespaces distinguish them.
     """
     if device.type == "cuda":
         return f"GPU-{torch.cuda.get_device_properties(device).uuid}"

@@ -71,10 +71,10 @@ class Networks:
         return module
 
     def training_portraits(self) -> TrainingPortraits | None:
-        """What the portraits were like that the weights were trained on; None where they do not tell.
+        """What the portraits were like that the weights were trained on; None where they have no description.
 
         Raises:
-            WeightsError: what they tell is damaged, or belongs to another autoencoder.
+            WeightsError: the description is damaged, or belongs to another autoencoder.
         """
         return None if self.folder is None else components.load_training_portraits(self.preset, self.folder)
 

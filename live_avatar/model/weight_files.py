@@ -321,7 +321,7 @@ def _check_extent(path: Path, entries: Mapping[str, Entry], base: int, size: int
 
 
 def _check_size(path: Path, expected: int) -> None:
-    """Raises unless ``path`` holds ``expected`` bytes; for a truncated file the header tells which tensor is cut."""
+    """Raises unless ``path`` holds ``expected`` bytes; for a truncated file the header gives the tensor that is cut."""
     if not path.is_file():
         raise DamagedFileError(f"{path}: is missing although {MANIFEST} lists it")
     size = path.stat().st_size

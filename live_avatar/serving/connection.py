@@ -68,7 +68,7 @@ class Connection:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, CutShortError) as error:
             raise await self._reason(error) from error
 
-    async def send(self, request: StreamBlocksRequest, wanted: Callable[[], bool]) -> bool:
+    async def send(self, request: StreamBlocksRequest, still_needed: Callable[[], bool]) -> bool:
         """See ``Link.send``."""
         is_block = request.WhichOneof("payload") == "block"
         try:
@@ -80,7 +80,7 @@ class Connection:
                     break
         except MailboxClosedError:
             raise stage_lost(f"the link to {self._peer} broke") from None
-        if not wanted():
+        if not still_needed():
             return False
         if is_block:
             self.credits -= 1

@@ -53,7 +53,7 @@ class DecodeQueue(Generic[SomeTicket]):
         Raises:
             QueueFullError: too many wait, and nobody has more than this caller would.
         """
-        rivals = [one for one in self._everybody() if one.light == ticket.light]
+        rivals = [one for one in self._all_tickets() if one.light == ticket.light]
         displaced = None
         if len(rivals) >= self._most[ticket.light]:
             counts = Counter(one.caller for one in rivals)
@@ -69,7 +69,7 @@ class DecodeQueue(Generic[SomeTicket]):
         """The ticket to serve now; None where none may be.  The others of its caller wait behind everybody then."""
         if len(self._served) >= self._places:
             return None
-        ticket = next(filter(self._may_be_served, self._everybody()), None)
+        ticket = next(filter(self._may_be_served, self._all_tickets()), None)
         if ticket is not None:
             self._take(ticket)
             self._served.add(ticket)
@@ -83,7 +83,7 @@ class DecodeQueue(Generic[SomeTicket]):
         if ticket in self._waiting.get(ticket.caller, ()):
             self._take(ticket)
 
-    def _everybody(self) -> Iterator[SomeTicket]:
+    def _all_tickets(self) -> Iterator[SomeTicket]:
         return (ticket for tickets in self._waiting.values() for ticket in tickets)
 
     def _take(self, ticket: SomeTicket) -> None:

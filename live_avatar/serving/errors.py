@@ -176,7 +176,7 @@ def _is_ours(status: status_pb2.Status | None) -> bool:
 
 
 def session_failed(key: SessionKey, error: ServiceError, service: str) -> StreamBlocksResponse:
-    """The message that tells upstream that a session is over at ``service`` and everything below it."""
+    """The message that reports to upstream that a session is closed at ``service`` and everything below it."""
     return StreamBlocksResponse(
         session_failed=StreamBlocksResponse.SessionFailed(
             key=key, code=error.code.value[0], reason=error.reason, message=error.message, service=service

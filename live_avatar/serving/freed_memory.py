@@ -13,7 +13,7 @@ _STEP_BYTES = 256 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep what it frees, from now on; returns whether the C library could be told."""
+    """Lets this process keep what it frees, from now on; returns whether the C library accepted the options."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -57,7 +57,7 @@ class HopServer(PipelineServiceServicer):
         device: executor with one thread, owned by the caller, who may submit other work to it.
         block_credits: blocks that each upstream neighbour may have here at once.
         timing: waits.
-        observer: told about sessions and blocks.
+        observer: receives events of sessions and blocks.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class HopServer(PipelineServiceServicer):
         await self._worker.sessions.empty.wait()
 
     def fail(self, key: SessionKey, error: ServiceError) -> None:
-        """Ends a session for a reason that lies outside the chain, and tells upstream; in the event loop alone.
+        """Ends a session for a reason outside the chain, and notifies upstream; in the event loop alone.
 
         Nothing happens where there is no such session.
         """
@@ -228,7 +228,7 @@ class HopServer(PipelineServiceServicer):
             await self._put(Message(session, request, arrived_at_ns))
 
     def _admit(self, upstream: Upstream, key: SessionKey, kind: str) -> Session | None:
-        """The session a message is for; None where there is none, and then upstream has been told."""
+        """The session a message is for; None where there is none; upstream has been notified then."""
         sessions = self._worker.sessions
         try:
             known = sessions.note_epoch(key)

@@ -1,4 +1,4 @@
-"""A message's passage through a hop, and the times it takes.
+"""Messages of a hop between its queues, and their timing.
 
 Plain data and arithmetic: knows neither streams nor the work.
 """
@@ -29,16 +29,16 @@ class Message:
     # Monotonic, of this process.
     arrived_at_ns: int
 
-    def wanted(self) -> bool:
-        """Whether there is still a point in working on it or in sending it on."""
+    def still_needed(self) -> bool:
+        """Whether the message still has to be processed or sent on."""
         if self.request.HasField("block"):
             return self.session.wants_blocks
-        return not self.session.over
+        return not self.session.closed
 
 
 @dataclass(frozen=True, slots=True)
 class CloseCommand:
-    """A session whose memory is to be freed."""
+    """Asks the worker to free a session's memory."""
 
     session: Session
 

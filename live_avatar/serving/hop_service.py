@@ -49,7 +49,7 @@ async def running_hop(
         device: executor with one thread, where it does it.
         settings: how it treats its neighbours.
         target: address of the next service; None at the end of the chain.
-        observer: told about room, sessions and blocks.
+        observer: receives events of room, sessions and blocks.
     """
     timing = hop_timing(settings)
     link = None

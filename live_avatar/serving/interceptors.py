@@ -35,7 +35,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     cannot be read get MESSAGE_MALFORMED, and larger ones than allowed MESSAGE_TOO_LARGE, before a handler sees them.
 
     Args:
-        observer: told about each call.
+        observer: receives events of each call.
         unary_deadline_s: of calls with one request and one response whose client set no deadline.
         max_request_bytes: of one message; None: whatever gRPC lets through.
     """

@@ -46,7 +46,7 @@ class Link:
         peer: name of this service, for the other side's log.
         expected_model_digest: digest the other side must have; empty: any.
         timing: waits.
-        observer: told about ``link_changed`` under the name ``peer``.
+        observer: receives events of ``link_changed`` under the name ``peer``.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Link:
         except TimeoutError:
             raise stage_lost(f"the next service is not ready after {timeout_s} s", self.target) from None
 
-    async def send(self, request: StreamBlocksRequest, wanted: Callable[[], bool] = always) -> bool:
+    async def send(self, request: StreamBlocksRequest, still_needed: Callable[[], bool] = always) -> bool:
         """Sends one message in order; a block waits for its credit first, all wait for room.
 
         Args:
@@ -110,7 +110,7 @@ class Link:
         Raises:
             ServiceError: STAGE_LOST where the link is down or breaks while this waits.
         """
-        return await self._standing().send(request, wanted)
+        return await self._standing().send(request, still_needed)
 
     def post(self, request: StreamBlocksRequest) -> None:
         """Sends one control message in order without waiting, for example a Close; nothing happens while down.

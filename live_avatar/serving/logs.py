@@ -73,7 +73,7 @@ def configure(level: str, service: str, stream: TextIO | None = None) -> None:
 
 
 def session_name(session_id: str) -> str:
-    """Name of a session in logs and traces: tells sessions apart, opens none."""
+    """Name of a session in logs and traces: distinguishes sessions, gives no access."""
     return hashlib.sha256(session_id.encode()).hexdigest()[:12]
 
 

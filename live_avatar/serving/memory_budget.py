@@ -1,4 +1,4 @@
-"""The sessions a service holds, within the memory and the number it may hold.
+"""The sessions that a service has admitted, within its memory budget and their maximum number.
 
 Knows keys, bytes and numbers; what a session is belongs to its service.  One thread owns it.
 """
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What the sessions of a service may take together."""
+    """Limits of all sessions of a service together."""
 
     max_bytes: int
     max_sessions: int

@@ -20,7 +20,7 @@ class Metric:
     name: str
     """Without prefix, unit and ``_total``."""
     kind: Literal["counter", "gauge", "sum", "histogram"]
-    """``sum`` goes up and down and is told by its changes; Prometheus shows it as a gauge."""
+    """``sum`` goes up and down and is reported by its changes; Prometheus shows it as a gauge."""
     unit: str
     """UCUM: ``s``, ``By``, or what is counted in braces."""
     labels: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What the hop tells whoever measures it: the seam between serving and telemetry.
+"""Events that the hop reports to telemetry: the interface between the two.
 
 Knows the events alone; ``telemetry.py`` makes spans and metrics of them.  All methods are called in the event loop's
 thread and must return at once.
@@ -44,7 +44,7 @@ class Observer(Protocol):
         """A session's memory is reserved here."""
 
     def session_closed(self, service: str, key: SessionKey, reserved_bytes: int) -> None:
-        """A session's memory is free again; ``reserved_bytes`` as told at opening."""
+        """A session's memory is free again; ``reserved_bytes`` as reported at opening."""
 
     def link_changed(self, service: str, target: str, ready: bool) -> None:
         """The link to the next service, and all that follow, became ready or lost that."""

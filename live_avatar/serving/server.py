@@ -1,8 +1,8 @@
-"""The life of a server process: load, listen, tell how it is, drain, end.
+"""Runs a server process: load, listen, report health, drain, exit.
 
 ``run`` is all that a service's ``__main__`` calls.  The standard health service answers under four names:
 ``startup`` (the process is up), ``readiness`` and the empty name (it takes work), ``liveness`` (it is not stuck).
-This file does not know what a service does; it is told by a ``Service``.
+This file does not know what a service does; a ``Service`` defines it.
 """
 
 import asyncio

@@ -31,21 +31,21 @@ class Session:
         # Opened was sent up.
         self.opened = False
         # Nothing more is done for it; its memory is freed by an item that waits already.
-        self.over = False
-        # Its last work failed, of which the event loop may not have heard yet; set by the device's thread.
+        self.closed = False
+        # Its last work failed, which the event loop may not have seen yet; set by the device's thread.
         self.failed = False
         self.delivery: asyncio.Timeout | None = None
 
     def end(self) -> None:
-        """Marks it as over and stops the delivery that runs for it."""
-        self.over = True
+        """Marks the session as closed and stops its running delivery."""
+        self.closed = True
         if self.delivery is not None and not self.delivery.expired():
             self.delivery.reschedule(asyncio.get_running_loop().time())
 
     @property
     def wants_blocks(self) -> bool:
         """Whether its blocks are still to be worked on."""
-        return not self.over and not self.failed
+        return not self.closed and not self.failed
 
 
 class SessionTable:
@@ -101,8 +101,8 @@ class SessionTable:
     def find(self, key: SessionKey) -> Session | None:
         """The session of this key, unless it is over."""
         session = self._sessions.get(key_name(key))
-        return None if session is None or session.over else session
+        return None if session is None or session.closed else session
 
     def older(self, key: SessionKey) -> list[Session]:
         """Sessions of the same id with a smaller epoch that are not over."""
-        return [s for s in self if s.key.session_id == key.session_id and s.key.epoch < key.epoch and not s.over]
+        return [s for s in self if s.key.session_id == key.session_id and s.key.epoch < key.epoch and not s.closed]

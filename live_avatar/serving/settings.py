@@ -69,7 +69,7 @@ class ServerSettings(Group):
 
 
 class TelemetrySettings(Group):
-    """What a process tells about itself, and to whom."""
+    """What a process reports about itself, and where."""
 
     otlp_endpoint: str | None = Field(
         default=None, description="OTLP/gRPC collector for traces and metrics, as http://host:port or https://host:port"

@@ -119,7 +119,7 @@ class Upstream:
 
     async def _read_all(self, receive: Callable[[StreamBlocksRequest], Awaitable[None]]) -> None:
         while True:
-            # Silence counts only while this side listens: when its queue is full the peer cannot be heard.
+            # Silence counts only while this side listens: while its queue is full it receives nothing from the peer.
             try:
                 async with asyncio.timeout(self._timing.silence_s):
                     request = await self._read()

@@ -37,7 +37,7 @@ class Worker:
         link: to the next service; None at the end of the chain.
         device: where it does it.
         timing: waits.
-        observer: told about sessions and blocks.
+        observer: receives events of sessions and blocks.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Worker:
             self._inbox.close()
             self._outbox.close()
             for session in self.sessions:
-                session.over = True
+                session.closed = True
                 self._device.submit(_closing(self._work, session))
 
     async def put(self, message: Message) -> None:
@@ -82,9 +82,9 @@ class Worker:
 
         Args:
             session: one that may be over already; then nothing happens.
-            failure: what to tell upstream.
+            failure: the message for upstream.
         """
-        if session.over:
+        if session.closed:
             return
         session.end()
         if session.forwarded and self._link is not None:
@@ -97,7 +97,7 @@ class Worker:
 
     def fail(self, session: Session, error: ServiceError) -> None:
         """Ends a session with an error of this service's."""
-        if session.over:
+        if session.closed:
             return
         self._log.warning("session failed", session_id=session.key.session_id, reason=error.reason, error=error.message)
         self.end(session, session_failed(session.key, error, self._name))
@@ -131,7 +131,7 @@ class Worker:
         """Does what is no work on a block, while none runs; an Open also before one that runs has been handed over."""
         if isinstance(item, CloseCommand):
             await self._free(item.session)
-        elif not item.session.over:
+        elif not item.session.closed:
             try:
                 await self._prepare(item)
             except ServiceError as error:
@@ -148,7 +148,7 @@ class Worker:
     def _control(self, message: Message) -> Sequence[StreamBlocksRequest]:
         """The work on audio or conditioning, in the device's thread; none where its session has ended meanwhile."""
         request = message.request
-        if not message.wanted():
+        if not message.still_needed():
             return ()
         if request.HasField("audio"):
             return list(self._work.audio(request.audio))
@@ -160,8 +160,8 @@ class Worker:
         self._observer.session_opened(self._name, session.key, session.reserved_bytes)
         if self._link is not None:
             # Not by the outbox, in which blocks wait for their credits.
-            session.forwarded = await self._link.send(message.request, message.wanted)
-        elif not session.over:
+            session.forwarded = await self._link.send(message.request, message.still_needed)
+        elif not session.closed:
             self.opened(session, ())
 
     def opened(self, session: Session, below: Iterable[StreamBlocksResponse.Opened.Reservation]) -> None:
@@ -193,7 +193,7 @@ class Worker:
     def _turn(self, message: Message, timing: BlockTiming) -> _Made | None:
         """The work on one block, in the device's thread; None where nobody wants it any more."""
         began_ns = time.monotonic_ns()
-        if not message.wanted():
+        if not message.still_needed():
             return None
         begin(timing, message, began_ns)
         try:
@@ -217,7 +217,7 @@ class Worker:
         if before is not None:
             await before
         block = message.request.block
-        if message.wanted():
+        if message.still_needed():
             self._observer.block_started(self._name, message.session.key, block.index)
         try:
             made = await outcome(turn)
@@ -237,8 +237,8 @@ class Worker:
             error: ServiceError | None = None
             sent = False
             try:
-                if result.message.wanted():
-                    sent = await self._send(result) and await self._hand_over(result)
+                if result.message.still_needed():
+                    sent = await self._send(result) and await self._complete(result)
             except ServiceError as failed:
                 error = failed
             # The block leaves before its report is written: the link's writer is next in line.
@@ -252,11 +252,11 @@ class Worker:
             assert self._link is not None, f"{self._name} is the end of the chain and passes nothing on"
             if request.HasField("block") and result.timing is not None:
                 stamp(request.block, message, result.timing)
-            if not await self._link.send(request, message.wanted):
+            if not await self._link.send(request, message.still_needed):
                 return False
         return True
 
-    async def _hand_over(self, result: Result) -> bool:
+    async def _complete(self, result: Result) -> bool:
         """Runs a delivery, if there is one, until it is done, its session ends or its time is up.
 
         Returns whether the message reached its end.
@@ -269,7 +269,7 @@ class Worker:
                 session.delivery = scope
                 [failure] = await asyncio.gather(result.deliver(result.timing), return_exceptions=True)
         except TimeoutError:
-            if session.over:
+            if session.closed:
                 return False
             raise too_late("the block was not delivered in time") from None
         finally:

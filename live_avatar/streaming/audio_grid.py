@@ -100,7 +100,7 @@ def whole_file_features(
     square and memory with its length; long ones belong into an ``AudioWindow``.
 
     Raises:
-        ValueError: the recording is too short to be heard.
+        ValueError: the recording is too short to be encoded.
     """
     shortest = receptive_samples(preset.speech) + hop_samples(preset.speech)
     if waveform.shape[-1] < shortest:
@@ -132,6 +132,6 @@ def whole_file_blocks(model: Wav2Vec2Model, waveform: torch.Tensor, preset: Pres
     """The features of ``whole_file_features`` block by block, each [1, S, D, frames of a block].
 
     Raises:
-        ValueError: the recording is too short to be heard.
+        ValueError: the recording is too short to be encoded.
     """
     yield from whole_file_features(model, waveform, preset).split(preset.frames_per_block, dim=-1)

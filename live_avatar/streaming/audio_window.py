@@ -1,4 +1,4 @@
-"""What the speech encoder hears for each block of an audio stream of unknown length (spec 4.3).
+"""Plans the speech encoder's window for each block of an audio stream of unknown length (spec 4.3).
 
 ``AudioWindow`` keeps the books: it takes samples in chunks of any size and says, block by block, exactly which
 normalised samples to feed and where in the answer each video frame lies (``BlockPlan``).  ``encode_block`` then runs
@@ -115,7 +115,7 @@ class AudioWindow:
     """The audio of one session: chunks in, one ``BlockPlan`` per block out.
 
     Block b is ready once its own samples and ``lookahead_s`` more have arrived, or the stream has finished.  Look-ahead
-    0 is allowed: the hidden state after the last frame of some blocks then hears 5 ms of silence at its end.
+    0 is allowed: the hidden state after the last frame of some blocks then covers 5 ms of silence at its end.
     """
 
     def __init__(self, preset: Preset, first_block: int = 0) -> None:
@@ -181,7 +181,7 @@ class AudioWindow:
     def rewind(self, position: int) -> None:
         """Forgets the samples from ``position`` on, so that others come in their place.
 
-        Blocks planned before heard the forgotten ones as their look-ahead, and the statistics keep them.
+        Blocks planned before used the discarded ones as their look-ahead, and the statistics keep them.
 
         Raises:
             ValueError: a planned block holds ``position``, it has not come yet, or the stream has finished.

@@ -55,7 +55,7 @@ class FrameDecoder:
     def encode_portrait(self, pixels: Tensor) -> Sink:
         """Sink version 0 from a portrait [3, H, W] in [-1, 1] (spec 2.7).
 
-        The motion latents are those of a still film of the portrait.
+        The motion latents are those of a still clip of the portrait.
         """
         steps = self.encode_portrait_in_steps(pixels)
         while True:
@@ -106,6 +106,6 @@ class FrameDecoder:
         session.next_block += 1
 
     def _still(self, pixels: Tensor, frames: int) -> Generator[None, None, Tensor]:
-        """Latents [16, n, h, w] of a film of ``frames`` times the same picture [3, H, W], in steps."""
+        """Latents [16, n, h, w] of a clip of ``frames`` times the same frame [3, H, W], in steps."""
         latents = yield from self.vae.encode_in_steps(pixels[None, :, None].expand(-1, -1, frames, -1, -1))
         return latents[0]

@@ -1,4 +1,4 @@
-"""How far a faster stage drifts from its twin over a long roll-out, and whether that is little enough.
+"""Measures how far a faster stage drifts from its reference over a long roll-out.
 
 One forward says little: a stage attends to what it made before, so that errors may grow from block to block.  Both
 sides start from the same noise, sink, prompt and audio, and then each lives with its own past.

@@ -1,4 +1,4 @@
-"""The random numbers of a session: noise of a block, and the distance of its sink.
+"""Random numbers of a session: noise of a block, and the offset of its sink reference.
 
 Counter-based (Philox): every number is a function of (session seed, block, step) alone, so a replay, another
 partition of the steps, or a retried block draws the same bits.  Drawn in float32 on the CPU, so that every
@@ -19,7 +19,7 @@ REFERENCE_STAYS = (-(2**40), -(2**40))
 
 
 class Rng(Protocol):
-    """Where the stages get their random numbers."""
+    """Source of the stages' random numbers."""
 
     def noise(self, seed: int, block: int, shape: tuple[int, ...]) -> Tensor:
         """Standard normal float32 noise of ``shape`` for ``block``."""
@@ -32,10 +32,10 @@ class Rng(Protocol):
 
 @dataclass(frozen=True)
 class PhiloxRng:
-    """Draws of a live session."""
+    """Counter-based (Philox) generator of a live session."""
 
     offset_range: tuple[int, int]
-    """Inclusive; equal bounds fix the distance."""
+    """Inclusive; equal bounds fix the offset."""
 
     def noise(self, seed: int, block: int, shape: tuple[int, ...]) -> Tensor:
         """See ``Rng``."""
@@ -49,7 +49,7 @@ class PhiloxRng:
 
 @dataclass(frozen=True)
 class RecordedRng:
-    """Draws that were recorded elsewhere; the seed is ignored."""
+    """Replays recorded random numbers; the seed is ignored."""
 
     recorded_noise: Tensor
     """[blocks, 16, F, h, w]"""

@@ -19,7 +19,7 @@ _DIGITS = 15
 """Digits that noise levels are kept to, so that they are the same numbers on every machine."""
 
 TIMESTEP_SCALE = 1000.0
-"""The model is told 1000 * sigma."""
+"""The model receives 1000 * sigma."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Schedule:
         return len(self.sigmas)
 
     def timestep(self, step: int) -> float:
-        """What the model is told at ``step``, in 0..1000."""
+        """The time that the model receives at ``step``, in 0..1000."""
         return TIMESTEP_SCALE * self.sigmas[step]
 
     def delta(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""Speech and prompts to what the model hears and reads.
+"""Encodes speech and prompts into the tokens that the model receives.
 
 In: PCM and the index of a block, prompts.  Out: the block with its audio tokens, text states.
 """

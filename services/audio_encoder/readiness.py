@@ -41,7 +41,7 @@ class HeadReadiness:
         self._log = structlog.get_logger(__name__)
 
     def __call__(self) -> bool:
-        """Whether sessions are taken; tells in the log why not, once."""
+        """Whether sessions are accepted; logs once why not."""
         if not self._hop.ready:
             return False
         fault = "" if self._allow_shared_devices else shared_devices(self._hop.chain)

@@ -7,7 +7,7 @@ from live_avatar.serving.pipeline_settings import PipelineSettings
 
 
 class AudioEncoderSettings(PipelineSettings):
-    """Turns speech and prompts into what the denoising stages hear and read."""
+    """Encodes speech and prompts for the denoising stages."""
 
     name: str = Field(default="audio-encoder", description="name in logs, metrics and timings")
     next: str = Field(description="address of the first denoising stage, as host:port")

@@ -1,4 +1,4 @@
-"""The encoder thread: pictures of all sessions are encoded in order, beside the device's work.
+"""The encoder thread: encodes frames of all sessions in order, in parallel with the device.
 
 Knows pictures and encoders; knows nothing of messages or sessions.
 """

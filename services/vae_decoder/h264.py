@@ -1,4 +1,4 @@
-"""Pictures to encoded video: H.264 access units, or raw RGB.
+"""Encodes frames of a session as H.264 access units, or as raw RGB.
 
 One encoder per session.  Every block begins with an IDR frame that carries its parameter sets, so that a viewer can
 begin at any block.  Every picture leaves at once: no B frames, no look-ahead, one thread, hence the same bytes for
@@ -17,7 +17,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from live_avatar.config import Preset
-from live_avatar.limits import MAX_BITRATE_KBPS, MAX_ENLARGEMENT
+from live_avatar.limits import MAX_BITRATE_KBPS, MAX_UPSCALE_FACTOR
 from live_avatar.pipeline.v1.blocks_pb2 import VideoProfile
 
 Pixels = npt.NDArray[np.uint8]
@@ -50,7 +50,7 @@ class RawEncoder:
 class H264Encoder:
     """H.264 in Annex B form, one access unit per picture.
 
-    ``width`` and ``height`` are those of the pictures to come; they are encoded ``enlargement`` times larger.
+    ``width`` and ``height`` are those of the pictures to come; they are encoded ``upscale_factor`` times larger.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class H264Encoder:
         height: int,
         fps: int,
         max_bitrate_kbps: int = DEFAULT_BITRATE_KBPS,
-        enlargement: int = 1,
+        upscale_factor: int = 1,
     ) -> None:
         if width % PIXEL_MULTIPLE or height % PIXEL_MULTIPLE or min(width, height) < PIXEL_MULTIPLE:
             raise ValueError(f"a picture of {width}x{height} cannot be encoded: sides must be even")
         if not 0 < max_bitrate_kbps <= MAX_BITRATE_KBPS:
             raise ValueError(f"max_bitrate_kbps={max_bitrate_kbps} is outside 1..{MAX_BITRATE_KBPS}")
-        if not 1 <= enlargement <= MAX_ENLARGEMENT:
-            raise ValueError(f"enlargement={enlargement} is outside 1..{MAX_ENLARGEMENT}")
+        if not 1 <= upscale_factor <= MAX_UPSCALE_FACTOR:
+            raise ValueError(f"enlargement={upscale_factor} is outside 1..{MAX_UPSCALE_FACTOR}")
         self._time_base = Fraction(1, fps)
         self._next = 0
         codec = av.CodecContext.create("libx264", "w")
-        codec.width, codec.height, codec.pix_fmt = width * enlargement, height * enlargement, "yuv420p"
+        codec.width, codec.height, codec.pix_fmt = width * upscale_factor, height * upscale_factor, "yuv420p"
         codec.time_base, codec.framerate = self._time_base, Fraction(fps)
         codec.thread_count, codec.max_b_frames, codec.gop_size = 1, 0, _ENDLESS
         codec.colorspace, codec.color_primaries, codec.color_trc = (Colorspace.ITU709.value,) * 3
@@ -85,7 +85,7 @@ class H264Encoder:
             "sc_threshold": "0",
         }
         self._codec = codec
-        self._interpolation = Interpolation.BICUBIC if enlargement > 1 else Interpolation.BILINEAR
+        self._interpolation = Interpolation.BICUBIC if upscale_factor > 1 else Interpolation.BILINEAR
 
     def encode(self, pixels: Pixels, *, starts_block: bool) -> list[bytes]:
         """See ``VideoEncoder``; the first picture becomes an IDR frame where ``starts_block``."""

@@ -78,7 +78,7 @@ def quiet(seconds: float) -> Phase:
 
 
 def run(target: str, *, quiet_s: float, storm_s: float, names: Sequence[str] = tuple(STORMS)) -> dict[str, Any]:
-    """Quiet, all storms one after the other, quiet again; the result of ``judged``."""
+    """Quiet, all storms one after the other, quiet again; the result of ``evaluated``."""
     with ExitStack() as stack:
         # Programs start before anything is measured: that takes the machine more than most storms do.
         storms = {name: _storming(stack, name, target, str(storm_s)) for name in names}
@@ -87,14 +87,16 @@ def run(target: str, *, quiet_s: float, storm_s: float, names: Sequence[str] = t
         time.sleep(CALM_S)
         phases = [quiet(quiet_s / 2), *(storm(name, one) for name, one in storms.items()), quiet(quiet_s / 2)]
         creates, watched = (json.loads(one.communicate(timeout=END_S)[0]) for one in (creator, viewer))
-    return judged(phases, creates, watched["stalls"]) | {"neighbour_ended": watched["ended"]}
+    return evaluated(phases, creates, watched["stalls"]) | {"neighbour_ended": watched["ended"]}
 
 
 def _storming(stack: ExitStack, *arguments: str) -> subprocess.Popen[str]:
     return stack.enter_context(process("tests.abuse.storms", *arguments))
 
 
-def judged(phases: Sequence[Phase], creates: Sequence[tuple[float, float]], stalls: Sequence[float]) -> dict[str, Any]:
+def evaluated(
+    phases: Sequence[Phase], creates: Sequence[tuple[float, float]], stalls: Sequence[float]
+) -> dict[str, Any]:
     """What honest callers noticed.
 
     Args:

@@ -11,7 +11,7 @@ import pytest
 from live_avatar.config import preset_json
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan
-from tests.abuse.measure import Phase, judged, run
+from tests.abuse.measure import Phase, evaluated, run
 from tests.abuse.storms import STORMS
 from tests.system.harness.running import TRIVIAL
 
@@ -37,7 +37,7 @@ def test_honest_callers_are_served_in_every_storm(tmp_path: Path) -> None:
 def test_the_worst_storm_counts() -> None:
     phases = [Phase("quiet", 0, 10), Phase("rain", 10, 20, 5), Phase("hail", 20, 30, 7), Phase("quiet", 30, 40)]
     creates = [(1, 0.1), (2, 0.2), (35, 0.3), (11, 0.2), (12, 0.2), (21, 0.5), (22, 0.7), (23, -1)]
-    result = judged(phases, creates, stalls=[5, 21, 22, 50])
+    result = evaluated(phases, creates, stalls=[5, 21, 22, 50])
     assert result["honest_create_quiet_ms"] == pytest.approx(200)
     assert result["honest_create_ratio"] == pytest.approx(3)
     assert result["honest_create_extra_ms"] == pytest.approx(400)
@@ -49,6 +49,6 @@ def test_the_worst_storm_counts() -> None:
 
 def test_a_little_more_is_honest_where_quiet_creates_are_quick() -> None:
     phases = [Phase("quiet", 0, 10), Phase("rain", 10, 20, 5)]
-    result = judged(phases, [(1, 0.01), (11, 0.25)], stalls=[])
+    result = evaluated(phases, [(1, 0.01), (11, 0.25)], stalls=[])
     assert result["honest_create_ratio"] == pytest.approx(25)
     assert result["honest"]

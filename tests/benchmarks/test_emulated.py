@@ -86,7 +86,7 @@ def test_a_video_has_the_frames_that_are_shown() -> None:
     assert len(other_size.of(0)) == TINY.frames_per_block
 
 
-def test_a_trace_line_tells_when_work_began_and_ended() -> None:
+def test_a_trace_line_reports_when_work_began_and_ended() -> None:
     timing = BlockTiming(service="stage")
     timing.queue_time.FromMilliseconds(3)
     timing.compute_time.FromMilliseconds(5)

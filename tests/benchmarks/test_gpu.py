@@ -48,7 +48,7 @@ def test_a_drawn_network_is_alive() -> None:
     assert all(0 < float(p.std()) < 0.1 for name, p in model.named_parameters() if p.dim() > 1)
 
 
-def test_kernels_are_told_apart_by_their_names() -> None:
+def test_kernels_are_distinguished_by_their_names() -> None:
     """As a profile of an H100 named them."""
     assert does("nvjet_sm90_tst_256x128_64x4_1x2_h_bz_coopA_bias_TNT") == "products"
     assert does("sm80_xmma_gemm_f32f32_f32f32_f32_tn_n_tilesize256x64x8_stage3") == "products"

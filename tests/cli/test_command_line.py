@@ -187,7 +187,7 @@ def test_help_names_the_limits() -> None:
         f"at most {limits.MAX_PROMPT_CHARACTERS} characters",
         f"outside {limits.MIN_RATE_HZ}..{limits.MAX_RATE_HZ} Hz",
         f"Up to {limits.MAX_WHOLE_FILE_S} s are encoded as a whole",
-        f"0..{limits.MAX_ENLARGEMENT}",
+        f"0..{limits.MAX_UPSCALE_FACTOR}",
         "0..2^64-1",
         limits.IMAGE_FORMATS,
         f"{limits.MAX_IMAGE_PIXELS // 10**6} megapixels",
@@ -256,7 +256,7 @@ def test_without_any_extra_the_client_is_named(tmp_path: Path) -> None:
     assert run_without(("grpc", "av", "google"), tmp_path, "--help").returncode == 0
 
 
-def test_speech_with_a_colon_in_its_name_and_a_film_on_stdout(tmp_path: Path) -> None:
+def test_speech_with_a_colon_in_its_name_and_a_video_on_stdout(tmp_path: Path) -> None:
     silence(tmp_path / "12:30.wav", 2.0)
     gateway = fake_gateway()
     command = [sys.executable, "-m", "live_avatar.cli", "generate", "--audio", "12:30.wav", "--out", "/dev/stdout"]

@@ -51,7 +51,7 @@ def check_one_line(errors: str, *words: str) -> None:
 
 
 @pytest.mark.parametrize("gateway", [[], ["--gateway", "127.0.0.1:1"]])
-def test_speech_that_is_none_is_told_before_anything_starts(tmp_path: Path, gateway: list[str]) -> None:
+def test_speech_that_is_none_is_reported_before_anything_starts(tmp_path: Path, gateway: list[str]) -> None:
     (tmp_path / "a.wav").write_text("no sound at all")
     code, _, errors = run("--audio", tmp_path / "a.wav", "--out", tmp_path / "out.mp4", *gateway)
     assert code == FAILED

@@ -22,6 +22,6 @@ def test_the_packages_own_weights_are_for_its_small_presets(
 
 
 @pytest.mark.parametrize("given", [None, Path("random"), Path("mine")])
-def test_a_preset_that_is_not_there_is_told_before_anything_starts(given: Path | None) -> None:
+def test_a_preset_that_is_not_there_is_reported_before_anything_starts(given: Path | None) -> None:
     with pytest.raises(ValueError, match="unknown preset 'HUGE'; there are S2V_14B, TINY"):
         inputs.weights_of("HUGE", given)

@@ -63,7 +63,7 @@ def test_shipped_weights_know_the_sample_and_no_other_picture(preset: str, capsy
     assert len(lines) == 1 and lines[0].startswith(WARNING)
 
 
-def test_weights_that_do_not_tell_bring_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_without_a_description_bring_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(inputs.TRAINED / "vae", tmp_path / "vae")
     assert warned(capsys, unlike(), "TINY", tmp_path) == ""
     assert warned(capsys, unlike(), "TINY", None) == ""
@@ -89,7 +89,7 @@ class Refused:
 
 
 @pytest.mark.parametrize("command", ["generate", "talk"])
-def test_it_is_said_before_anything_starts(
+def test_it_is_printed_before_anything_starts(
     command: str, portrait: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "gateway_of", Refused)

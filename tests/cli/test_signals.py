@@ -99,7 +99,7 @@ class RawInputStream:
 """
 
 
-def test_ctrl_c_ends_a_talk_at_the_microphone_and_its_film_is_finished(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_talk_at_the_microphone_and_its_video_is_finished(tmp_path: Path) -> None:
     modules, here = tmp_path / "modules", tmp_path / "here"
     modules.mkdir()
     here.mkdir()

@@ -95,7 +95,7 @@ def test_without_a_microphone_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     assert errors == "live-avatar: no microphone can be used here: pip install sounddevice, or give --audio FILE\n"
 
 
-def test_what_is_no_recording_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_what_is_no_recording_is_reported_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_text("no sound at all")
     code, _, errors = run("--audio", tmp_path / "a.wav")
     assert code == FAILED

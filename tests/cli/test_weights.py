@@ -116,7 +116,7 @@ def test_check_lists_every_missing_surplus_and_misshaped_tensor(converted: Path,
     assert "dit: loadable" in output and "model digest" not in output
 
 
-def test_check_finds_a_flipped_bit_unless_told_not_to_read(converted: Path) -> None:
+def test_check_finds_a_flipped_bit_unless_asked_not_to_read(converted: Path) -> None:
     shard = converted / "text" / "weights-00001.safetensors"
     content = bytearray(shard.read_bytes())
     content[-5] ^= 4

@@ -100,7 +100,7 @@ def test_a_damaged_stretch_is_silent_and_moves_nothing(tmp_path: Path, places: l
         assert pitch(broken[stretch], rate_hz) == pytest.approx(pitch(intact[stretch], rate_hz), abs=8)
 
 
-def test_a_damaged_end_is_told(tmp_path: Path) -> None:
+def test_a_damaged_end_is_reported(tmp_path: Path) -> None:
     intact, rate_hz, _ = read(write(tmp_path / "a.mp3", MP3))
     broken, _, warnings = read(write(tmp_path / "b.mp3", damage(MP3, [slice(-8, None)])))
     assert len(warnings) == 1
@@ -195,14 +195,14 @@ def test_silence_decides_nothing_about_channels(tmp_path: Path) -> None:
     assert power(samples[RATE_HZ:]) == pytest.approx(power(tone()), rel=0.1)
 
 
-def test_the_centre_of_a_film_speaks(tmp_path: Path) -> None:
+def test_the_centre_of_a_video_speaks(tmp_path: Path) -> None:
     channels = np.stack([tone(hertz=900)] * 6, axis=1) // 4
     channels[:, 2] = tone()
     extensible = wav(channels, kind=1)
     samples, rate_hz, _ = read(write(tmp_path / "a.wav", extensible))
     assert pitch(samples, rate_hz) == pytest.approx(300, abs=2)
-    film = coded("flac", "flac", tone(), layout="5.1")
-    samples, rate_hz, _ = read(write(tmp_path / "a.flac", film))
+    movie = coded("flac", "flac", tone(), layout="5.1")
+    samples, rate_hz, _ = read(write(tmp_path / "a.flac", movie))
     assert power(samples) == pytest.approx(power(tone()), rel=0.05)
 
 
@@ -219,7 +219,7 @@ def test_what_is_no_number_is_never_sent(tmp_path: Path) -> None:
     assert [warning.split()[0] for warning in warnings] == ["4"]
 
 
-def test_a_recording_without_a_voice_is_told(tmp_path: Path) -> None:
+def test_a_recording_without_a_voice_is_reported(tmp_path: Path) -> None:
     for name, loudest, reported in (("silent", 0, True), ("hiss", 20, True), ("quiet", 100, False)):
         spoken = np.round(tone() * (loudest / 8_000)).astype(np.int16)
         _, _, warnings = read(write(tmp_path / f"{name}.wav", wav(spoken[:, None])))

@@ -165,7 +165,7 @@ def test_speech_waits_for_a_server_that_does_not_read(gateway: FakeGateway) -> N
     assert gateway.speech == second * accepted
 
 
-def test_other_results_are_told_and_unknown_ones_left_out(gateway: FakeGateway) -> None:
+def test_other_results_are_reported_and_unknown_ones_left_out(gateway: FakeGateway) -> None:
     def deliver(self: FakeGateway, requests: Requests) -> Iterator[Response]:
         reported = Response.Event(kind=Response.Event.KIND_DEGRADED, utterance_id="u", block_index=3)
         reported.media_time.FromMilliseconds(40)

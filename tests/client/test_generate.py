@@ -125,7 +125,7 @@ def test_a_warning_is_passed_on_and_ends_nothing(speech: Path, tmp_path: Path) -
     assert gateway.created[0].config.seed == 5
 
 
-def test_a_recording_that_is_longer_than_it_says_is_streamed_and_a_damaged_one_told(tmp_path: Path) -> None:
+def test_a_recording_that_is_longer_than_it_says_is_streamed_and_a_damaged_one_reported(tmp_path: Path) -> None:
     """The gateway's limit is 10 s: AAC of 10 s is a little longer."""
     gateway = fake_gateway()
     (tmp_path / "a.m4a").write_bytes(coded("ipod", "aac", tone(24_000, 10), 24_000))

@@ -41,7 +41,7 @@ async def ends(session: Session) -> tuple[int, str, str]:
         return count, read, written.reason
 
 
-def test_nothing_that_the_server_said_is_lost() -> None:
+def test_nothing_that_the_server_sent_is_lost() -> None:
     units = 20
 
     def deliver(self: FakeGateway, requests: Requests) -> Iterator[Response]:

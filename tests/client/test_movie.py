@@ -41,18 +41,18 @@ def fragments() -> tuple[bytes, ...]:
 
 def write(path: Path, inputs: tuple[Path, ...] = (), finish: bool = True) -> None:
     async def main() -> None:
-        with Movie(path, inputs) as film:
+        with Movie(path, inputs) as movie:
             for piece in fragments():
-                await film.append(piece)
+                await movie.append(piece)
             if finish:
-                await film.finish()
+                await movie.finish()
 
     asyncio.run(main())
 
 
 def count_frames(data: bytes) -> int:
-    with av.open(io.BytesIO(data), "r") as film:
-        return len(list(film.decode(video=0)))
+    with av.open(io.BytesIO(data), "r") as movie:
+        return len(list(movie.decode(video=0)))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_names_of_other_kinds_are_refused(tmp_path: Path, name: str, better: str
     assert os.listdir(tmp_path) == []
 
 
-def test_a_link_stays_and_its_target_becomes_the_film(tmp_path: Path) -> None:
+def test_a_link_stays_and_its_target_becomes_the_video(tmp_path: Path) -> None:
     (tmp_path / "real.mp4").write_bytes(b"an older film")
     (tmp_path / "link.mp4").symlink_to("real.mp4")
     write(tmp_path / "link.mp4")
@@ -94,7 +94,7 @@ def test_its_own_input_is_refused(tmp_path: Path) -> None:
     assert source.read_bytes() == b"speech"
 
 
-def test_a_film_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
+def test_a_video_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
     write(tmp_path / "new" / "deep" / "out.mp4", finish=False)
     assert os.listdir(tmp_path) == []
 
@@ -131,9 +131,9 @@ def test_waiting_for_a_reader_can_be_given_up(tmp_path: Path) -> None:
     reading, writing = os.pipe()
 
     async def main() -> None:
-        with Movie(Path(f"/dev/fd/{writing}")) as film:
+        with Movie(Path(f"/dev/fd/{writing}")) as movie:
             async with asyncio.timeout(0.3):
-                await film.append(bytes(10_000_000))
+                await movie.append(bytes(10_000_000))
 
     with pytest.raises(TimeoutError):
         asyncio.run(main())
@@ -169,7 +169,7 @@ def fail_strangely(_pieces: Path, _whole: Path) -> None:
         ("_remux", fail_strangely, "stand-in"),
     ],
 )
-def test_a_film_that_cannot_be_finished_is_kept_as_fragments(
+def test_a_video_that_cannot_be_finished_is_kept_as_fragments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, stand_in: Callable[..., None], reason: str
 ) -> None:
     monkeypatch.setattr(module, step, stand_in)
@@ -212,10 +212,10 @@ def slow_remux(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 def test_whoever_cancels_the_last_step_waits_for_it(tmp_path: Path, slow_remux: threading.Event) -> None:
     async def main() -> None:
-        with Movie(tmp_path / "out.mp4") as film:
+        with Movie(tmp_path / "out.mp4") as movie:
             for piece in fragments():
-                await film.append(piece)
-            finishing = asyncio.create_task(film.finish())
+                await movie.append(piece)
+            finishing = asyncio.create_task(movie.finish())
             await asyncio.to_thread(slow_remux.wait)
             finishing.cancel()
             await asyncio.wait({finishing})

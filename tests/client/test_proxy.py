@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
-A_FILM = """
+A_VIDEO = """
 import asyncio
 from live_avatar.client import AvatarClient, SessionOptions, VideoUnit
 from tests.services.gateway.clients import BLOCK_SAMPLES, portrait, tone, whole_system
@@ -57,7 +57,7 @@ def run_behind_a_proxy(code: str) -> tuple[str, str]:
 
 def test_services_gateway_and_client_on_one_machine_need_no_proxy() -> None:
     frames = [
-        run_behind_a_proxy(f"HOST = {host!r}\n{A_FILM}")[0].splitlines()[-1] for host in ("127.0.0.1", "localhost")
+        run_behind_a_proxy(f"HOST = {host!r}\n{A_VIDEO}")[0].splitlines()[-1] for host in ("127.0.0.1", "localhost")
     ]
     assert frames == ["9", "9"]
 

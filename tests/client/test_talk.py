@@ -34,7 +34,7 @@ def spoken(gateway: FakeGateway, requests: Requests) -> Iterator[Response]:
     yield from gateway.talk(requests)
 
 
-def test_a_talk_becomes_a_film_and_an_impression(tmp_path: Path) -> None:
+def test_a_talk_becomes_a_video_and_stats(tmp_path: Path) -> None:
     gateway, out, seen = fake_gateway(), tmp_path / "out.mp4", list[float]()
     gateway.deliver = spoken
 
@@ -55,9 +55,9 @@ def test_a_talk_becomes_a_film_and_an_impression(tmp_path: Path) -> None:
     assert stats.video_s == pytest.approx(2.4)
     assert seen[-1] == stats.video_s
     assert stats.slowest is not None
-    with av.open(out) as film:
-        assert [stream.codec_context.name for stream in film.streams] == ["h264", "aac"]
-        assert [round(frame.time * 25) for frame in film.decode(video=0)] == [0, *range(4, 60)]
+    with av.open(out) as movie:
+        assert [stream.codec_context.name for stream in movie.streams] == ["h264", "aac"]
+        assert [round(frame.time * 25) for frame in movie.decode(video=0)] == [0, *range(4, 60)]
     assert gateway.closed == ["one"]
 
 
@@ -66,7 +66,7 @@ def state(kind: str, reason: str = "", **metadata: str) -> results.Event:
     return results.Event(kind=kind, utterance_id="", media_time_ns=0, block_index=0, warning=error if reason else None)
 
 
-def test_an_impression_knows_what_spoils_the_talk_and_how_often() -> None:
+def test_stats_count_what_spoils_the_talk() -> None:
     seen = LiveStats()
     seen.note_state(state("DEGRADED", "PIPELINE_SLOW", service="denoise-stage-2"))
     seen.note_state(state("DEGRADED", "AUDIO_STARVED"))

@@ -88,12 +88,12 @@ def test_a_lease_that_makes_no_sense_is_refused(asked: ApiServer, spec: Object, 
         RealObjects(asked).create(LEASES, lease("senseless", **spec))
 
 
-def test_who_has_no_token_is_told_nothing(asked: ApiServer) -> None:
+def test_a_client_without_a_token_gets_no_answer(asked: ApiServer) -> None:
     with pytest.raises(RefusedError, match=r"^401 Unauthorized"):
         ApiServer(asked.url, "wrong").ask("GET", LEASE_PATH)
 
 
-def test_a_watch_tells_what_matters_to_its_selector(asked: ApiServer) -> None:
+def test_a_watch_reports_what_matters_to_its_selector(asked: ApiServer) -> None:
     objects = RealObjects(asked)
     version = asked.ask("GET", SLICE_PATH)[1]["metadata"]["resourceVersion"]
     objects.create(SLICES, endpoint_slice("contract-a", "10.0.0.1"))

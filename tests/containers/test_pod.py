@@ -20,7 +20,7 @@ from live_avatar.client import AvatarClient, AvatarError, SessionOptions, VideoU
 from live_avatar.client.speech import SpeechFile
 from live_avatar.config import SAMPLE_RATE_HZ, TINY
 from tests.helm.rendering import NAMESPACE, RELEASE, Document, ci_values, merged, render
-from tests.system.harness.recordings import Recording, film_of
+from tests.system.harness.recordings import Recording, movie_of
 from tests.system.harness.reference import System
 from tests.system.test_whole_way import planes
 
@@ -116,7 +116,7 @@ def speech() -> npt.NDArray[np.float32]:
 def expected(speech: npt.NDArray[np.float32]) -> Frames:
     """The pictures [N, H, W, 3] that the library's loop makes of it, outside the containers."""
     recording = Recording(face=PORTRAIT.read_bytes(), speech=speech.tobytes(), seed=SEED, prompt=PROMPT)
-    return film_of(System(TINY, TRAINED), recording)
+    return movie_of(System(TINY, TRAINED), recording)
 
 
 async def pictures(gateway: str, speech: npt.NDArray[np.float32]) -> Frames:
@@ -145,11 +145,11 @@ def test_the_pods_pictures_are_those_of_the_loop(
     assert torch.equal(torch.from_numpy(got.copy()), torch.from_numpy(expected))
 
 
-def test_the_command_makes_the_same_film_from_outside(gateway: str, expected: Frames, tmp_path: Path) -> None:
-    film = tmp_path / "film.mp4"
-    program = [str(Path(sys.executable).parent / "live-avatar"), "generate", f"--gateway={gateway}", f"--out={film}"]
+def test_the_command_makes_the_same_video_from_outside(gateway: str, expected: Frames, tmp_path: Path) -> None:
+    movie = tmp_path / "film.mp4"
+    program = [str(Path(sys.executable).parent / "live-avatar"), "generate", f"--gateway={gateway}", f"--out={movie}"]
     subprocess.run([*program, f"--seed={SEED}", f"--prompt={PROMPT}"], check=True, timeout=MADE_S)
-    with av.open(film) as opened:
+    with av.open(movie) as opened:
         got = np.stack([frame.to_ndarray(format="yuv420p") for frame in opened.decode(video=0)]).astype(np.float64)
     error = np.square(got - np.stack([planes(picture) for picture in expected])).mean((1, 2))
     psnr = 10 * np.log10(255**2 / error)

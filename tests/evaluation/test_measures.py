@@ -63,7 +63,7 @@ def test_psnr_of_a_known_error() -> None:
 
 
 @pytest.mark.slow
-def test_a_true_film_is_judged_true_and_a_late_one_late(someone: Subject) -> None:
+def test_a_true_video_is_judged_true_and_a_late_one_late(someone: Subject) -> None:
     frames = someone.clip.frames
     true = evaluator().numbers(someone, Segment(SPAN, frames, 0))
     assert true["sync"] > 0.85 and true["lag"] == 0
@@ -103,7 +103,7 @@ def test_loudness_follows_the_sound() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 3, 4])
-def test_an_enlarged_film_is_measured_at_the_size_of_generation(someone: Subject, times: int) -> None:
+def test_an_enlarged_video_is_measured_at_the_size_of_generation(someone: Subject, times: int) -> None:
     frames = someone.clip.frames[:4]
     size = (SIDE * times, SIDE * times)
     enlarged = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])

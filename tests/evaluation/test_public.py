@@ -64,7 +64,7 @@ def save_script(module: nn.Module, path: Path) -> None:
     torch.jit.script(module).save(str(path))
 
 
-def test_without_weights_it_is_said_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_weights_it_is_printed_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(tmp_path / "videos" / "a.mp4", flickering(0))
     weights = tmp_path / "weights"
     arguments = ["--videos", str(tmp_path / "videos"), "--metric-weights", str(weights), "--out", str(tmp_path)]

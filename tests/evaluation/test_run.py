@@ -56,8 +56,8 @@ def sheet_is_rewritten_without_filming(arguments: list[str], out: Path, monkeypa
 
     (out / "quality.md").unlink()
     for row in (variants.Streamed, variants.TeacherVariant, variants.Decoded, variants.TrueFrames):
-        monkeypatch.setattr(row, "film", refuse)
-    monkeypatch.setattr("evaluation.recordings.follow", refuse)
+        monkeypatch.setattr(row, "record", refuse)
+    monkeypatch.setattr("evaluation.recordings.measure_recording", refuse)
     assert quality.main(arguments) == 0
     return (out / "quality.md").exists()
 
@@ -115,4 +115,4 @@ def test_late_drift_is_that_of_the_same_people(tmp_path: Path) -> None:
 def test_a_bar_holds_within_its_bounds() -> None:
     assert Threshold("x", 1.0, least=0.85, most=1.2).verdict == "yes"
     assert Threshold("x", 1.3, least=0.85, most=1.2).verdict == "**no**"
-    assert Threshold("x", 1.0, least=0.85, most=1.2).wanted == ">= 0.85 and <= 1.2"
+    assert Threshold("x", 1.0, least=0.85, most=1.2).bounds == ">= 0.85 and <= 1.2"

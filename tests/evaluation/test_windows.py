@@ -46,7 +46,7 @@ def test_spans_that_cannot_be_are_refused(starts: list[int]) -> None:
         spans_of(starts, 10, TINY)
 
 
-def test_the_same_is_said_in_every_span() -> None:
+def test_the_same_is_spoken_in_every_span() -> None:
     spans = spans_of([0, 4], SECONDS, TINY)
     clip = subject(0, spans[0], TINY, 16).clip
     pieces = list(session_speech(clip, spans, TINY))

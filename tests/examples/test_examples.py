@@ -31,9 +31,9 @@ def run(command: Sequence[str | Path], folder: Path, timeout_s: float = RUN_S) -
     return done.stdout
 
 
-def seconds_of(film: Path) -> dict[str, float]:
-    """Length of each track of a film, which can be decoded to its end."""
-    with av.open(str(film)) as container:
+def seconds_of(movie: Path) -> dict[str, float]:
+    """Length of each track of a video, which can be decoded to its end."""
+    with av.open(str(movie)) as container:
         ends = {"video": 0.0, "audio": 0.0}
         for frame in container.decode():
             kind = "video" if isinstance(frame, av.VideoFrame) else "audio"
@@ -42,14 +42,14 @@ def seconds_of(film: Path) -> dict[str, float]:
     return ends
 
 
-def check_whole(film: Path) -> None:
-    """The film holds all of the speech, with its pictures."""
-    assert all(abs(end - SPEECH_S) < 0.1 for end in seconds_of(film).values()), seconds_of(film)
+def check_whole(movie: Path) -> None:
+    """The video holds all of the speech, with its pictures."""
+    assert all(abs(end - SPEECH_S) < 0.1 for end in seconds_of(movie).values()), seconds_of(movie)
 
 
-def test_python_film(gateway: str, tmp_path: Path) -> None:
+def test_python_generates(gateway: str, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
-    run([sys.executable, EXAMPLES / "python/film.py", gateway, PORTRAIT, SPEECH, out], tmp_path)
+    run([sys.executable, EXAMPLES / "python/generate.py", gateway, PORTRAIT, SPEECH, out], tmp_path)
     check_whole(out)
 
 
@@ -62,11 +62,11 @@ def test_python_conversation(gateway: str, tmp_path: Path) -> None:
     assert seconds_of(out)["video"] > 2
 
 
-def test_node_film(gateway: str, tmp_path: Path) -> None:
+def test_node_generates(gateway: str, tmp_path: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("there is no npm")
-    for name in ("package.json", "film.mjs"):
+    for name in ("package.json", "generate.mjs"):
         shutil.copy(EXAMPLES / "node" / name, tmp_path)
     installed = subprocess.run(
         [npm, "install", "--no-audit", "--no-fund"], cwd=tmp_path, timeout=RUN_S, capture_output=True, check=False
@@ -74,26 +74,26 @@ def test_node_film(gateway: str, tmp_path: Path) -> None:
     if installed.returncode:
         pytest.skip("no package registry can be reached")
     out = tmp_path / "out.mp4"
-    run(["node", "film.mjs", gateway, ROOT / "protos", PORTRAIT, SPEECH, out], tmp_path)
+    run(["node", "generate.mjs", gateway, ROOT / "protos", PORTRAIT, SPEECH, out], tmp_path)
     check_whole(out)
 
 
 @pytest.mark.skipif(not all(map(shutil.which, GO_PROGRAMS)), reason=f"needs {', '.join(GO_PROGRAMS)}: make test-go")
-def test_go_film(gateway: str, tmp_path: Path) -> None:
+def test_go_generates(gateway: str, tmp_path: Path) -> None:
     """With Debian's packages of Go: no module is fetched."""
-    package = tmp_path / "src" / "example.com" / "film"
+    package = tmp_path / "src" / "example.com" / "generate"
     package.mkdir(parents=True)
     shutil.copy(EXAMPLES / "go" / "main.go", package)
     run(["bash", EXAMPLES / "go" / "generate.sh", ROOT / "protos", package], tmp_path)
     environment = ["env", "GO111MODULE=off", f"GOPATH={tmp_path}:/usr/share/gocode", f"GOCACHE={tmp_path / 'cache'}"]
-    run([*environment, "go", "build", "-o", tmp_path / "film", "example.com/film"], package, timeout_s=280)
+    run([*environment, "go", "build", "-o", tmp_path / "generate", "example.com/generate"], package, timeout_s=280)
     out = tmp_path / "out.mp4"
-    run([tmp_path / "film", gateway, PORTRAIT, SPEECH, out], tmp_path)
+    run([tmp_path / "generate", gateway, PORTRAIT, SPEECH, out], tmp_path)
     check_whole(out)
 
 
 def test_the_readme_shows_the_example() -> None:
-    program = (EXAMPLES / "python/film.py").read_text()
+    program = (EXAMPLES / "python/generate.py").read_text()
     assert f"```python\n{program}```" in (ROOT / "README.md").read_text()
 
 

@@ -118,7 +118,7 @@ def test_claims_speak_the_api_of_the_cluster(kube_version: str, api: str) -> Non
     assert claim["apiVersion"] == f"resource.k8s.io/{api}"
 
 
-def test_notes_tell_how_to_go_on() -> None:
+def test_notes_report_how_to_go_on() -> None:
     notes = next(text for path, text in render_texts(SAMPLES["random"]).items() if path.endswith("NOTES.txt"))
     assert "helm test rel -n ns" in notes
     assert "service/rel-live-avatar-gateway 50051:50051" in notes

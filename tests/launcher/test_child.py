@@ -76,7 +76,7 @@ def test_a_port_that_is_taken_is_named(start: Start) -> None:
         second.wait_listening(START_S)
 
 
-def test_wrong_flags_are_told_as_the_service_told_them(start: Start) -> None:
+def test_wrong_flags_are_reported_as_the_service_reported_them(start: Start) -> None:
     child = start(Program(name="gateway", module="live_avatar.services.gateway", flags=("--no-such-flag",)))
     with pytest.raises(LaunchError, match=r"gateway ended with code 2; .*--no-such-flag"):
         child.wait_listening(START_S)
@@ -88,7 +88,7 @@ def test_a_service_that_does_not_exist(start: Start) -> None:
         start(Program(name="ghost", module="live_avatar.services.ghost", flags=())).wait_listening(START_S)
 
 
-def test_a_fault_of_the_service_itself_is_told_in_one_sentence(start: Start, tmp_path: Path) -> None:
+def test_a_fault_of_the_service_itself_is_reported_in_one_sentence(start: Start, tmp_path: Path) -> None:
     child = start(Program(name="gateway", module="live_avatar.services.gateway", flags=("--no-such-flag",)))
     assert child.reap(START_S)
     (tmp_path / "log").write_text(

@@ -10,7 +10,7 @@ from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan
 
 
-def test_a_service_that_cannot_start_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_service_that_cannot_start_is_reported_and_nothing_is_left(tmp_path: Path) -> None:
     reported: list[str] = []
     plan = Plan(layout=parse_layout("1x4"), weights=tmp_path / "absent", logs=tmp_path / "logs")
     pipeline = LocalPipeline(plan, reported.append)

@@ -80,7 +80,7 @@ def test_tokens_are_those_of_the_specification(latents: int, seed: int, config: 
     torch.testing.assert_close(tokens.glob[:, 0], glob, rtol=1e-4, atol=1e-5)
 
 
-def test_a_latent_hears_nothing_later() -> None:
+def test_a_latent_receives_nothing_later() -> None:
     module, received = encoder(), features(12)
     plain = module(received)
     for frame in range(12):

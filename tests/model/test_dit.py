@@ -44,7 +44,7 @@ def one_block(model: CausalDiT, clip: Clip, change: Callable[[NoisyInput], Noisy
 
 
 @torch.inference_mode()
-def test_speakers_heard_everywhere_add_up() -> None:
+def test_speakers_received_everywhere_add_up() -> None:
     """Residuals of one layer add; with masks of one, two speakers are the sum of each alone."""
     clip = Clip(config=ONE_LAYER)
     model = random_dit(clip.config)
@@ -59,7 +59,7 @@ def test_speakers_heard_everywhere_add_up() -> None:
 
 
 @torch.inference_mode()
-def test_every_token_hears_the_speakers_its_masks_name() -> None:
+def test_every_token_receives_the_speakers_its_masks_name() -> None:
     clip = Clip(config=ONE_LAYER)
     model = random_dit(clip.config)
     injection = injection_of(model)

@@ -115,7 +115,7 @@ def test_weights_other_than_expected_are_refused(tmp_path: Path, capsys: pytest.
         open_networks(TINY, None, expected_digest=reported)
 
 
-def test_the_digest_tells_systems_of_one_name_apart(tmp_path: Path) -> None:
+def test_the_digest_distinguishes_systems_of_one_name(tmp_path: Path) -> None:
     other = replace(TINY, stream=replace(TINY.stream, window_blocks=TINY.stream.window_blocks + 1))
     assert open_networks(other, None).digest != open_networks(TINY, None).digest
     _save(tmp_path)

@@ -61,7 +61,7 @@ def test_whole_file_equals_the_library() -> None:
 
 
 @pytest.mark.parametrize("surplus", [0, 1, 399, 400, 720, 1000])
-def test_every_block_begun_is_heard(surplus: int) -> None:
+def test_every_block_begun_is_encoded(surplus: int) -> None:
     samples = waveform(3)[: 2 * BLOCK_SAMPLES + surplus]
     work = encoder()
     work.open(open_request())
@@ -113,7 +113,7 @@ def planned(window: AudioWindow) -> torch.Tensor:
     return tokens.local
 
 
-def test_sessions_do_not_hear_each_other() -> None:
+def test_sessions_do_not_receive_each_other() -> None:
     work, alone = encoder(), encoder()
     for name, seed in (("a", 1), ("b", 2)):
         work.open(open_request(name))

@@ -141,14 +141,14 @@ async def gateway(head: str, decoder: str) -> AsyncIterator[Gateway]:
     link = Link(head, peer="test", expected_model_digest=DIGEST)
     async with grpc.aio.insecure_channel(decoder) as channel:
         client = Gateway(link, VaeDecoderServiceStub(channel).StreamVideo())
-        running = [asyncio.create_task(link.run(client)), asyncio.create_task(beat(client))]
+        running = [asyncio.create_task(link.run(client)), asyncio.create_task(heartbeat_message(client))]
         yield client
         for task in running:
             task.cancel()
         await asyncio.wait(running)
 
 
-async def beat(client: Gateway) -> None:
+async def heartbeat_message(client: Gateway) -> None:
     while True:
         await client.video.write(StreamVideoRequest(heartbeat=StreamVideoRequest.Heartbeat()))
         await asyncio.sleep(1)

@@ -109,7 +109,7 @@ def test_portrait_becomes_sink_version_0() -> None:
     against_a_decoder(scenario)
 
 
-def test_weights_tell_how_unlike_their_training_a_portrait_is() -> None:
+def test_weights_report_how_unlike_their_training_a_portrait_is() -> None:
     async def scenario(stub: "VaeDecoderServiceAsyncStub", target: str) -> None:
         for image, alike in ((PORTRAIT.read_bytes(), True), (png(portrait()), False)):
             parts = await encode(stub, EncodePortraitRequest(image=image, width=64, height=64, fit=COVER))

@@ -111,7 +111,7 @@ def test_a_decoder_that_breaks_takes_nobody_along() -> None:
     with_a_pool(scenario, processes=1)
 
 
-def test_refusals_and_our_own_faults_are_told_apart(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_and_our_own_faults_are_distinguished(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(pool: DecodePool) -> None:
         with pytest.raises(PortraitError, match="refused on purpose") as refused:
             await pool.work(ACT, b"refuse", {})
@@ -219,7 +219,7 @@ def test_one_with_many_makes_room_and_learns_when_to_come_back() -> None:
     with_a_pool(scenario, processes=1, max_heavy=3, seconds=60, cpu_seconds=60)
 
 
-def test_who_waits_when_the_service_ends_is_told() -> None:
+def test_calls_that_wait_when_the_service_ends_are_notified() -> None:
     async def run() -> None:
         async with DecodePool((ACT,), PoolRules(processes=1, seconds=60, cpu_seconds=60)) as pool:
             await echo(pool)

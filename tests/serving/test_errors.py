@@ -31,7 +31,7 @@ from live_avatar.serving.errors import (
         stage_lost("stage 2 is gone"),
     ],
 )
-def test_a_status_tells_all_that_the_error_knew(error: ServiceError) -> None:
+def test_a_status_reports_all_that_the_error_knew(error: ServiceError) -> None:
     back = from_status(to_status(error))
     for name in ("code", "reason", "message", "metadata", "retry_after_s", "field"):
         assert getattr(back, name) == getattr(error, name), name

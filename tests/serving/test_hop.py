@@ -403,7 +403,7 @@ def test_budget_shrinks_on_the_way() -> None:
     asyncio.run(scenario())
 
 
-def test_heartbeats_tell_the_age_of_the_block_that_holds_the_device() -> None:
+def test_heartbeats_report_the_age_of_the_block_that_holds_the_device() -> None:
     async def scenario() -> None:
         work = FakeWork(last=True)
         work.before = lambda what, session: time.sleep(0.6) if what == "block" else None
@@ -583,7 +583,7 @@ def test_drain_refuses_new_sessions_and_waits_for_the_open_ones() -> None:
         (["hello", opening("x" * 200)], grpc.StatusCode.INVALID_ARGUMENT, "SESSION_KEY_MALFORMED"),
     ],
 )
-def test_a_peer_that_breaks_the_protocol_is_told_why(
+def test_a_peer_that_breaks_the_protocol_is_informed_why(
     requests: list[str | StreamBlocksRequest], code: grpc.StatusCode, reason: str
 ) -> None:
     named = {"hello": hello(), "hello 99": hello(version=99), "other digest": hello(digest="other")}

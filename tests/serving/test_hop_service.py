@@ -13,7 +13,7 @@ from live_avatar.serving.telemetry import Telemetry
 from tests.serving.fakes import FakeWork
 
 
-def test_a_service_tells_its_room_before_its_first_session() -> None:
+def test_a_service_reports_its_room_before_its_first_session() -> None:
     info = ServiceInfo(role=ServiceInfo.ROLE_VAE_DECODER, name="vae-decoder", session_capacity=7)
 
     async def scrape(telemetry: Telemetry) -> str:

@@ -137,9 +137,9 @@ def test_a_block_that_is_no_longer_wanted_costs_no_credit() -> None:
     async def scenario() -> None:
         async with serving(FakeWork(last=True)) as head, linked(head.target) as (link, received):
             await link.send(opening())
-            assert not await link.send(block("a", 0), wanted=lambda: False)
+            assert not await link.send(block("a", 0), still_needed=lambda: False)
             assert link.credits == 2
-            assert await link.send(block("a", 1), wanted=lambda: True)
+            assert await link.send(block("a", 1), still_needed=lambda: True)
             await until(lambda: received.acks == [1])
 
     asyncio.run(scenario())

@@ -178,7 +178,7 @@ def record_everything(telemetry: Telemetry) -> None:
     telemetry.viewer_waited("PIPELINE_SLOW", 0.4)
 
 
-def test_scrape_shows_what_was_told() -> None:
+def test_scrape_shows_what_was_reported() -> None:
     with Telemetry.start(TelemetrySettings(prometheus_port=0), "test") as telemetry:
         record_everything(telemetry)
         seen = scrape(telemetry)

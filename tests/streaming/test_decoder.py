@@ -34,8 +34,8 @@ def decoded(decoder: FrameDecoder, past: Tensor, blocks: int) -> list[Frames]:
 def test_pictures_are_those_of_one_whole_decode(decoder: FrameDecoder) -> None:
     past, blocks = latents(RULES.warmup_latents, seed=1), 3
     shown = decoded(decoder, past, blocks)
-    film = torch.cat([past, latents(blocks * RULES.latents_per_block)], dim=1)
-    whole = to_uint8(decoder.vae.decode(film[None]))[0]
+    movie = torch.cat([past, latents(blocks * RULES.latents_per_block)], dim=1)
+    whole = to_uint8(decoder.vae.decode(movie[None]))[0]
     count = blocks * RULES.latents_per_block * PER_LATENT - RULES.dropped_frames
     pixels = torch.cat([frames.pixels for frames in shown])
     assert len(pixels) == count
@@ -88,16 +88,16 @@ def test_a_block_out_of_turn_is_refused(decoder: FrameDecoder) -> None:
 
 
 @torch.inference_mode()
-def test_a_portrait_becomes_the_last_latent_of_a_still_film(decoder: FrameDecoder) -> None:
+def test_a_portrait_becomes_the_last_latent_of_a_still_video(decoder: FrameDecoder) -> None:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(3, 16, 24, generator=generator) * 2 - 1
     sink = decoder.encode_portrait(pixels)
-    film = pixels[None, :, None].expand(-1, -1, RULES.reference_frames, -1, -1)
+    movie = pixels[None, :, None].expand(-1, -1, RULES.reference_frames, -1, -1)
     assert sink.version == 0
-    assert torch.equal(sink.reference, decoder.vae.encode(film)[0, :, -1:])
+    assert torch.equal(sink.reference, decoder.vae.encode(movie)[0, :, -1:])
     assert sink.motion is not None
     assert sink.motion.shape == (VAE_CONFIG.latent_channels, MOTION_LATENTS, 2, 3)
     bare = FrameDecoder(decoder.vae, replace(RULES, reference_frames=1), use_motion=False).encode_portrait(pixels)
     assert bare.motion is None
-    assert torch.equal(bare.reference, decoder.vae.encode(film[:, :, :1])[0])
+    assert torch.equal(bare.reference, decoder.vae.encode(movie[:, :, :1])[0])
     assert not torch.equal(bare.reference, sink.reference)

@@ -77,7 +77,7 @@ def test_any_split_over_stages_gives_the_same_latents_and_pictures(
             assert torch.equal(frames.pixels, others.pixels)
 
 
-def test_every_stage_is_told_version_0_and_then_1(
+def test_every_stage_receives_version_0_and_then_1(
     model: CausalDiT, decoder: FrameDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported: list[tuple[range, int, int]] = []
@@ -98,7 +98,7 @@ def test_every_stage_is_told_version_0_and_then_1(
         ]
 
 
-def test_a_block_is_generated_before_the_next_is_heard(model: CausalDiT, decoder: FrameDecoder) -> None:
+def test_a_block_is_generated_before_the_next_is_received(model: CausalDiT, decoder: FrameDecoder) -> None:
     received = 0
 
     def listening() -> Iterator[AudioTokens]:

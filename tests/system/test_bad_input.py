@@ -24,7 +24,7 @@ from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 from tests.services.gateway.api.test_bad_input import CREATE, NOBODY, TALK, answer, chunk, created, opening
 from tests.services.gateway.clients import Talk, create_request, failure
 
-from .harness.recordings import Recording, film_of
+from .harness.recordings import Recording, movie_of
 from .harness.reference import SIDE, System
 from .harness.running import QUICK, freed
 
@@ -167,7 +167,7 @@ async def quickest(attempt: Attempt, stub: Stub) -> tuple[ServiceError, float]:
     return outcome
 
 
-async def beside_a_film(
+async def beside_a_video(
     system: LocalPipeline, portrait: bytes, speech: NDArray[np.float32]
 ) -> tuple[dict[str, tuple[ServiceError, float]], NDArray[np.uint8]]:
     """What every row was answered, and the film that was being made all the while."""
@@ -181,14 +181,14 @@ async def beside_a_film(
                 await stream.send_audio(piece.tobytes())
                 outcomes[name] = await quickest(attempt, stub)
             await stream.end()
-            film = await watching
+            movie = await watching
     await freed(system)
-    return outcomes, film
+    return outcomes, movie
 
 
-def test_every_row_gets_its_answer_and_the_neighbour_its_film(system: LocalPipeline) -> None:
+def test_every_row_gets_its_answer_and_the_neighbour_its_video(system: LocalPipeline) -> None:
     portrait, speech = saved(face(), "PNG"), noise(SPEECH_S)
-    outcomes, film = asyncio.run(beside_a_film(system, portrait, speech))
+    outcomes, movie = asyncio.run(beside_a_video(system, portrait, speech))
     for name, (error, _) in outcomes.items():
         _, code, reason = ROWS[name]
         assert error.code is code, f"{name}: {error}"
@@ -198,13 +198,13 @@ def test_every_row_gets_its_answer_and_the_neighbour_its_film(system: LocalPipel
     slowest = max(outcomes, key=lambda name: outcomes[name][1])
     LOG.info("%d rows; the slowest, %r, took %.0f ms", len(outcomes), slowest, 1000 * outcomes[slowest][1])
     assert outcomes[slowest][1] < SOON_S, slowest
-    expected = film_of(
+    expected = movie_of(
         System(QUICK), Recording(face=portrait, speech=speech.tobytes(), seed=SEED, prompt="", streaming=True)
     )
-    assert np.array_equal(film, expected)
+    assert np.array_equal(movie, expected)
 
 
-def test_a_turned_portrait_is_upright_in_the_film(system: LocalPipeline) -> None:
+def test_a_turned_portrait_is_upright_in_the_video(system: LocalPipeline) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side
     turned = saved(face(), "JPEG", quality=95, exif=exif)
@@ -218,5 +218,5 @@ def test_a_turned_portrait_is_upright_in_the_film(system: LocalPipeline) -> None
 
 
 def test_a_portrait_for_print_is_taken(system: LocalPipeline) -> None:
-    film = asyncio.run(recorded(system, saved(face().convert("CMYK"), "JPEG"), noise(1)))
-    assert len(film) == 25 - QUICK.stream.dropped_frames
+    movie = asyncio.run(recorded(system, saved(face().convert("CMYK"), "JPEG"), noise(1)))
+    assert len(movie) == 25 - QUICK.stream.dropped_frames

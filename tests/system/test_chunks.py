@@ -54,7 +54,7 @@ async def send(stream: AvatarStream, lengths: Iterator[int]) -> None:
     await stream.end()
 
 
-async def film(system: LocalPipeline, lengths: Iterator[int]) -> list[bytes]:
+async def movie(system: LocalPipeline, lengths: Iterator[int]) -> list[bytes]:
     """The pictures of the speech, cut into pieces of these lengths."""
     async with AvatarClient(system.gateway) as client:
         session = await client.create_session(saved(face(), "PNG"), OPTIONS)
@@ -65,9 +65,9 @@ async def film(system: LocalPipeline, lengths: Iterator[int]) -> list[bytes]:
 
 def test_the_video_does_not_depend_on_the_chunks(system: LocalPipeline) -> None:
     async def run() -> None:
-        whole = await film(system, of_one_length(3 * SAMPLE_RATE_HZ))
+        whole = await movie(system, of_one_length(3 * SAMPLE_RATE_HZ))
         assert len(whole) == 9 * 12 - 3
         for lengths in (of_any_length(), of_one_length(161), of_one_length(7_681)):
-            assert await film(system, lengths) == whole
+            assert await movie(system, lengths) == whole
 
     asyncio.run(run())

@@ -47,7 +47,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def film(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GenerateStats]:
+def movie(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GenerateStats]:
     """The film of the recording, made by the client through a gateway of its own process."""
     out: Path = tmp_path_factory.mktemp("out") / "clicks.mp4"
 
@@ -70,14 +70,14 @@ async def generate(gateway: ServiceProcess, recording: Path, out: Path) -> Gener
 
 
 @pytest.fixture(scope="module")
-def frames(film: tuple[Path, GenerateStats]) -> list[tuple[float, bool]]:
+def frames(movie: tuple[Path, GenerateStats]) -> list[tuple[float, bool]]:
     """Time of every frame, and whether it is bright."""
-    return list(shown(film[0]))
+    return list(shown(movie[0]))
 
 
-def test_no_frame_is_lost(film: tuple[Path, GenerateStats], frames: list[tuple[float, bool]]) -> None:
+def test_no_frame_is_lost(movie: tuple[Path, GenerateStats], frames: list[tuple[float, bool]]) -> None:
     times = [time_s for time_s, _ in frames]
-    assert len(times) == np.ceil(LENGTH_S * FPS) - TINY.stream.dropped_frames == film[1].frames
+    assert len(times) == np.ceil(LENGTH_S * FPS) - TINY.stream.dropped_frames == movie[1].frames
     following = [(number + TINY.stream.dropped_frames) / FPS for number in range(1, len(times))]
     assert times == pytest.approx([0.0, *following])
 
@@ -89,8 +89,8 @@ def test_clicks_are_seen_in_their_frames(frames: list[tuple[float, bool]]) -> No
     assert bright == pytest.approx(CLICKS_S, abs=1 / FPS)
 
 
-def test_clicks_are_heard_in_their_frames(film: tuple[Path, GenerateStats]) -> None:
-    received = [round(second, 4) for second in loud(film[0])]
+def test_clicks_are_received_in_their_frames(movie: tuple[Path, GenerateStats]) -> None:
+    received = [round(second, 4) for second in loud(movie[0])]
     LOG.info("clicks at %s s", received)
     assert len(received) == len(CLICKS_S)
     assert received == pytest.approx(CLICKS_S, abs=1 / FPS)
@@ -98,8 +98,8 @@ def test_clicks_are_heard_in_their_frames(film: tuple[Path, GenerateStats]) -> N
 
 def shown(path: Path) -> Iterator[tuple[float, bool]]:
     """Time of every frame, and whether it is bright."""
-    with av.open(path) as film:
-        for frame in film.decode(video=0):
+    with av.open(path) as movie:
+        for frame in movie.decode(video=0):
             yield float(frame.time), frame.to_ndarray(format="gray").mean() > 128
 
 
@@ -114,9 +114,9 @@ def loud(path: Path) -> Iterator[float]:
 
 def samples_above(path: Path, level: float) -> Iterator[float]:
     """Times of the samples whose size is over ``level``."""
-    with av.open(path) as film:
-        rate_hz = film.streams.audio[0].rate
-        for frame in film.decode(audio=0):
+    with av.open(path) as movie:
+        rate_hz = movie.streams.audio[0].rate
+        for frame in movie.decode(audio=0):
             assert frame.time is not None
             loud_ones = np.flatnonzero(np.abs(frame.to_ndarray()[0]) > level)
             yield from (frame.time + int(index) / rate_hz for index in loud_ones)

@@ -26,7 +26,7 @@ BEGIN_S = 60.0
 
 
 @dataclass
-class Film:
+class VideoFile:
     """A film without end that is being made."""
 
     units: int = 0
@@ -39,32 +39,32 @@ async def _speak(stream: AvatarStream) -> None:
             await stream.send_audio(tone(RATE_HZ))
 
 
-async def _watch(stream: AvatarStream, film: Film) -> None:
+async def _watch(stream: AvatarStream, movie: VideoFile) -> None:
     try:
         async for result in stream:
-            film.units += isinstance(result, VideoUnit)
+            movie.units += isinstance(result, VideoUnit)
     except AvatarError as error:
-        film.error = error
+        movie.error = error
 
 
-async def _begun(film: Film) -> None:
+async def _begun(movie: VideoFile) -> None:
     """Returns when the first blocks have come."""
     async with asyncio.timeout(BEGIN_S):
-        while film.units < UNITS_BEFORE:  # noqa: ASYNC110 - filled by another task
+        while movie.units < UNITS_BEFORE:  # noqa: ASYNC110 - filled by another task
             await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
-async def endless_film(system: LocalPipeline) -> AsyncIterator[tuple[Film, "asyncio.Task[None]"]]:
+async def endless_video(system: LocalPipeline) -> AsyncIterator[tuple[VideoFile, "asyncio.Task[None]"]]:
     """A film of which the first blocks have come; the task ends when the film does."""
-    film = Film()
+    movie = VideoFile()
     async with AvatarClient(system.gateway) as client:
         session = await client.create_session(portrait(), OPTIONS)
         async with session.stream() as stream, asyncio.TaskGroup() as tasks:
             speaking = tasks.create_task(_speak(stream))
-            watching = tasks.create_task(_watch(stream, film))
-            await _begun(film)
-            yield film, watching
+            watching = tasks.create_task(_watch(stream, movie))
+            await _begun(movie)
+            yield movie, watching
             speaking.cancel()
             watching.cancel()
 
@@ -88,11 +88,11 @@ async def check_serves(system: LocalPipeline) -> None:
 @pytest.mark.parametrize("victim", PIPELINE)
 def test_a_killed_service(system: LocalPipeline, victim: str) -> None:
     async def run() -> None:
-        async with endless_film(system) as (film, watching):
+        async with endless_video(system) as (movie, watching):
             system.services[victim].kill()
             fault = Fault(f"{victim} killed")
             await fault.known(watching)
-            check_stage_lost(film.error)
+            check_stage_lost(movie.error)
             await fault.freed(freed(system, besides=victim))
 
     asyncio.run(run())
@@ -103,11 +103,11 @@ def test_a_killed_service(system: LocalPipeline, victim: str) -> None:
 @pytest.mark.parametrize("victim", [*STAGES, DECODER])
 def test_a_frozen_service(system: LocalPipeline, victim: str) -> None:
     async def run() -> None:
-        async with endless_film(system) as (film, watching):
+        async with endless_video(system) as (movie, watching):
             system.services[victim].process.send_signal(signal.SIGSTOP)
             fault = Fault(f"{victim} frozen")
             await fault.known(watching)
-            check_stage_lost(film.error)
+            check_stage_lost(movie.error)
             await fault.freed(freed(system, besides=victim))
 
     with thawed_afterwards(system.services[victim]):
@@ -117,13 +117,13 @@ def test_a_frozen_service(system: LocalPipeline, victim: str) -> None:
 
 def test_a_killed_gateway(system: LocalPipeline) -> None:
     async def run() -> None:
-        async with endless_film(system) as (film, watching):
+        async with endless_video(system) as (movie, watching):
             assert all([(await held(system, name))[0] for name in PIPELINE])
             system.services[GATEWAY].kill()
             fault = Fault("gateway killed")
             await fault.known(watching)
-            assert film.error is not None
-            assert film.error.code is grpc.StatusCode.UNAVAILABLE
+            assert movie.error is not None
+            assert movie.error.code is grpc.StatusCode.UNAVAILABLE
             await fault.freed(freed(system, besides=GATEWAY))
 
     asyncio.run(run())

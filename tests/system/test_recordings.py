@@ -41,7 +41,7 @@ def length_s(path: Path) -> float:
         return samples / float(file.streams.audio[0].rate)
 
 
-def test_the_film_is_as_long_as_the_speech(system: LocalPipeline, recording: Path, tmp_path: Path) -> None:
+def test_the_video_is_as_long_as_the_speech(system: LocalPipeline, recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "film.mp4"
 
     async def run() -> GenerateStats:
@@ -49,10 +49,10 @@ def test_the_film_is_as_long_as_the_speech(system: LocalPipeline, recording: Pat
             return await generate_file(client, recording.with_suffix(".jpg").read_bytes(), recording, out)
 
     measured, spoken_s = asyncio.run(run()), length_s(recording)
-    with av.open(out) as film:
-        times = [float(frame.time) for frame in film.decode(video=0)]
-        film.seek(0)
-        received = list(film.decode(audio=0))
+    with av.open(out) as movie:
+        times = [float(frame.time) for frame in movie.decode(video=0)]
+        movie.seek(0)
+        received = list(movie.decode(audio=0))
     assert len(times) == measured.frames == np.ceil(round(spoken_s * FPS, 6)) - DROPPED
     assert times == pytest.approx([0.0, *((number + DROPPED) / FPS for number in range(1, len(times)))])
     assert (received[-1].time or 0.0) + received[-1].samples / received[-1].sample_rate == pytest.approx(

@@ -21,7 +21,7 @@ from live_avatar.config import SAMPLE_RATE_HZ, TINY
 from live_avatar.launcher.layout import parse_layout
 from live_avatar.launcher.pipeline import LocalPipeline, Plan
 
-from .harness.recordings import Recording, film_of
+from .harness.recordings import Recording, movie_of
 from .harness.reference import System
 
 pytestmark = pytest.mark.alone
@@ -56,7 +56,7 @@ def speech() -> npt.NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def expected(speech: npt.NDArray[np.float32]) -> Frames:
     """The pictures [N, H, W, 3] that the library's loop makes of the samples."""
-    return film_of(
+    return movie_of(
         System(TINY), Recording(face=PORTRAIT.read_bytes(), speech=speech.tobytes(), seed=SEED, prompt=PROMPT)
     )
 
@@ -105,22 +105,22 @@ def test_raw_pictures_are_those_of_the_loop(
     assert torch.equal(torch.from_numpy(got.copy()), torch.from_numpy(expected))
 
 
-def test_the_film_is_as_long_as_the_speech(made: tuple[Path, GenerateStats], speech: npt.NDArray[np.float32]) -> None:
+def test_the_video_is_as_long_as_the_speech(made: tuple[Path, GenerateStats], speech: npt.NDArray[np.float32]) -> None:
     length_s = speech.size / SAMPLE_RATE_HZ
     blocks = -(-speech.size // TINY.samples_per_block)
-    with av.open(made[0]) as film:
-        assert [stream.codec_context.name for stream in film.streams] == ["h264", "aac"]
-        times = [float(frame.time) for frame in film.decode(video=0)]
+    with av.open(made[0]) as movie:
+        assert [stream.codec_context.name for stream in movie.streams] == ["h264", "aac"]
+        times = [float(frame.time) for frame in movie.decode(video=0)]
     assert blocks * TINY.frames_per_block - DROPPED >= len(times) == made[1].frames
     assert len(times) == np.ceil(length_s * FPS) - DROPPED
     assert times == pytest.approx([0.0, *((number + DROPPED) / FPS for number in range(1, len(times)))])
     assert times[-1] + 1 / FPS == pytest.approx(length_s, abs=1 / FPS)
 
 
-def test_the_films_pictures_are_those_of_the_loop(made: tuple[Path, GenerateStats], expected: Frames) -> None:
+def test_the_videos_pictures_are_those_of_the_loop(made: tuple[Path, GenerateStats], expected: Frames) -> None:
     """As near as compression lets them be, in the planes that are compressed."""
-    with av.open(made[0]) as film:
-        got = np.stack([frame.to_ndarray(format="yuv420p") for frame in film.decode(video=0)]).astype(np.float64)
+    with av.open(made[0]) as movie:
+        got = np.stack([frame.to_ndarray(format="yuv420p") for frame in movie.decode(video=0)]).astype(np.float64)
     wanted = np.stack([planes(picture) for picture in expected])
     error = np.square(got - wanted).mean((1, 2))
     psnr = 10 * np.log10(255**2 / error)
@@ -143,11 +143,11 @@ def planes(picture: Frames) -> npt.NDArray[np.float64]:
     return frame.to_ndarray().astype(np.float64)
 
 
-def test_the_films_speech_is_the_clients(made: tuple[Path, GenerateStats], speech: npt.NDArray[np.float32]) -> None:
+def test_the_videos_speech_is_the_clients(made: tuple[Path, GenerateStats], speech: npt.NDArray[np.float32]) -> None:
     """Not a frame early or late."""
-    with av.open(made[0]) as film:
+    with av.open(made[0]) as movie:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
-        frames = list(film.decode(audio=0))
+        frames = list(movie.decode(audio=0))
         first_s = frames[0].time or 0.0
         received = np.concatenate([one.to_ndarray()[0] for frame in frames for one in resampler.resample(frame)])
     length = min(received.size, speech.size)

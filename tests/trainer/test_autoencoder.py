@@ -49,10 +49,10 @@ def test_a_run_is_named_and_varied_on_the_command_line() -> None:
 
 
 def test_steps_take_pictures_of_several_sizes_in_turn(tmp_path: Path) -> None:
-    film = Stage(frames=5, batch=4, steps=4, learning_rate=1e-4, final_rate=1)
-    config = replace(config_in(tmp_path, film), sizes=(32, 64), log_every=1, evaluate_every=4, clips=4)
+    movie = Stage(frames=5, batch=4, steps=4, learning_rate=1e-4, final_rate=1)
+    config = replace(config_in(tmp_path, movie), sizes=(32, 64), log_every=1, evaluate_every=4, clips=4)
     assert [config.size(step) for step in range(3)] == [32, 64, 32]
-    assert [film.clips(size, 32) for size in (32, 64, 128)] == [4, 1, 1]
+    assert [movie.clips(size, 32) for size in (32, 64, 128)] == [4, 1, 1]
     train_autoencoder(config)
     reported = [json.loads(line) for line in (tmp_path / "autoencoder.jsonl").read_text().splitlines()]
     assert [line["size"] for line in reported if "loss" in line] == [32, 64, 32, 64]
@@ -82,7 +82,7 @@ def test_the_twin_for_pictures_is_the_network_on_one_frame() -> None:
     assert {id(each) for each in twin.parameters()} <= {id(each) for each in vae.parameters()}
 
 
-def test_at_the_start_every_latent_of_a_still_film_is_the_first() -> None:
+def test_at_the_start_every_latent_of_a_still_video_is_the_first() -> None:
     vae = build(TINY, seed=0)
     picture = make_batch(stills(1, 1, 64, split=TRAINING)).video
     with torch.no_grad():
@@ -110,10 +110,10 @@ def test_boxes_weigh_more_and_all_weights_average_one() -> None:
 
 
 def test_a_cut_keeps_what_belongs_together() -> None:
-    film = videos(2, 8, 64, split=TRAINING)
-    part = film.take(np.array([1])).cut(3, 4)
+    movie = videos(2, 8, 64, split=TRAINING)
+    part = movie.take(np.array([1])).cut(3, 4)
     for name in ("frames", "mouths", "eyes", "openness"):
-        assert np.array_equal(getattr(part, name)[0], getattr(film, name)[1, 3:7]), name
+        assert np.array_equal(getattr(part, name)[0], getattr(movie, name)[1, 3:7]), name
 
 
 def test_decibels() -> None:
@@ -135,15 +135,15 @@ def test_pictures_come_back_better_after_some_steps(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_was_cut_short_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    film = Stage(frames=5, batch=2, steps=2, learning_rate=3e-4, final_rate=1)
-    whole = train_autoencoder(config_in(tmp_path / "whole", STILL, film))
-    killed = Training(config_in(tmp_path / "cut", STILL, film))
+    movie = Stage(frames=5, batch=2, steps=2, learning_rate=3e-4, final_rate=1)
+    whole = train_autoencoder(config_in(tmp_path / "whole", STILL, movie))
+    killed = Training(config_in(tmp_path / "cut", STILL, movie))
     pool = stills(4, 4, 64, split=TRAINING)
     for step in range(3):
         killed.learn(draw_pictures(pool, STILL.batch, 1, (0, step)), STILL.rate(step))
     killed.save()
     killed.learn(draw_pictures(pool, STILL.batch, 1, (0, 3)), STILL.rate(3))
-    resumed = train_autoencoder(config_in(tmp_path / "cut", STILL, film))
+    resumed = train_autoencoder(config_in(tmp_path / "cut", STILL, movie))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
@@ -188,8 +188,8 @@ def test_weights_of_one_shape_move_together_as_each_would_alone() -> None:
 
 
 def test_the_decoder_learns_alone_from_people_who_speak(tmp_path: Path) -> None:
-    film = Stage(frames=5, batch=2, steps=3, learning_rate=1e-3, final_rate=0.5)
-    config = replace(config_in(tmp_path, film), weights=TRAINED, decoder_alone=True, speaking=True, clips=2)
+    movie = Stage(frames=5, batch=2, steps=3, learning_rate=1e-3, final_rate=0.5)
+    config = replace(config_in(tmp_path, movie), weights=TRAINED, decoder_alone=True, speaking=True, clips=2)
     before, after = components.load(TINY, "vae", TRAINED).state_dict(), train_autoencoder(config).state_dict()
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"decoder", "from_latents"}

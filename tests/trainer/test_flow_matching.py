@@ -146,7 +146,7 @@ def test_weights_of_the_published_levels_are_one_on_average(tmp_path: Path) -> N
     assert every.argmax() == (training_sigmas(5.0) - 0.5).abs().argmin()
 
 
-def test_blocks_share_a_level_as_often_as_told(tmp_path: Path) -> None:
+def test_blocks_share_a_level_as_often_as_configured(tmp_path: Path) -> None:
     config = flow_config(tmp_path, shared_level=0.4, inference_levels=0.0, blocks=3)
     shared = [bool((draw_levels(config, 0, item).diff() == 0).all()) for item in range(500)]
     assert 0.33 < np.mean(shared) < 0.47
@@ -163,7 +163,7 @@ def test_places_lie_on_blocks_at_the_start_or_within_reach(tmp_path: Path) -> No
     assert distances == set(range(4, 31))
 
 
-def test_the_loss_of_a_perfect_prediction_is_zero_and_weights_tell() -> None:
+def test_the_loss_of_a_perfect_prediction_is_zero_and_weights_count() -> None:
     target = torch.randn(2, 4, 6, 8, 8, generator=torch.Generator().manual_seed(0))
     ones = torch.ones(2, 8, 8)
     assert velocity_loss(target, target, ones, torch.ones(2, 2)) == 0

@@ -34,7 +34,7 @@ def test_options_come_in_their_own_types() -> None:
         (["--steps", "0"], "steps=0 must be positive"),
     ],
 )
-def test_what_is_wrong_with_an_option_is_said(
+def test_what_is_wrong_with_an_option_is_printed(
     options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["tiny", *options]) == USAGE

@@ -78,7 +78,7 @@ def test_a_sample_is_what_serving_would_see(encoder: SampleEncoder, weights: Pat
     torch.testing.assert_close(sample.motion, motion, rtol=0, atol=1e-5)
 
 
-def test_speech_is_heard_whole_or_as_a_stream(encoder: SampleEncoder) -> None:
+def test_speech_is_received_whole_or_as_a_stream(encoder: SampleEncoder) -> None:
     samples = clip(48).samples
     whole, stream = (encoder.speech_features(samples, 48, as_stream=as_stream) for as_stream in (False, True))
     assert whole.shape == stream.shape == (3, 8, 48)

@@ -103,7 +103,7 @@ def test_a_run_goes_on_from_weights_of_the_preset(tmp_path: Path) -> None:
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_it_learns_what_it_hears(pool: Utterances, tmp_path: Path) -> None:
+def test_it_learns_what_it_receives(pool: Utterances, tmp_path: Path) -> None:
     training = Training(config_in(tmp_path, steps=40))
     losses = [training.learn(pool) for _ in range(40)]
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:4])

@@ -169,7 +169,7 @@ def _lively(frames: int) -> Motion:
     return Motion(**{name: track.astype(np.float32) for name, track in tracks.items()})
 
 
-def test_prompts_tell_the_traits_apart() -> None:
+def test_prompts_distinguish_the_traits() -> None:
     prompts = {prompt_of(Traits(smile=smile, lively=lively)) for smile in (True, False) for lively in (True, False)}
     assert len(prompts) == 4
 

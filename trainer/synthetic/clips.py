@@ -100,7 +100,7 @@ def prompt_of(traits: Traits) -> str:
 def speech(
     frames: int, split: Split, rng: np.random.Generator, voice_name: str = ""
 ) -> tuple[npt.NDArray[np.float32], Mouth]:
-    """Random speech of ``frames`` frames: samples [N] as a microphone hears them, and the mouth that says it.
+    """Random speech of ``frames`` frames: samples [N] as a microphone records them, and the mouth that speaks them.
 
     ``voice_name`` is one of espeak-ng's own; empty: someone of ``split``.
     """

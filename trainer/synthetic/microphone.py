@@ -14,7 +14,7 @@ QUIET_SHARE = 0.4
 
 
 def record(voice: Samples, rng: np.random.Generator) -> Samples:
-    """``voice`` [N] as a random microphone hears it, in -1..1."""
+    """``voice`` [N] as a random microphone records it, in -1..1."""
     tilt = rng.uniform(*TILT)
     signal = voice - tilt * np.concatenate([[0], voice[:-1]])
     if rng.random() >= QUIET_SHARE:

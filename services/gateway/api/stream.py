@@ -20,8 +20,8 @@ from live_avatar.services.gateway.refusals import (
     not_yet_served,
     slow_consumer,
 )
+from live_avatar.services.gateway.sessions.block_scheduler import BlockScheduler
 from live_avatar.services.gateway.sessions.delivery import DeliveryCut
-from live_avatar.services.gateway.sessions.feeder import BlockFeeder
 from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.video.muxer import EncodedFrames, Fragment, Muxer, muxer_for
@@ -68,7 +68,7 @@ class Stream:
         self._telemetry = telemetry
         self._client_sequence = 0
         self._server_sequence = 0
-        self._feeder = BlockFeeder(session, telemetry)
+        self._scheduler = BlockScheduler(session, telemetry)
         self._writing = asyncio.Lock()
         self._emitting = asyncio.Lock()
         video = session.config.video
@@ -91,7 +91,7 @@ class Stream:
 
     async def _run_all(self) -> None:
         async with ungrouped(), asyncio.TaskGroup() as tasks:
-            helpers = [tasks.create_task(self._read_all()), tasks.create_task(self._feeder.run())]
+            helpers = [tasks.create_task(self._read_all()), tasks.create_task(self._scheduler.run())]
             helpers.append(tasks.create_task(self._emit_all()))
             helpers.append(tasks.create_task(self._delivery.watch()))
             await self._deliver_all()

@@ -148,8 +148,8 @@ def _check_video(form: VideoFormat, limits: Limits) -> None:
     if form.max_bitrate_kbps > limits.max_bitrate_kbps:
         message = f"{form.max_bitrate_kbps} kbit/s is over {limits.max_bitrate_kbps}"
         refuse("VIDEO_FORMAT_UNSUPPORTED", message, "config.video.max_bitrate_kbps")
-    if form.enlargement > bounds.MAX_ENLARGEMENT:
-        message = f"pictures are enlarged {bounds.MAX_ENLARGEMENT} times at most, not {form.enlargement}"
+    if form.enlargement > bounds.MAX_UPSCALE_FACTOR:
+        message = f"pictures are enlarged {bounds.MAX_UPSCALE_FACTOR} times at most, not {form.enlargement}"
         refuse("VIDEO_FORMAT_UNSUPPORTED", message, "config.video.enlargement")
 
 

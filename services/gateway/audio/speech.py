@@ -113,7 +113,7 @@ class Speech:
         self.end = self.audio_out.end
 
     def end_utterance(self) -> None:
-        """Completes the utterance and adds the silence that lets its last block be heard to its end."""
+        """Completes the utterance and adds the silence that completes its last block."""
         if not self._utterance_samples:
             return
         self._utterance_samples = 0

@@ -1,4 +1,4 @@
-"""Pipelines by the EndpointSlices of a Service, as the API server of a cluster tells them.
+"""Pipelines by the EndpointSlices of a Service, as the API server of a cluster reports them.
 
 All of it happens in a thread of its own, since the client blocks: no request of a session waits for it.
 """

@@ -25,9 +25,9 @@ from live_avatar.serving.backoff import Backoff
 _GONE, _FIRST_ERROR = 410, 300
 _SERVICE_LABEL = "kubernetes.io/service-name"
 _LOST = (urllib3.exceptions.HTTPError, OSError)
-"""How a connection can fail; what was heard before stays true."""
+"""How a connection can fail; what was received before stays valid."""
 _REFUSED = (ApiException, ValueError, KeyError, TypeError)
-"""What an answer can be: an error, or nothing that makes sense.  What was heard before is in doubt."""
+"""What an answer can be: an error, or a malformed one.  What was received before is in doubt."""
 
 Changed = Callable[[Mapping[str, Slice]], None]
 """Takes all slices by name; may keep nothing of the mapping."""
@@ -130,7 +130,7 @@ class SliceWatch:
     def _events(self) -> Iterator[Mapping[str, Any]]:
         """Every event from now on, until the server ends the watch, which it is asked to do now and then.
 
-        An event that is cut off by the end of the connection is not given: the next watch tells it again.
+        An event that is cut off by the end of the connection is not passed on: the next watch sends it again.
         """
         response = self._ask(watch_s=max(1, round(self._timing.watch_s * random.uniform(0.75, 1.0))))
         self._reading = response

@@ -24,7 +24,7 @@ class PortNames:
 
 
 def pipelines_of(slices: Iterable[Slice], names: PortNames) -> frozenset[Address]:
-    """Every pipeline that takes new sessions, once, however many slices and families of addresses tell of it.
+    """Every pipeline that takes new sessions, once, however many slices and address families list it.
 
     An endpoint counts when it is ready or says nothing about that; one that ends is not ready.
     """

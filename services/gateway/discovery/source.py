@@ -22,7 +22,7 @@ class Address:
 
 
 Found = Callable[[Set[Address]], None]
-"""Takes all pipelines that may get new sessions, and replaces what it was told before."""
+"""Takes all pipelines that may get new sessions, and replaces the former list."""
 
 
 class Discovery(Protocol):
@@ -31,7 +31,7 @@ class Discovery(Protocol):
     async def run(self, found: Found) -> None:
         """Tells ``found``, in the event loop, what is there at first and after every change; until cancelled.
 
-        Where the source does not answer, what was told last stays true: that a pipeline works is for its links to say.
+        Where the source does not answer, the last list stays valid: links find out whether a pipeline works.
         """
 
 

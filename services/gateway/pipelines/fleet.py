@@ -19,7 +19,7 @@ class Fleet:
     """Pipelines by their addresses; ``run`` must run while it is used.
 
     Args:
-        discovery: tells which there are.
+        discovery: lists them.
         make: makes one that does not run yet.
     """
 

@@ -47,7 +47,7 @@ class Pipeline:
         decoder: address of the VAE decoder.
         timing: waits of both links.
         allow_shared_devices: services may sit on one device.
-        observer: told about the links.
+        observer: receives events of the links.
         presets: systems it may run, by name.
     """
 
@@ -150,9 +150,9 @@ class Pipeline:
         """Sink version 0 of a portrait, and how like the training portraits it is; raises ServiceError."""
         return await self._video.encode_portrait(request, timeout_s)
 
-    async def send(self, request: StreamBlocksRequest, wanted: Callable[[], bool] = always) -> bool:
+    async def send(self, request: StreamBlocksRequest, still_needed: Callable[[], bool] = always) -> bool:
         """Sends a message down from the head; see ``Link.send``."""
-        return await self._link.send(request, wanted)
+        return await self._link.send(request, still_needed)
 
     def slot(self, due_ns: int) -> AbstractAsyncContextManager[None]:
         """The slot of a block that is due at ``due_ns`` of the monotonic clock; the body sends it."""

@@ -21,10 +21,10 @@ from live_avatar.services.gateway.pipelines import messages
 from live_avatar.services.gateway.pipelines.fleet import Fleet
 from live_avatar.services.gateway.pipelines.pipeline import SERVICE, Pipeline
 from live_avatar.services.gateway.refusals import CAUSE, PRECONDITION, expired
+from live_avatar.services.gateway.sessions.block_scheduler import condition
 from live_avatar.services.gateway.sessions.creation import Creations, create_failed
 from live_avatar.services.gateway.sessions.events import Interruption
 from live_avatar.services.gateway.sessions.failures import Failures
-from live_avatar.services.gateway.sessions.feeder import condition
 from live_avatar.services.gateway.sessions.keeper import End, Keeper, session_closed
 from live_avatar.services.gateway.sessions.negotiation import negotiated
 from live_avatar.services.gateway.sessions.policy import SessionPolicy

@@ -32,7 +32,7 @@ class SessionRecord:
     """A serialized ``SessionConfig``."""
     token_hash: bytes
     request_hash: bytes
-    """Of the request that created it, so that a reused request id is told from a repeated one."""
+    """Of the request that created it, so that a reused request id differs from a repeated one."""
     request_id: str
     pipeline: str
     endpoint: str

@@ -80,7 +80,7 @@ def fragment(sequence: int, runs: Iterable[Run]) -> bytes:
     """One movie fragment with its data; ``sequence`` counts from 1.  Runs without samples are left out."""
     filled = [run for run in runs if run.samples]
     offsets = [0] * len(filled)
-    # The offsets are of fixed width, so a first pass with zeros tells the size of the header.
+    # The offsets are of fixed width, so a first pass with zeros gives the size of the header.
     position = len(_fragment_header(sequence, filled, offsets)) + 8
     for index, run in enumerate(filled):
         offsets[index] = position

@@ -1,7 +1,7 @@
-"""EncodedFrames of a block and the speech of the same span to what the client receives.
+"""Muxes the encoded frames of a block and the speech of the same span into what the client receives.
 
 A ``Muxer`` belongs to one session and is fed blocks in order.  All positions are integers: frame n is shown at
-(n + dropped frames) / fps and sample i heard at i / rate, both on the session's clock; an MP4 shows frame 0 from 0 on.
+(n + dropped frames) / fps and sample i played at i / rate, both on the session's clock; an MP4 shows frame 0 from 0 on.
 Knows the encodings and the container; not who is waiting, nor why.
 """
 
@@ -218,7 +218,7 @@ class AacVoice:
     def track(self) -> mp4.AudioTrack:
         """How the packets are to be read."""
         config = self._encoder.extradata
-        assert config is not None, "the AAC encoder tells its configuration when it opens"
+        assert config is not None, "the AAC encoder has its configuration when it opens"
         return mp4.AudioTrack(
             track_id=_AUDIO_TRACK,
             sample_rate_hz=AAC_RATE_HZ,

@@ -197,7 +197,7 @@ class Talk:
         self._offset = 0
         await self.say(end_of_utterance=Request.EndOfUtterance(utterance_id=utterance))
 
-    def forget_utterance(self) -> None:
+    def drop_utterance(self) -> None:
         """What is spoken next is a new one."""
         self._offset = 0
 
@@ -277,7 +277,7 @@ def levels(data: bytes, form: str = "mp4") -> list[int]:
         return [round(float(frame.to_ndarray(format="gray").mean())) for frame in file.decode(video=0)]
 
 
-def is_film(found: list[int], frames: int, seed: int = 0) -> bool:
+def is_movie(found: list[int], frames: int, seed: int = 0) -> bool:
     """Whether a film shows the frames 0 to ``frames`` - 1 of a session, none lost and none twice."""
     wanted = [level(frame, seed) for frame in range(frames)]
     # Luma lies in 16..235, and encoding costs a little.
@@ -286,7 +286,7 @@ def is_film(found: list[int], frames: int, seed: int = 0) -> bool:
     )
 
 
-async def film(gateway: Gateway, samples: int, **config: Any) -> list[Response]:
+async def movie(gateway: Gateway, samples: int, **config: Any) -> list[Response]:
     """All responses of a session that speaks ``samples`` and ends."""
     made = await gateway.create(**config)
     async with Talk(gateway.stub) as talk:

@@ -160,7 +160,7 @@ class VideoOutput:
         except grpc.aio.AioRpcError:
             return  # the end of the decoder; its sessions are told by the chain
 
-    async def beat(self) -> None:
+    async def heartbeat_message(self) -> None:
         """Says that this side lives until the decoder ends the stream."""
         while not self._call.done():
             await asyncio.sleep(1)
@@ -341,7 +341,7 @@ async def latent_end(port: int, preset: str, digest: str) -> AsyncIterator[Laten
 async def video_end(target: str) -> AsyncIterator[VideoOutput]:
     """The video stream of the decoder at ``target``."""
     output = VideoOutput(target)
-    running = [asyncio.create_task(output.read()), asyncio.create_task(output.beat())]
+    running = [asyncio.create_task(output.read()), asyncio.create_task(output.heartbeat_message())]
     try:
         yield output
     finally:

@@ -39,11 +39,11 @@ class Recording(Script):
         return np.frombuffer(self.speech, np.float32).copy()
 
 
-def film_of(system: System, recording: Recording) -> NDArray[np.uint8]:
+def movie_of(system: System, recording: Recording) -> NDArray[np.uint8]:
     """Pictures [N, H, W, 3] of a session, as many as lie within its speech."""
     rules = system.preset.stream
     pictures = [frames.pixels for one in system.solo(recording, STEPS) for frames in one.frames]
     spoken = -(-recording.samples(system.preset).size * rules.fps // SAMPLE_RATE_HZ) - rules.dropped_frames
-    film: NDArray[np.uint8] = torch.cat(pictures)[:spoken].numpy()
-    assert film.shape[1:] == (SIDE, SIDE, 3)
-    return film
+    movie: NDArray[np.uint8] = torch.cat(pictures)[:spoken].numpy()
+    assert movie.shape[1:] == (SIDE, SIDE, 3)
+    return movie

@@ -87,7 +87,7 @@ def test_a_flood_is_read_no_faster_than_the_rate_and_its_session_lives() -> None
     asyncio.run(scenario())
 
 
-def test_a_recording_in_tiny_pieces_is_heard_in_few_messages() -> None:
+def test_a_recording_in_tiny_pieces_is_received_in_few_messages() -> None:
     async def scenario() -> None:
         async with whole_system() as running:
             made = await running.create()

@@ -16,9 +16,9 @@ from tests.services.gateway.clients import (
     Talk,
     audio_format,
     create_request,
-    film,
-    is_film,
+    is_movie,
     levels,
+    movie,
     portrait,
     tone,
     units,
@@ -38,8 +38,8 @@ def test_the_video_is_as_long_as_the_speech(listening: int) -> None:
     async def scenario() -> None:
         async with whole_system() as running:
             for samples, frames in ((BLOCK_SAMPLES * 7 + 1_000, 84 + 2 - DROPPED), (BLOCK_SAMPLES, 12 - DROPPED)):
-                received = await film(running, samples, listening=listening)
-                assert is_film(levels(b"".join(unit.data for unit in units(received))), frames)
+                received = await movie(running, samples, listening=listening)
+                assert is_movie(levels(b"".join(unit.data for unit in units(received))), frames)
                 video = [unit for unit in units(received) if unit.frame_count]
                 assert [unit.block_index for unit in video] == list(range(-(-samples // BLOCK_SAMPLES)))
                 assert sum(unit.frame_count for unit in video) == frames
@@ -51,7 +51,7 @@ def test_the_video_is_as_long_as_the_speech(listening: int) -> None:
     asyncio.run(scenario())
 
 
-def test_the_pipeline_hears_what_was_said() -> None:
+def test_the_pipeline_receives_what_was_spoken() -> None:
     """Whole files as fast as they come, streams block by block with the look-ahead and no more."""
 
     async def scenario() -> None:
@@ -61,7 +61,7 @@ def test_the_pipeline_hears_what_was_said() -> None:
             encoder.before_block = lambda block: kept.append(encoder.received(next(iter(encoder.sessions))))
             for listening in (api.LISTENING_WHOLE_FILE, STREAMING):
                 kept.clear()
-                await film(running, samples, listening=listening)
+                await movie(running, samples, listening=listening)
                 spoken = np.frombuffer(tone(RATE_HZ)[: 2 * RATE_HZ], "<i2")[:BLOCK_SAMPLES] / 32_768
                 assert np.allclose(kept[0][:BLOCK_SAMPLES], spoken, atol=1e-4)
                 received = [one.size for one in kept]
@@ -76,7 +76,7 @@ def test_the_pipeline_hears_what_was_said() -> None:
 def test_what_holds_for_the_session_goes_down_before_its_blocks() -> None:
     async def scenario() -> None:
         async with whole_system() as running:
-            await film(running, BLOCK_SAMPLES * 6, prompt="a fox", seed=2**63, fit=api.FIT_REFERENCE)
+            await movie(running, BLOCK_SAMPLES * 6, prompt="a fox", seed=2**63, fit=api.FIT_REFERENCE)
             encoder, decoder = running.pipeline.encoder, running.pipeline.decoder
             assert [first for first, _ in encoder.bodies] == [0, SWITCH]
             assert [body.sink.version for _, body in encoder.bodies] == [0, 1]
@@ -112,12 +112,12 @@ def test_raw_pictures_and_access_units_come_with_the_speech_beside_them() -> Non
         samples = BLOCK_SAMPLES * 2 + 4_000
         frames = 24 + 7 - DROPPED
         async with whole_system() as running:
-            raw = await film(running, samples, video=video_format(VideoFormat.ENCODING_RAW_RGB24))
+            raw = await movie(running, samples, video=video_format(VideoFormat.ENCODING_RAW_RGB24))
             pictures = units(raw)
             assert [one.first_frame_index for one in pictures] == list(range(frames))
             assert all(one.data == bytes([level(n)]) * (64 * 64 * 3) for n, one in enumerate(pictures))
-            coded = await film(running, samples, video=video_format(VideoFormat.ENCODING_H264_ANNEXB))
-            assert is_film(levels(b"".join(one.data for one in units(coded)), "h264"), frames)
+            coded = await movie(running, samples, video=video_format(VideoFormat.ENCODING_H264_ANNEXB))
+            assert is_movie(levels(b"".join(one.data for one in units(coded)), "h264"), frames)
             for received in (raw, coded):
                 spoken = [one.audio_unit for one in received if one.HasField("audio_unit")]
                 assert b"".join(one.data for one in spoken) == tone(RATE_HZ) + tone(samples - RATE_HZ)
@@ -127,7 +127,7 @@ def test_raw_pictures_and_access_units_come_with_the_speech_beside_them() -> Non
     asyncio.run(scenario())
 
 
-def test_utterances_follow_each_other_and_are_told() -> None:
+def test_utterances_follow_each_other_and_are_reported() -> None:
     async def scenario() -> None:
         async with whole_system() as running:
             made = await running.create(listening=STREAMING, video=video_format(VideoFormat.ENCODING_H264_ANNEXB))
@@ -192,11 +192,11 @@ def test_a_client_that_takes_nothing_is_let_go() -> None:
 def test_two_sessions_at_once_do_not_mix() -> None:
     async def scenario() -> None:
         async with whole_system() as running:
-            films = await asyncio.gather(
-                *(film(running, BLOCK_SAMPLES * 6, seed=seed, listening=STREAMING) for seed in range(4))
+            movies = await asyncio.gather(
+                *(movie(running, BLOCK_SAMPLES * 6, seed=seed, listening=STREAMING) for seed in range(4))
             )
-            for seed, received in enumerate(films):
-                assert is_film(levels(b"".join(unit.data for unit in units(received))), 72 - DROPPED, seed)
+            for seed, received in enumerate(movies):
+                assert is_movie(levels(b"".join(unit.data for unit in units(received))), 72 - DROPPED, seed)
 
     asyncio.run(scenario())
 
@@ -230,7 +230,7 @@ async def speak_for(talk: Talk, seconds: int) -> None:
 def test_timings_name_every_service_once() -> None:
     async def scenario() -> None:
         async with whole_system() as running:
-            received = await film(running, BLOCK_SAMPLES * 2)
+            received = await movie(running, BLOCK_SAMPLES * 2)
             for unit in units(received):
                 if unit.frame_count:
                     assert [timing.service for timing in unit.timings] == [
@@ -240,7 +240,7 @@ def test_timings_name_every_service_once() -> None:
     asyncio.run(scenario())
 
 
-def test_the_server_tells_what_it_serves() -> None:
+def test_the_server_reports_what_it_serves() -> None:
     async def scenario() -> None:
         async with whole_system(capacity=3) as running:
             await running.create()

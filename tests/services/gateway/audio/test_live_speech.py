@@ -75,7 +75,7 @@ class Stage:
             self._flying.append((self.now_ms + LATENCY_MS, block))
 
     @property
-    def film(self) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    def movie(self) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         """Everything that is played."""
         return np.concatenate(self.played)
 
@@ -85,10 +85,10 @@ def ramp(samples: int, first: int = 1) -> np.ndarray[tuple[int], np.dtype[np.flo
     return (np.arange(first, first + samples) / 2**20).astype(np.float32)
 
 
-def holes(film: np.ndarray[tuple[int], np.dtype[np.float32]], samples: int) -> int:
+def holes(movie: np.ndarray[tuple[int], np.dtype[np.float32]], samples: int) -> int:
     """Silent samples inside a ramp of ``samples``, which must be there whole and in order."""
-    spoken = np.flatnonzero(film)
-    assert np.array_equal(film[spoken], ramp(samples))
+    spoken = np.flatnonzero(movie)
+    assert np.array_equal(movie[spoken], ramp(samples))
     return int(spoken[-1] - spoken[0] + 1 - samples)
 
 
@@ -97,7 +97,7 @@ def test_silence_is_admitted_at_the_pace_of_playback() -> None:
     stage.run(10_000)
     assert all(stage.idle)
     assert len(stage.idle) == pytest.approx(10_000 / BLOCK_MS, abs=2)
-    assert not stage.film.any()
+    assert not stage.movie.any()
 
 
 def test_speech_after_silence_enters_at_once_at_the_start_of_a_block() -> None:
@@ -109,10 +109,10 @@ def test_speech_after_silence_enters_at_once_at_the_start_of_a_block() -> None:
     stage.run(1)
     assert not stage.idle[block]
     stage.run(5_000)
-    first = int(np.flatnonzero(stage.film)[0])
+    first = int(np.flatnonzero(stage.movie)[0])
     assert first == block * BLOCK
-    assert holes(stage.film, 3 * RATE_HZ) == 0
-    assert np.array_equal(np.concatenate(stage.received), stage.film)
+    assert holes(stage.movie, 3 * RATE_HZ) == 0
+    assert np.array_equal(np.concatenate(stage.received), stage.movie)
     assert stage.live.starved_blocks == 0
 
 
@@ -126,7 +126,7 @@ def test_two_clocks_stay_together_at_any_rate(rate_hz: int) -> None:
         stage.speak(wave)
         stage.end()
     stage.run(4_000)
-    played, received = stage.film, np.concatenate(stage.received)
+    played, received = stage.movie, np.concatenate(stage.received)
     assert len(played) / rate_hz == pytest.approx(len(received) / RATE_HZ, abs=1 / 8_000)
     for second in range(0, len(received) // RATE_HZ):
         loud_received = float(np.abs(received[second * RATE_HZ :][:RATE_HZ]).mean())
@@ -141,7 +141,7 @@ def test_utterances_that_wait_follow_each_other_without_a_gap() -> None:
         stage.speak(ramp(5_000, 1 + part * 5_000), f"part {part}")
         stage.end()
     stage.run(4_000)
-    assert holes(stage.film, 20_000) == 0
+    assert holes(stage.movie, 20_000) == 0
 
 
 def test_real_time_speech_waits_for_the_jitter_buffer_and_then_flows() -> None:
@@ -153,7 +153,7 @@ def test_real_time_speech_waits_for_the_jitter_buffer_and_then_flows() -> None:
         stage.run(20)
     stage.end()
     stage.run(2_000)
-    assert holes(stage.film, 64_000) == 0
+    assert holes(stage.movie, 64_000) == 0
     first = stage.admitted_ms[stage.idle.index(False)]
     assert first - asked <= BLOCK_MS + 200 + BLOCK_MS
 
@@ -181,8 +181,8 @@ def test_late_bursts_cost_no_more_silence_than_is_stated(data: st.DataObject, ji
     stage.run(3_000)
     worst = max(late)
     bound_ms = worst - jitter_ms + BLOCK_MS if worst > jitter_ms else 0
-    assert holes(stage.film, count * 320) <= bound_ms * RATE_HZ // 1000
-    assert bool(stage.live.starved_blocks) == bool(holes(stage.film, count * 320))
+    assert holes(stage.movie, count * 320) <= bound_ms * RATE_HZ // 1000
+    assert bool(stage.live.starved_blocks) == bool(holes(stage.movie, count * 320))
 
 
 def test_an_utterance_that_stops_without_an_end_is_spoken_all_the_same() -> None:
@@ -190,13 +190,13 @@ def test_an_utterance_that_stops_without_an_end_is_spoken_all_the_same() -> None
     stage.run(3_000)
     stage.speak(ramp(1_000))
     stage.run(BLOCK_MS + 200 + BLOCK_MS + 100)
-    assert holes(stage.film, 1_000) == 0
+    assert holes(stage.movie, 1_000) == 0
     stage.run(2_000)
     assert stage.live.starved_blocks
     stage.speak(ramp(1_000, 1_001))
     stage.end()
     stage.run(2_000)
-    assert holes(stage.film, 2_000) > RATE_HZ
+    assert holes(stage.movie, 2_000) > RATE_HZ
 
 
 @pytest.mark.parametrize("pause_ms", range(0, 2_000, 170))
@@ -211,21 +211,21 @@ def test_nothing_of_an_interrupted_utterance_is_left(pause_ms: int) -> None:
     stage.run(1_000)
     stage.end()
     stage.run(1_000)
-    assert not stage.film[clean * BLOCK :].any()
+    assert not stage.movie[clean * BLOCK :].any()
     assert not np.concatenate(stage.received)[clean * BLOCK :].any()
     stage.speak(ramp(RATE_HZ), "new")
     stage.end()
     stage.run(3_000)
-    assert holes(stage.film[clean * BLOCK :], RATE_HZ) == 0
+    assert holes(stage.movie[clean * BLOCK :], RATE_HZ) == 0
     assert stage.live.starved_blocks == 0
 
 
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(1, 3 * RATE_HZ), max_size=30), rate_hz=st.sampled_from([16_000, 44_100]))
-def test_what_is_heard_does_not_depend_on_the_chunks(cuts: list[int], rate_hz: int) -> None:
+def test_what_is_received_does_not_depend_on_the_chunks(cuts: list[int], rate_hz: int) -> None:
     """One sample to three seconds: the same bits, where the speech comes before the block it begins in."""
     spoken = np.sin(np.arange(4 * rate_hz) / 17).astype(np.float32) * 0.3
-    films = []
+    movies = []
     for pieces in ([spoken.size], cuts):
         stage = Stage(rate_hz=rate_hz)
         stage.run(2_000)
@@ -236,9 +236,9 @@ def test_what_is_heard_does_not_depend_on_the_chunks(cuts: list[int], rate_hz: i
                 first += size
         stage.end()
         stage.run(7_000)
-        films.append(np.concatenate(stage.received)[: 18 * BLOCK])
-    assert np.array_equal(films[0], films[1])
-    assert films[0].any()
+        movies.append(np.concatenate(stage.received)[: 18 * BLOCK])
+    assert np.array_equal(movies[0], movies[1])
+    assert movies[0].any()
 
 
 def test_no_more_utterances_wait_than_may_however_short_they_are() -> None:

@@ -47,7 +47,7 @@ def test_samples_come_out_as_they_were_sent(encoding: "AudioFormat.Encoding.Valu
     assert one.audio_in.end == 1_000
 
 
-def test_the_model_hears_full_scale_at_most() -> None:
+def test_the_model_receives_full_scale_at_most() -> None:
     one = speech(encoding=F32)
     one.append(np.array([1e30, -1e30, 0.5], "<f4").tobytes(), 0)
     assert one.audio_out.take(3).tolist() == [1.0, -1.0, 0.5]

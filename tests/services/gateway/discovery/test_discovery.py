@@ -102,7 +102,7 @@ def test_an_endpoint_counts_unless_it_is_not_ready(condition: int, takes: bool) 
     assert pipelines_of([slice_of("a", [pod])], PORTS) == ({pod.address} if takes else set())
 
 
-def test_a_pod_that_several_slices_tell_of_is_one_pipeline() -> None:
+def test_a_pod_that_several_slices_report_of_is_one_pipeline() -> None:
     pod = Pod(1, "a")
     six = slice_of("six", [pod]) | {"addressType": "IPv6"}
     six["endpoints"][0]["addresses"] = ["fd00::1"]
@@ -117,7 +117,7 @@ def test_a_pod_that_several_slices_tell_of_is_one_pipeline() -> None:
     [{"ports": None}, {"ports": [{"name": PORTS.head, "port": 1}]}, {"endpoints": None}, {"endpoints": [{}]},
      {"endpoints": [{"addresses": []}]}],
 )  # fmt: skip
-def test_a_slice_that_tells_too_little_tells_of_nobody(broken: Object) -> None:
+def test_a_slice_that_reports_too_little_lists_no_pipeline(broken: Object) -> None:
     good = Pod(1, "a")
     assert pipelines_of([slice_of("b", [Pod(2, "b")]) | broken, slice_of("a", [good])], PORTS) == {good.address}
 

@@ -72,7 +72,7 @@ async def known(running: Gateway, count: int) -> api.GetServerInfoResponse:
             await asyncio.sleep(0.02)
 
 
-async def film(talk: Talk) -> int:
+async def movie(talk: Talk) -> int:
     """Speaks one block to the end; returns the number of pieces of video."""
     await talk.speak(tone(BLOCK_SAMPLES))
     await talk.finish()
@@ -91,7 +91,7 @@ def test_sessions_go_on_where_a_pipeline_is_no_longer_found(cluster: FakeCluster
                 for _ in range(2):
                     await running.create()
                 assert (used.sessions_held, other.sessions_held) == (3, 6), "new sessions go elsewhere"
-                assert await film(talk)
+                assert await movie(talk)
             async with asyncio.timeout(WAIT_S):
                 while used.hops[0]._upstreams:  # noqa: ASYNC110 - nothing tells of the end of a link
                     await asyncio.sleep(0.02)
@@ -121,7 +121,7 @@ def test_sessions_are_made_while_the_cluster_is_away(cluster: FakeCluster, tmp_p
             made = await running.create()
             async with Talk(running.stub) as talk:
                 await talk.open(made.session_token)
-                assert await film(talk)
+                assert await movie(talk)
             await asyncio.sleep(0.5)
             await known(running, 2)
 

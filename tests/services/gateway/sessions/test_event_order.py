@@ -202,7 +202,7 @@ def test_an_utterance_that_is_over_is_not_interrupted() -> None:
     ]
 
 
-def test_what_is_told_last_is_written_before_the_stream_ends() -> None:
+def test_what_is_reported_last_is_written_before_the_stream_ends() -> None:
     """The task that tells may have begun to write when the last block has left."""
     line = play([*["admit", "wait"] * 3, *["wait"] * 50, "interrupt"], [*[0] * 36, 40])
     assert line.events()[-1].kind == INTERRUPTED

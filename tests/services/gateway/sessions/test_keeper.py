@@ -104,7 +104,7 @@ def test_what_is_held_or_made_is_never_reaped_and_renewed_once_it_is_stored() ->
         (AWAY, "STORE_LOST"),
     ],
 )
-def test_a_session_that_is_lost_hears_why(outcome: Renewal, reason: str) -> None:
+def test_a_session_that_is_lost_receives_why(outcome: Renewal, reason: str) -> None:
     async def scenario() -> None:
         store, found = FakeStore(), list[ServiceError]()
         keeper = kept(store)

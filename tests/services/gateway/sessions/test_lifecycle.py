@@ -17,8 +17,8 @@ from tests.services.gateway.clients import (
     Talk,
     create_request,
     failure,
-    film,
     gateway,
+    movie,
     tone,
     units,
     whole_system,
@@ -54,7 +54,7 @@ def test_everything_is_free_when_a_session_ends_early(how: str) -> None:
             else:
                 talk.cancel()
             await running.freed()
-            assert await film(running, BLOCK_SAMPLES)
+            assert await movie(running, BLOCK_SAMPLES)
 
     asyncio.run(scenario())
 
@@ -171,7 +171,7 @@ def test_one_sessions_failure_leaves_the_others() -> None:
                     raise ValueError("a fault in the work")
 
             running.pipeline.stage.before_block = break_one
-            other = asyncio.create_task(film(running, BLOCK_SAMPLES * 8))
+            other = asyncio.create_task(movie(running, BLOCK_SAMPLES * 8))
             async with Talk(running.stub) as talk:
                 await talk.open(made.session_token)
                 await talk.speak(tone(BLOCK_SAMPLES * 8))
@@ -203,7 +203,7 @@ def test_a_lost_pipeline_ends_its_sessions_and_is_used_again_when_it_is_back() -
         async with fake_pipeline(timing=quick, ports=(ports[0], 0, ports[2])) as second:
             running.pipeline = second
             await running.wait_ready()
-            assert len(units(await film(running, BLOCK_SAMPLES * 2))) >= 2
+            assert len(units(await movie(running, BLOCK_SAMPLES * 2))) >= 2
         await keeper.__aexit__(None, None, None)
 
     asyncio.run(scenario())
@@ -231,7 +231,7 @@ def test_gateways_that_share_a_store_share_the_pipelines_places(redis_server: st
                 await two.stub.CloseSession(api.CloseSessionRequest(session_id=first.session.session_id), timeout=20)
                 error = await talk.failure()
             assert (error.code, error.reason) == (grpc.StatusCode.ABORTED, "SESSION_CLOSED")
-            assert units(await film(two, BLOCK_SAMPLES * 2))
+            assert units(await movie(two, BLOCK_SAMPLES * 2))
 
     asyncio.run(scenario())
 

@@ -25,7 +25,7 @@ from tests.services.gateway.clients import (
     Request,
     Talk,
     failure,
-    is_film,
+    is_movie,
     levels,
     tone,
     units,
@@ -73,7 +73,7 @@ def test_an_avatar_idles_at_the_pace_of_playback_until_somebody_speaks() -> None
     asyncio.run(scenario())
 
 
-def test_the_units_of_a_live_session_are_a_film() -> None:
+def test_the_units_of_a_live_session_are_a_video() -> None:
     async def scenario() -> None:
         form = video_format(VideoFormat.ENCODING_FMP4)
         async with whole_system() as running, viewer(running, video=form) as one:
@@ -81,7 +81,7 @@ def test_the_units_of_a_live_session_are_a_film() -> None:
             await one.until_block(5)
             await one.finish()
             found = levels(b"".join(unit.data for unit in one.units()))
-            assert is_film(found, len(found))
+            assert is_movie(found, len(found))
             assert len(found) >= 6 * 12 - DROPPED
 
     asyncio.run(scenario())
@@ -110,7 +110,7 @@ def test_a_prompt_changes_at_the_same_block_on_all_stages() -> None:
     asyncio.run(scenario())
 
 
-def test_late_speech_is_told_and_stalls_nobody() -> None:
+def test_late_speech_is_reported_and_stalls_nobody() -> None:
     async def scenario() -> None:
         async with whole_system() as running, viewer(running) as one:
             await one.until_block(4)
@@ -147,7 +147,7 @@ async def until_reported(one: Viewer, kind: int, what: str, **metadata: str) -> 
     return found[0]
 
 
-def test_a_pipeline_that_is_too_slow_is_told_with_what_is_slow_in_it() -> None:
+def test_a_pipeline_that_is_too_slow_is_reported_with_what_is_slow_in_it() -> None:
     async def scenario() -> None:
         # Blocks enter early enough to be in time on a busy machine, too.
         early = {"live": {"margin_ms": 400}}
@@ -183,7 +183,7 @@ def test_an_utterance_that_was_interrupted_on_its_way_does_not_begin_afterwards(
                 await asyncio.sleep(0.01)
             await one.say(interrupt=Request.Interrupt())
             clean = (await one.until_event(INTERRUPTED)).block_index
-            one.talk.forget_utterance()
+            one.talk.drop_utterance()
             running.pipeline.stage.before_block = lambda block: None
             await one.speak(tone(RATE_HZ), "next")
             await one.end_utterance("next")
@@ -199,7 +199,7 @@ def test_an_utterance_that_was_interrupted_on_its_way_does_not_begin_afterwards(
     asyncio.run(scenario())
 
 
-def test_a_client_that_grants_no_credits_is_told_what_the_video_waits_for() -> None:
+def test_a_client_that_grants_no_credits_is_informed_what_the_video_waits_for() -> None:
     async def scenario() -> None:
         form = video_format(VideoFormat.ENCODING_H264_ANNEXB)
         patient = {"limits": {"live_slow_consumer_seconds": 10}}
@@ -252,7 +252,7 @@ async def barge_in(one: Viewer, index: int) -> int:
     """Interrupts, and returns the first block that is promised to be clean."""
     before = one.position()
     await one.report()
-    one.talk.forget_utterance()
+    one.talk.drop_utterance()
     await one.say(interrupt=Request.Interrupt())
     event = await one.until_event(INTERRUPTED, index)
     reported = event.media_time.ToNanoseconds() * FPS / 1e9 - DROPPED
@@ -402,7 +402,7 @@ def test_a_gateway_that_drains_says_so_and_lets_the_conversation_end() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 160, 7_681, 3 * RATE_HZ])
-def test_the_pipeline_hears_the_same_for_any_chunks(cut: int) -> None:
+def test_the_pipeline_receives_the_same_for_any_chunks(cut: int) -> None:
     """Offline, heard as it comes: where nothing depends on a clock, nothing depends on the chunks either."""
 
     async def scenario() -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from live_avatar.client.errors import from_status
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import EncodePortraitResponse
 from live_avatar.v1 import avatar_service_pb2 as api
-from tests.services.gateway.clients import BLOCK_SAMPLES, Response, film, whole_system
+from tests.services.gateway.clients import BLOCK_SAMPLES, Response, movie, whole_system
 
 Event = Response.Event
 DELIVERIES = (api.DELIVERY_OFFLINE, api.DELIVERY_LIVE)
@@ -20,7 +20,7 @@ def receive(novelty: EncodePortraitResponse.Novelty | None, delivery: int) -> li
     async def scenario() -> list[Response]:
         async with whole_system() as running:
             running.pipeline.decoder.novelty = novelty
-            received = await film(running, BLOCK_SAMPLES * 2, delivery=delivery)
+            received = await movie(running, BLOCK_SAMPLES * 2, delivery=delivery)
             await running.freed()
             return received
 
@@ -28,7 +28,7 @@ def receive(novelty: EncodePortraitResponse.Novelty | None, delivery: int) -> li
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_an_unlike_portrait_is_said_before_any_video(delivery: int) -> None:
+def test_an_unlike_portrait_is_printed_before_any_video(delivery: int) -> None:
     reported = EncodePortraitResponse.Novelty(measured=3.4, threshold=1.5, trained_on="drawn faces")
     received = receive(reported, delivery)
     warned = [place for place, one in enumerate(received) if one.event.kind == Event.KIND_WARNING]

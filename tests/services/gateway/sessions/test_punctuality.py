@@ -44,7 +44,7 @@ def test_little_delays_with_calm_between_are_nothing() -> None:
     assert changes(Degradation(), ([NOTED_NS // 2] + [0] * CALM_BLOCKS) * 20) == []
 
 
-def test_a_flapping_pipeline_is_told_of_once() -> None:
+def test_a_flapping_pipeline_is_reported_of_once() -> None:
     assert changes(Degradation(), [NOTED_NS, 0, 0] * 50) == [0]
 
 
@@ -158,7 +158,7 @@ def test_a_slow_pipeline_is_named_with_its_slowest_service_and_recovers() -> Non
     assert watched.telemetry.sessions[Cause.PIPELINE_SLOW] == 0
 
 
-def test_a_pipeline_that_stands_still_is_told_of_while_it_does() -> None:
+def test_a_pipeline_that_stands_still_is_reported_of_while_it_does() -> None:
     watched = Watched()
     watched.deliver(0)
     assert reported(watched.wait(360 * MS)) == []
@@ -188,7 +188,7 @@ def test_a_client_that_does_not_take_its_video_is_named() -> None:
     assert watched.telemetry.sessions == {Cause.AUDIO_STARVED: 0, Cause.PIPELINE_SLOW: 0, Cause.CLIENT_SLOW: 1}
 
 
-def test_each_is_told_what_it_is_to_blame_for() -> None:
+def test_each_is_informed_what_it_is_to_blame_for() -> None:
     """The pipeline was late by 0.5 s, and the client by as much again."""
     watched = Watched()
     watched.deliver(0)
@@ -205,7 +205,7 @@ def test_the_time_to_hand_a_block_over_is_nobodys_fault() -> None:
     assert reported(events) == [("DEGRADED", "PIPELINE_SLOW")]
 
 
-def test_blocks_in_time_are_not_told_of() -> None:
+def test_blocks_in_time_are_not_reported_of() -> None:
     watched, events = Watched(), list[Event]()
     watched.deliver(0)
     watched.deliver(0)

@@ -262,7 +262,7 @@ def test_a_redis_that_is_gone_is_an_error_of_ours_in_time() -> None:
     asyncio.run(scenario())
 
 
-def test_a_stored_session_that_lacks_a_field_is_told_by_name() -> None:
+def test_a_stored_session_that_lacks_a_field_is_reported_by_name() -> None:
     fields = {name.encode(): value for name, value in record().to_fields().items()}
     assert SessionRecord.from_fields(fields) == record()
     assert SessionRecord.from_fields(fields | {b"newer": b"1"}) == record()

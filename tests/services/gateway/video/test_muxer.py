@@ -34,7 +34,7 @@ def first_frame(block: int) -> int:
     return max(0, block * PER_BLOCK - DROPPED)
 
 
-def film(blocks: int, bright: set[int]) -> Iterator[EncodedFrames]:
+def movie(blocks: int, bright: set[int]) -> Iterator[EncodedFrames]:
     """Black pictures but for the ``bright`` ones."""
     encoder = H264Encoder(*SIZE, FPS)
     for block in range(blocks):
@@ -83,7 +83,7 @@ def test_clicks_and_flashes_meet_in_the_file(rate_hz: int) -> None:
     at = [0.52, 1.0, 1.96, 2.84]
     muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, rate_hz)
     bright = {round(second * FPS) - DROPPED for second in at}
-    units, tail = mux_all(muxer, film(6, bright), clicks(at, 2.88, rate_hz), rate_hz)
+    units, tail = mux_all(muxer, movie(6, bright), clicks(at, 2.88, rate_hz), rate_hz)
     data = b"".join(unit.data for unit in units) + tail
     frames = shown(data)
     following = [n / FPS for n in range(DROPPED + 1, 6 * PER_BLOCK)]
@@ -102,7 +102,7 @@ def test_clicks_and_flashes_meet_in_the_file(rate_hz: int) -> None:
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_the_first_picture_is_held_from_the_beginning(blocks: int) -> None:
     """Picture and sound begin together; no other picture moves."""
-    data = packed_film(blocks)
+    data = packed_video(blocks)
     with av.open(io.BytesIO(data), "r") as file:
         video = file.streams.video[0]
         assert video.time_base is not None and video.start_time == 0
@@ -114,9 +114,9 @@ def test_the_first_picture_is_held_from_the_beginning(blocks: int) -> None:
     assert lengths == [Fraction(DROPPED + 1, FPS), *[Fraction(1, FPS)] * (len(starts) - 1)]
 
 
-def test_only_the_first_fragment_tells_durations() -> None:
+def test_only_the_first_fragment_reports_durations() -> None:
     muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
-    units, _ = mux_all(muxer, film(3, set()), clicks([], 1.44, 16_000), 16_000)
+    units, _ = mux_all(muxer, movie(3, set()), clicks([], 1.44, 16_000), 16_000)
     runs = [video_run(unit.data) for unit in units]
     held = (DROPPED + 1) * TICKS_PER_FRAME
     assert runs == [
@@ -126,25 +126,25 @@ def test_only_the_first_fragment_tells_durations() -> None:
     ]
 
 
-def test_a_film_of_a_single_picture_shows_it_to_its_end() -> None:
+def test_a_video_of_a_single_picture_shows_it_to_its_end() -> None:
     muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
-    pictures, *_ = film(1, set())
+    pictures, *_ = movie(1, set())
     only = EncodedFrames(block=0, first_frame=0, frames=pictures.frames[:1])
     (unit,) = muxer.mux(only, clicks([], 0.16, 16_000))
     assert video_run(unit.data) == (0, [(DROPPED + 1) * TICKS_PER_FRAME])
 
 
-def test_a_film_of_a_later_block_is_not_held_from_the_beginning() -> None:
+def test_a_video_of_a_later_block_is_not_held_from_the_beginning() -> None:
     muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
-    _, later = film(2, set())
+    _, later = movie(2, set())
     (unit,) = muxer.mux(later, clicks([], 0.48, 16_000))
     assert video_run(unit.data) == (PER_BLOCK * TICKS_PER_FRAME, [])
 
 
 @pytest.mark.parametrize("movflags", ["faststart", "empty_moov+default_base_moof+frag_keyframe", "cmaf"])
-def test_a_film_that_is_put_into_other_boxes_begins_with_its_picture(movflags: str, tmp_path: Path) -> None:
+def test_a_video_that_is_put_into_other_boxes_begins_with_its_picture(movflags: str, tmp_path: Path) -> None:
     """No edit list is needed for it, so none can be lost."""
-    data, target = packed_film(2), tmp_path / "film.mp4"
+    data, target = packed_video(2), tmp_path / "film.mp4"
     with av.open(io.BytesIO(data), "r") as source, av.open(target, "w", "mp4", {"movflags": movflags}) as file:
         video = source.streams.video[0]
         stream = file.add_stream_from_template(video)
@@ -161,7 +161,7 @@ def test_every_block_is_complete_when_it_leaves() -> None:
     """A viewer who has the units up to a block can play it: nothing is kept back for the next one."""
     muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
     speech, data = clicks([], 1.44, 16_000), b""
-    for pictures in film(3, set()):
+    for pictures in movie(3, set()):
         for unit in muxer.mux(pictures, speech[pictures.block * 7_680 : (pictures.block + 1) * 7_680]):
             data += unit.data
         assert len(shown(data)) == first_frame(pictures.block + 1)
@@ -171,7 +171,7 @@ def test_every_block_is_complete_when_it_leaves() -> None:
 
 def test_one_fragment_per_block_after_one_header() -> None:
     muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
-    units, tail = mux_all(muxer, film(3, set()), clicks([], 1.44, 16_000), 16_000)
+    units, tail = mux_all(muxer, movie(3, set()), clicks([], 1.44, 16_000), 16_000)
     assert [boxes(unit.data) for unit in units] == [["ftyp", "moov", "moof", "mdat"], *[["moof", "mdat"]] * 2]
     assert boxes(tail) == ["moof", "mdat"]
     assert [(unit.first_frame, unit.frame_count, unit.keyframe) for unit in units] == [
@@ -179,9 +179,9 @@ def test_one_fragment_per_block_after_one_header() -> None:
     ]  # fmt: skip
 
 
-def packed_film(blocks: int) -> bytes:
+def packed_video(blocks: int) -> bytes:
     muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, 16_000)
-    units, tail = mux_all(muxer, film(blocks, set()), clicks([], blocks * 0.48, 16_000), 16_000)
+    units, tail = mux_all(muxer, movie(blocks, set()), clicks([], blocks * 0.48, 16_000), 16_000)
     return b"".join(unit.data for unit in units) + tail
 
 
@@ -223,7 +223,7 @@ def test_a_session_without_video_has_no_file() -> None:
 
 def test_a_block_whose_pictures_are_all_cut_keeps_its_speech() -> None:
     muxer = FragmentedMp4(TINY, SIZE, 16_000)
-    pictures, *_ = film(1, set())
+    pictures, *_ = movie(1, set())
     speech = clicks([], 0.5, 16_000)
     units = list(muxer.mux(pictures, speech[:7_680]))
     assert list(muxer.mux(EncodedFrames(block=1, first_frame=9, frames=()), speech[7_680:])) == []
@@ -232,7 +232,7 @@ def test_a_block_whose_pictures_are_all_cut_keeps_its_speech() -> None:
 
 
 def test_a_file_cannot_begin_without_parameter_sets() -> None:
-    pictures, *_ = film(1, set())
+    pictures, *_ = movie(1, set())
     muxer = FragmentedMp4(TINY, SIZE, 16_000)
     broken = EncodedFrames(block=0, first_frame=0, frames=pictures.frames[1:])
     with pytest.raises(ValueError, match="parameter sets"):
@@ -241,7 +241,7 @@ def test_a_file_cannot_begin_without_parameter_sets() -> None:
 
 def test_access_units_are_one_stream() -> None:
     muxer = muxer_for(VideoFormat.ENCODING_H264_ANNEXB, TINY, SIZE, 16_000)
-    units, tail = mux_all(muxer, film(3, {5}), clicks([], 1.44, 16_000), 16_000)
+    units, tail = mux_all(muxer, movie(3, {5}), clicks([], 1.44, 16_000), 16_000)
     assert (len(units), tail, muxer.carries_audio) == (3, b"", False)
     with av.open(io.BytesIO(b"".join(unit.data for unit in units)), mode="r", format="h264") as file:
         bright = [frame.to_ndarray(format="gray").mean() > 128 for frame in file.decode(video=0)]

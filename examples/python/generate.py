@@ -1,4 +1,4 @@
-"""Writes a film of a portrait that speaks a WAV file: python film.py HOST:PORT PORTRAIT SPEECH.wav OUT.mp4"""
+"""Writes a video of a portrait that speaks a WAV file: python generate.py HOST:PORT PORTRAIT SPEECH.wav OUT.mp4"""
 
 import asyncio
 import sys
@@ -11,11 +11,11 @@ from live_avatar.client import AvatarClient, AvatarStream, SessionOptions, Video
 def main(gateway: str, portrait: str, speech: str, out: str) -> None:
     with wave.open(speech) as recording:  # 16-bit samples of one channel
         rate_hz, samples = recording.getframerate(), recording.readframes(recording.getnframes())
-    pieces = asyncio.run(film(gateway, Path(portrait).read_bytes(), rate_hz, samples))
+    pieces = asyncio.run(generate(gateway, Path(portrait).read_bytes(), rate_hz, samples))
     Path(out).write_bytes(b"".join(pieces))
 
 
-async def film(gateway: str, image: bytes, rate_hz: int, samples: bytes) -> list[bytes]:
+async def generate(gateway: str, image: bytes, rate_hz: int, samples: bytes) -> list[bytes]:
     async with AvatarClient(gateway) as client:
         session = await client.create_session(image, SessionOptions(sample_rate_hz=rate_hz))
         async with session.stream() as stream, asyncio.TaskGroup() as tasks:

@@ -1,4 +1,4 @@
-"""A session's way into its pipeline: speech, conditioning and blocks, each as soon as it may go.
+"""Schedules what a session sends into its pipeline: speech, conditioning and blocks, each as soon as it is admitted.
 
 Knows the order of messages on the hop; when something may go is for the session and its delivery to say.
 """
@@ -29,7 +29,7 @@ _RECORDED_TOGETHER = SAMPLE_RATE_HZ
 """Of a recording the encoder makes nothing before its end: samples that go down together."""
 
 
-class BlockFeeder:
+class BlockScheduler:
     """Feeds one session."""
 
     def __init__(self, session: Session, telemetry: Telemetry) -> None:

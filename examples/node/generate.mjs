@@ -1,7 +1,7 @@
-// Writes a film of a portrait that speaks a WAV file (16 bits, one channel).
+// Writes a video of a portrait that speaks a WAV file (16 bits, one channel).
 //
 //   npm install
-//   node film.mjs HOST:PORT PROTOS PORTRAIT SPEECH.wav OUT.mp4
+//   node generate.mjs HOST:PORT PROTOS PORTRAIT SPEECH.wav OUT.mp4
 //
 // PROTOS is the folder protos/ of this project.
 
@@ -32,12 +32,12 @@ const { sessionToken } = await call("CreateSession", {
     video: { encoding: "ENCODING_FMP4" },
   },
 });
-const film = createWriteStream(out);
+const movie = createWriteStream(out);
 const stream = client.StreamAvatar();
 let clientSequence = 0;
 stream.on("data", ({ videoUnit }) => {
   if (videoUnit) {
-    film.write(videoUnit.data);
+    movie.write(videoUnit.data);
     send({ credit: { videoUnits: 1 } }); // there is room for one more
   }
 });
@@ -51,8 +51,8 @@ for (let first = 0; first < samples.length; first += pieceBytes) {
 send({ finish: {} });
 await ended; // rejects with the gateway's status where the session failed
 stream.end();
-film.end();
-await once(film, "finish");
+movie.end();
+await once(movie, "finish");
 client.close();
 
 function send(payload) {
