@@ -202,13 +202,13 @@ def test_every_kind_of_call_knows_its_own_caller() -> None:
 
             async def call(subject: str) -> set[bytes]:
                 metadata = bearer(f"acme/{subject}/sessions")
-                heard = {await channel.unary_unary(f"{service}/ListSessions")(b"", metadata=metadata, timeout=20)}
+                received = {await channel.unary_unary(f"{service}/ListSessions")(b"", metadata=metadata, timeout=20)}
                 async for answer in channel.unary_stream(f"{service}/GetSession")(b"", metadata=metadata, timeout=20):
-                    heard.add(answer)
+                    received.add(answer)
                 both = channel.stream_stream(f"{service}/UpdateSession")(iter([b"", b""]), metadata=metadata)
                 async for answer in both:
-                    heard.add(answer)
-                return heard
+                    received.add(answer)
+                return received
 
             subjects = [f"subject-{number}" for number in range(20)]
             answers = await asyncio.gather(*map(call, subjects))
