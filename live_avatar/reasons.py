@@ -156,8 +156,11 @@ REASONS: Mapping[str, Reason] = {
     ),
     "STREAM_NOT_OPEN": Reason(_PRECONDITION, "the session's stream is not open yet", "open the stream first"),
     "TENANT_FORBIDDEN": Reason(_DENIED, "the request names a tenant that is not the caller's", "leave `tenant` empty"),
+    "TOKEN_EXPIRED": Reason(_UNAUTHENTICATED, "the session token has expired with its session", _AGAIN),
     "TOKEN_INVALID": Reason(
-        ("UNAUTHENTICATED",), "the session token belongs to another session", "use the token of the session"
+        _UNAUTHENTICATED,
+        "the session token is malformed, or signed with a key that the gateway does not have",
+        "use the token of `CreateSession`; give all gateways one `token_key`",
     ),
     "TOO_MANY_CALLS": Reason(_EXHAUSTED, "too many calls of one session wait", _WAIT),
     "TOO_MANY_FAILURES": Reason(

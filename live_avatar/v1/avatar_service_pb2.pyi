@@ -336,7 +336,7 @@ class CreateSessionResponse(_message.Message):
     SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     STREAM_ENDPOINT_FIELD_NUMBER: _builtins.int
     session_token: _builtins.str
-    """Opens the session's stream; keep it secret."""
+    """Opens the session's stream until the session's expire_time; keep it secret."""
     stream_endpoint: _builtins.str
     """Address of the gateway that holds the session, as host:port; empty: the gateway that answered."""
     @_builtins.property
@@ -1307,7 +1307,7 @@ class GetServerInfoResponse(_message.Message):
     preset: _builtins.str
     """Preset of the first ready pipeline; empty: none is ready."""
     sessions_open: _builtins.int
-    """Sessions that this gateway holds."""
+    """Sessions that this gateway holds; 0 for callers of other tenants than the operator's."""
     session_capacity: _builtins.int
     """Capacity of its ready pipelines, in sessions."""
     samples_per_second: _builtins.int
@@ -1320,7 +1320,7 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def pipelines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Each pipeline with its services and state, as text for people."""
+        """Each pipeline with its services and state, as text for people; only for callers of the operator's tenant."""
 
     def __init__(
         self,

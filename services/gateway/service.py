@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from live_avatar.config import PRESETS, Preset, preset
 from live_avatar.services.gateway.access.choice import Access, open_access
+from live_avatar.services.gateway.access.tokens import SessionTokens
 from live_avatar.services.gateway.api.authentication import AuthenticationInterceptor
 from live_avatar.services.gateway.api.servicer import AvatarServicer
 from live_avatar.services.gateway.discovery.choice import open_discovery
@@ -124,10 +125,13 @@ def _election(settings: GatewaySettings) -> LeaderElection:
 
 
 def _policy(settings: GatewaySettings) -> SessionPolicy:
-    key = settings.token_key
+    key, previous = (
+        secret.get_secret_value().encode() if secret else None
+        for secret in (settings.token_key, settings.previous_token_key)
+    )
     return SessionPolicy(
         limits=settings.limits.table(),
-        token_key=key.get_secret_value().encode() if key else secrets.token_bytes(_TOKEN_KEY_BYTES),
+        tokens=SessionTokens(key or secrets.token_bytes(_TOKEN_KEY_BYTES), previous),
         endpoint=settings.endpoint,
         live=settings.live.rules(),
         drain_s=settings.server.drain_seconds,

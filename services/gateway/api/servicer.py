@@ -4,6 +4,7 @@ Knows the public API and nothing of how sessions work.
 """
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -11,19 +12,19 @@ import grpc
 from google.protobuf.message import Message
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.services.gateway.access.caller import current_caller, set_caller
 from live_avatar.services.gateway.api import messages
 from live_avatar.services.gateway.api.stream import Stream, first_open
 from live_avatar.services.gateway.api.unopened import UnopenedStreams
 from live_avatar.services.gateway.api.validation import check_create, check_message, check_update
 from live_avatar.services.gateway.refusals import INVALID
 from live_avatar.services.gateway.sessions.manager import SessionManager
+from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.serving.errors import INTERNAL, ServiceError
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer
 
-TENANT = "default"
-"""The one tenant there is until callers prove who they are."""
 CLIENT_GONE = "CLIENT_GONE"
 """Why a session is over whose client cancelled its stream or vanished."""
 DEFAULT_PAGE, LARGEST_PAGE = 50, 1_000
@@ -50,7 +51,8 @@ class AvatarServicer(AvatarServiceServicer):
         """Reserves a session."""
         self._check(request)
         check_create(request, self._limits)
-        record, token = await self._manager.create(TENANT, request, context.peer())
+        caller = current_caller()
+        record, token = await self._manager.create(caller, request, turn=caller.key_id or context.peer())
         return api.CreateSessionResponse(
             session=messages.session(record), session_token=token, stream_endpoint=record.endpoint
         )
@@ -58,7 +60,7 @@ class AvatarServicer(AvatarServiceServicer):
     async def GetSession(self, request: api.GetSessionRequest, context: Context) -> api.GetSessionResponse:
         """Reads one session."""
         self._check(request)
-        record = await self._manager.store.get(TENANT, request.session_id)
+        record = await self._manager.store.get(current_caller().tenant, request.session_id)
         return api.GetSessionResponse(session=messages.session(record))
 
     async def ListSessions(self, request: api.ListSessionsRequest, context: Context) -> api.ListSessionsResponse:
@@ -73,7 +75,7 @@ class AvatarServicer(AvatarServiceServicer):
             raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", message, retry_after_s=1.0)
         self._lists += 1
         try:
-            records, more = await self._manager.store.list_page(TENANT, size, request.page_token)
+            records, more = await self._manager.store.list_page(current_caller().tenant, size, request.page_token)
         finally:
             self._lists -= 1
         return api.ListSessionsResponse(
@@ -84,22 +86,22 @@ class AvatarServicer(AvatarServiceServicer):
     async def CloseSession(self, request: api.CloseSessionRequest, context: Context) -> api.CloseSessionResponse:
         """Ends a session."""
         self._check(request)
-        record = await self._manager.close(TENANT, request.session_id)
+        record = await self._manager.close(current_caller().tenant, request.session_id)
         return api.CloseSessionResponse(session=messages.session(record))
 
     async def GetServerInfo(self, request: api.GetServerInfoRequest, context: Context) -> api.GetServerInfoResponse:
-        """Tells what is served."""
-        pipelines = self._manager.pipelines
+        """Describes what is served; load and addresses are for the operator's tenant."""
+        pipelines, shows_all = self._manager.pipelines, current_caller().is_operator
         ready = [pipeline for pipeline in pipelines if pipeline.ready]
         return api.GetServerInfoResponse(
             version=version("live-avatar"),
             preset=ready[0].preset.name if ready else "",
             limits=messages.limits(self._limits),
-            sessions_open=len(self._manager),
+            sessions_open=len(self._manager) if shows_all else 0,
             session_capacity=sum(pipeline.capacity for pipeline in ready),
             samples_per_second=SAMPLE_RATE_HZ,
             frames_per_second=ready[0].preset.stream.fps if ready else 0,
-            pipelines=[str(pipeline) for pipeline in pipelines],
+            pipelines=[str(pipeline) for pipeline in pipelines] if shows_all else [],
         )
 
     async def StreamAvatar(  # type: ignore[override]  # gRPC takes this form too: a coroutine that writes by itself
@@ -109,7 +111,7 @@ class AvatarServicer(AvatarServiceServicer):
         requests = aiter(request_iterator)
         opening = await self._unopened.first(context.peer(), first_open(requests))
         self._check(opening)
-        session = await self._manager.attach(opening.open.session_token)
+        session = await self._attach(opening.open.session_token)
         state, reason = api.Session.STATE_FAILED, CLIENT_GONE
         try:
             await Stream(session, requests, context.write, self._telemetry).run(opening)
@@ -121,11 +123,19 @@ class AvatarServicer(AvatarServiceServicer):
             # A client that has gone cancels this call; what follows must not depend on it.
             self._manager.end_soon(session, state, reason)
 
+    async def _attach(self, token: str) -> Session:
+        """The session that a token opens; its tenant is the caller's from here on."""
+        caller = current_caller()
+        session = await self._manager.attach(token, caller.tenant)
+        record = session.record
+        set_caller(replace(caller, tenant=record.tenant, key_id=caller.key_id or record.key_id))
+        return session
+
     async def UpdateSession(self, request: api.UpdateSessionRequest, context: Context) -> api.UpdateSessionResponse:
         """Changes the prompt of a session that streams."""
         self._check(request)
         prompt = check_update(request.config, request.update_mask.paths, self._limits)
-        record, block = await self._manager.update(TENANT, request.session_id, prompt)
+        record, block = await self._manager.update(current_caller().tenant, request.session_id, prompt)
         return api.UpdateSessionResponse(session=messages.session(record), effective_block_index=block)
 
     async def InterruptSession(
@@ -133,7 +143,7 @@ class AvatarServicer(AvatarServiceServicer):
     ) -> api.InterruptSessionResponse:
         """Barge-in."""
         self._check(request)
-        done = await self._manager.interrupt(TENANT, request.session_id, request.request_id)
+        done = await self._manager.interrupt(current_caller().tenant, request.session_id, request.request_id)
         return api.InterruptSessionResponse(
             last_played_time=messages.duration(done.played_ns),
             first_clean_block_index=done.first_clean,

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from live_avatar import limits as bounds
+from live_avatar.services.gateway.access.tokens import MAX_CHARACTERS as MAX_TOKEN_CHARACTERS
 from live_avatar.services.gateway.limits import SAMPLE_BYTES, Limits
 from live_avatar.services.gateway.refusals import AUDIO_FORMAT_UNSUPPORTED, not_yet_served, refuse
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -21,6 +22,8 @@ _MAX_ENTRIES = 64
 """Of any list."""
 _PROMPT = "prompt"
 """Text of a person's, held to its own limit where it is used."""
+_LONGER_NAMES = {"session_token": MAX_TOKEN_CHARACTERS}
+"""Fields that hold more than a name."""
 _NS_PER_S = 10**9
 
 
@@ -49,7 +52,7 @@ def check_message(message: Message, limits: Limits, path: str = "") -> None:
 def _check_texts(path: str, name: str, values: Iterable[str], limits: Limits) -> None:
     if name == _PROMPT:
         return
-    most, longest = limits.max_name_characters, max(map(len, values))
+    most, longest = _LONGER_NAMES.get(name, limits.max_name_characters), max(map(len, values))
     if longest > most:
         refuse("NAME_TOO_LONG", f"{longest} characters are more than {most}", path)
 

@@ -16,6 +16,7 @@ import grpc
 import structlog
 
 from live_avatar.portrait.sizing import target_size
+from live_avatar.services.gateway.access.caller import Caller
 from live_avatar.services.gateway.election.leader import LeaderElection, NoElection
 from live_avatar.services.gateway.pipelines import messages
 from live_avatar.services.gateway.pipelines.fleet import Fleet
@@ -32,7 +33,6 @@ from live_avatar.services.gateway.sessions.session import IDLE, Phase, Session
 from live_avatar.services.gateway.store.probe import StoreProbe
 from live_avatar.services.gateway.store.records import OVER, SessionRecord
 from live_avatar.services.gateway.store.store import SessionStore, not_found
-from live_avatar.services.gateway.store.tokens import check_token, make_token, named_session, token_hash
 from live_avatar.services.gateway.waiting import Condition
 from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, stage_lost
 from live_avatar.serving.logs import session_name
@@ -120,14 +120,14 @@ class SessionManager:
                 session.fail(_draining("this gateway ends"))
 
     async def create(
-        self, tenant: str, request: api.CreateSessionRequest, caller: str = ""
+        self, caller: Caller, request: api.CreateSessionRequest, turn: str = ""
     ) -> tuple[SessionRecord, str]:
         """Makes a session, or finds the one this request id made; returns it with its token.
 
         Args:
-            tenant: whose session it is.
+            caller: whose session it is.
             request: checked against the table of limits.
-            caller: who takes turns with others where portraits wait to be decoded; empty: unknown.
+            turn: those with the same one share a turn where portraits wait to be decoded; empty: unknown.
 
         Raises:
             ServiceError: the portrait breaks a limit, there is no room, or a service failed.
@@ -135,27 +135,30 @@ class SessionManager:
         if self._draining:
             raise _draining()
         self._portraits.check(request.reference_image)
-        new = self._record(tenant, request)
+        new = self._record(caller, request)
         async with self._creations.making(new):
             record, is_new = await self.store.create(new)
             if is_new:
-                record = await self._fill(record, request, caller)
+                record = await self._fill(record, request, turn)
         if not is_new:
             self._keeper.drop(new.session_id)
             record = await self._creations.join(record, new.request_hash)
-        return record, self._token(record.session_id)
+        return record, self.policy.tokens.make(record.session_id, record.tenant, record.expire_ms)
 
-    async def attach(self, token: str) -> Session:
+    async def attach(self, token: str, tenant: str = "") -> Session:
         """The session that a token opens, now streaming.
+
+        Args:
+            token: of the session.
+            tenant: of the caller; empty: the token alone says who calls.
 
         Raises:
             ServiceError: UNAUTHENTICATED, NOT_FOUND, or FAILED_PRECONDITION where it cannot be opened (again).
         """
-        session_id = named_session(token)
-        record = await self.store.find(session_id)
-        if record is None:
-            raise not_found(session_id)
-        check_token(token, record.token_hash)
+        right = self.policy.tokens.check(token)
+        if tenant not in ("", right.tenant):
+            raise not_found(right.session_id)
+        record = await self.store.get(right.tenant, right.session_id)
         session = await self._held(record)
         session.attach()
         return session
@@ -224,16 +227,15 @@ class SessionManager:
             # The group is ending, and ``run`` ends all sessions itself.
             ending.close()
 
-    def _record(self, tenant: str, request: api.CreateSessionRequest) -> SessionRecord:
+    def _record(self, caller: Caller, request: api.CreateSessionRequest) -> SessionRecord:
         limits = self.policy.limits
-        session_id = secrets.token_hex(16)
         wanted_ms = -(-request.max_duration.ToNanoseconds() // 1_000_000)  # no time at all means the longest
         return SessionRecord(
-            session_id=session_id,
-            tenant=tenant,
+            session_id=secrets.token_hex(16),
+            tenant=caller.tenant,
+            key_id=caller.key_id,
             state=api.Session.STATE_CREATING,
             config=request.config.SerializeToString(),
-            token_hash=token_hash(self._token(session_id)),
             request_hash=hashlib.sha256(request.SerializeToString(deterministic=True)).digest(),
             request_id=request.request_id,
             pipeline="",
@@ -242,14 +244,14 @@ class SessionManager:
             idle_timeout_ms=limits.idle_timeout_s * 1000,
         )
 
-    async def _fill(self, record: SessionRecord, request: api.CreateSessionRequest, caller: str) -> SessionRecord:
+    async def _fill(self, record: SessionRecord, request: api.CreateSessionRequest, turn: str) -> SessionRecord:
         """Gets a stored session everything it needs."""
         self._keeper.hold(record)
         try:
             record, pipeline = await self._place(record)
             self._keeper.hold(record)
             area = pipeline.preset.max_area
-            shape = await self._portraits.measure(request.reference_image, math.isqrt(area), caller)
+            shape = await self._portraits.measure(request.reference_image, math.isqrt(area), turn)
             height, width = target_size(*shape, area)
             config = negotiated(request.config, (width, height), pipeline.preset)
             record = replace(record, config=config.SerializeToString(), state=api.Session.STATE_ACTIVE)
@@ -311,9 +313,6 @@ class SessionManager:
         if record.endpoint:
             where["stream_endpoint"] = record.endpoint
         raise ServiceError(code, "WRONG_GATEWAY", "another gateway holds the session", where)
-
-    def _token(self, session_id: str) -> str:
-        return make_token(self.policy.token_key, session_id)
 
     async def _sweep_all(self) -> None:
         """Ends what has expired, idles, is stuck, or failed without a client that learns of it."""

@@ -5,6 +5,7 @@ Plain data.
 
 from dataclasses import dataclass
 
+from live_avatar.services.gateway.access.tokens import SessionTokens
 from live_avatar.services.gateway.limits import Limits
 
 
@@ -25,8 +26,7 @@ class SessionPolicy:
     """Bounds, pacing and keys of all sessions of one gateway."""
 
     limits: Limits
-    token_key: bytes
-    """Session tokens are made with it; equal on all gateways that share a store."""
+    tokens: SessionTokens
     endpoint: str
     """Address at which clients reach this very gateway; empty: the one they called."""
     live: LiveRules

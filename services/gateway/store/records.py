@@ -30,7 +30,6 @@ class SessionRecord:
     """A number of ``Session.State``."""
     config: bytes
     """A serialized ``SessionConfig``."""
-    token_hash: bytes
     request_hash: bytes
     """Of the request that created it, so that a reused request id differs from a repeated one."""
     request_id: str
@@ -44,6 +43,10 @@ class SessionRecord:
     epoch: int = 0
     end_reason: str = field(default="", metadata={_LATER: True})
     """Why it is over, as in errors; empty where it ended as asked."""
+    key_id: str = field(default="", metadata={_LATER: True})
+    """Identifies the caller that created it within its tenant; empty: callers are not authenticated."""
+    token_hash: bytes = field(default=b"", metadata={_LATER: True})
+    """Always empty: gateways of older versions do not read a session without it."""
 
     def to_fields(self) -> dict[Any, Any]:
         """As fields of a hash: names to bytes."""

@@ -7,6 +7,7 @@ from typing import cast
 from opentelemetry.trace import INVALID_SPAN
 
 from live_avatar.config import TINY
+from live_avatar.services.gateway.access.tokens import SessionTokens
 from live_avatar.services.gateway.audio.utterances import Utterances
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.pipelines.pipeline import Pipeline
@@ -23,7 +24,9 @@ from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import AudioFormat, VideoFormat
 
 RATE_HZ = 16_000
-POLICY = SessionPolicy(limits=Limits(), token_key=b"", endpoint="", live=LiveRules(), drain_s=1.0, lease_s=10.0)
+POLICY = SessionPolicy(
+    limits=Limits(), tokens=SessionTokens(b""), endpoint="", live=LiveRules(), drain_s=1.0, lease_s=10.0
+)
 
 
 def live_config(
@@ -40,7 +43,7 @@ def live_config(
 def live_session(telemetry: Telemetry | None = None) -> Session:
     """A session that streams, on a pipeline that does nothing."""
     record = SessionRecord(
-        session_id="one", tenant="", state=0, config=b"", token_hash=b"", request_hash=b"", request_id="",
+        session_id="one", tenant="", state=0, config=b"", request_hash=b"", request_id="",
         pipeline="", endpoint="",
     )  # fmt: skip
     pipeline = cast(Pipeline, SimpleNamespace(preset=TINY, services=("hearing", "denoising", "decoding")))

@@ -17,6 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from PIL import Image
 
+from live_avatar.services.gateway.access.tokens import SessionTokens
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -278,14 +279,16 @@ def opening(token: str, **more: Any) -> Callable[[Talk], Awaitable[None]]:
 
 
 NOBODY = "0" * 32
+TOKEN_KEY = "the key of these tests"
+UNKNOWN = SessionTokens(TOKEN_KEY.encode()).make(NOBODY, "default", 10**13)
 FIRST = {
     "audio before open": (talking(chunk(bytes(64))), INVALID, ORDER),
     "nothing first": (talking(answer()), INVALID, ORDER),
     "no message at all": (talking(lambda talk: talk.half_close()), INVALID, ORDER),
     "resume": (talking(opening("x", resume_handle="y")), NOT_YET, "NOT_YET_SERVED"),
     "no token": (talking(opening("")), Code.UNAUTHENTICATED, "TOKEN_INVALID"),
-    "half a token": (talking(opening(f"{NOBODY}.")), Code.UNAUTHENTICATED, "TOKEN_INVALID"),
-    "unknown session": (talking(opening(f"{NOBODY}.secret")), Code.NOT_FOUND, "SESSION_NOT_FOUND"),
+    "a token of an older version": (talking(opening(f"{NOBODY}.secret")), Code.UNAUTHENTICATED, "TOKEN_INVALID"),
+    "unknown session": (talking(opening(UNKNOWN)), Code.NOT_FOUND, "SESSION_NOT_FOUND"),
 }
 UNARY = {
     "get": ("GetSession", api.GetSessionRequest(session_id=NOBODY), Code.NOT_FOUND, "SESSION_NOT_FOUND"),
@@ -300,7 +303,7 @@ UNARY = {
 
 def test_calls_without_a_session_of_their_own_are_refused() -> None:
     async def scenario() -> None:
-        async with whole_system() as running:
+        async with whole_system(settings={"token_key": TOKEN_KEY}) as running:
             for name, (fail, code, reason) in FIRST.items():
                 error = await fail(running)
                 assert (error.code, error.reason) == (code, reason), name
@@ -315,7 +318,8 @@ def test_a_token_opens_its_own_session_once() -> None:
     async def scenario() -> None:
         async with whole_system() as running:
             mine, theirs = await running.create(), await running.create()
-            stolen = f"{theirs.session.session_id}.{mine.session_token.partition('.')[2]}"
+            stolen = mine.session_token.replace(mine.session.session_id, theirs.session.session_id)
+            assert stolen != mine.session_token
             error = await talking(opening(stolen))(running)
             assert (error.code, error.reason) == (Code.UNAUTHENTICATED, "TOKEN_INVALID")
             async with Talk(running.stub) as talk:

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from live_avatar.services.gateway.access.tokens import MAX_CHARACTERS
 from live_avatar.services.gateway.api.validation import check_message
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.serving.errors import ServiceError
@@ -88,9 +89,10 @@ def test_every_name_of_a_client_is_short() -> None:
     names = [(request, path) for request, path in texts if path[-1].name != "prompt"]
     assert len(names) >= 12
     for request, path in names:
-        error = refused(holding(request, path, "a" * (LIMITS.max_name_characters + 1)))
+        most = MAX_CHARACTERS if path[-1].name == "session_token" else LIMITS.max_name_characters
+        error = refused(holding(request, path, "a" * (most + 1)))
         assert (error.reason, error.field) == ("NAME_TOO_LONG", named(path))
-        check_message(holding(request, path, "ä" * LIMITS.max_name_characters), LIMITS)
+        check_message(holding(request, path, "ä" * most), LIMITS)
 
 
 def test_every_list_of_a_client_is_short() -> None:
