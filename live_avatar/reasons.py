@@ -96,6 +96,9 @@ REASONS: Mapping[str, Reason] = {
         "send JPEG, PNG, WebP, HEIC or AVIF",
     ),
     "INTERNAL": Reason(("INTERNAL",), "a fault of the server", "create a new session and report it"),
+    "ISSUER_UNAVAILABLE": Reason(
+        _UNAVAILABLE, "the token cannot be checked because the OIDC issuer does not answer", _WAIT
+    ),
     "KEY_REVOKED": Reason(_UNAUTHENTICATED, "the API key was revoked", "use another key"),
     "KV_MEMORY_EXHAUSTED": Reason(_EXHAUSTED, "no memory is left for another session", _WAIT),
     "LEASE_LOST": Reason(("ABORTED",), "another gateway has taken or ended the session", _AGAIN),
@@ -155,7 +158,11 @@ REASONS: Mapping[str, Reason] = {
         "notify the operator; see the server's log",
     ),
     "STREAM_NOT_OPEN": Reason(_PRECONDITION, "the session's stream is not open yet", "open the stream first"),
-    "TENANT_FORBIDDEN": Reason(_DENIED, "the request names a tenant that is not the caller's", "leave `tenant` empty"),
+    "TENANT_FORBIDDEN": Reason(
+        _DENIED,
+        "the request names a tenant that is not the caller's, or the caller's token names none",
+        "leave `tenant` empty; let the OIDC issuer put the tenant into its tokens",
+    ),
     "TOKEN_EXPIRED": Reason(_UNAUTHENTICATED, "the session token has expired with its session", _AGAIN),
     "TOKEN_INVALID": Reason(
         _UNAUTHENTICATED,

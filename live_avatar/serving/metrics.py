@@ -137,6 +137,20 @@ LINK_LOSSES = Metric(
     labels=("service", "target"),
     about="times a link stopped being ready",
 )
+ISSUER_KEYS = Metric(
+    name="oidc_keys",
+    kind="gauge",
+    unit="{key}",
+    labels=(),
+    about="public keys of the OIDC issuer that are known; without any no token is accepted",
+)
+ISSUER_FETCHES = Metric(
+    name="oidc_key_fetches",
+    kind="counter",
+    unit="{fetch}",
+    labels=("result",),
+    about="fetches of the OIDC issuer's keys; result: ok or failed",
+)
 RPC_DURATION = Metric(
     name="rpc_duration",
     kind="histogram",
@@ -162,5 +176,7 @@ METRICS = (
     VIEWER_WAITED,
     LINK_READY,
     LINK_LOSSES,
+    ISSUER_KEYS,
+    ISSUER_FETCHES,
     RPC_DURATION,
 )

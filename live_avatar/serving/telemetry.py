@@ -171,6 +171,14 @@ class Telemetry:
         """A live viewer had nothing to show for so long; ``reason`` as in the event for it."""
         self._emit(metrics.VIEWER_WAITED, seconds, reason=reason)
 
+    def issuer_keys(self, count: int) -> None:
+        """So many keys of the OIDC issuer are known."""
+        self._emit(metrics.ISSUER_KEYS, count)
+
+    def issuer_fetched(self, result: str) -> None:
+        """A fetch of the OIDC issuer's keys ended: ``ok`` or ``failed``."""
+        self._emit(metrics.ISSUER_FETCHES, 1, result=result)
+
     def _emit(self, metric: Metric, value: float, **labels: str) -> None:
         assert tuple(labels) == metric.labels, f"{metric.name} has labels {metric.labels}, not {tuple(labels)}"
         if self._has_metrics:

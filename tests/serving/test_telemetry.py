@@ -176,6 +176,8 @@ def record_everything(telemetry: Telemetry) -> None:
     telemetry.degraded("PIPELINE_SLOW", 2)
     telemetry.degraded("PIPELINE_SLOW", -1)
     telemetry.viewer_waited("PIPELINE_SLOW", 0.4)
+    telemetry.issuer_keys(2)
+    telemetry.issuer_fetched("ok")
 
 
 def test_scrape_shows_what_was_reported() -> None:
