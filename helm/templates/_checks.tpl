@@ -89,6 +89,15 @@
 {{- if and (eq .Values.auth.mode "none") (not .Values.auth.insecure) -}}
 {{- fail "auth.mode: none accepts everybody who reaches the gateways; take keys or oidc, or accept that with auth.insecure" -}}
 {{- end -}}
+{{- $oidc := .Values.auth.oidc -}}
+{{- if include "live-avatar.takesTokens" . -}}
+{{- if not (and $oidc.issuer $oidc.audience) -}}
+{{- fail "auth.oidc: auth.mode oidc needs issuer and audience" -}}
+{{- end -}}
+{{- if eq (empty $oidc.tenant) (empty $oidc.tenantClaim) -}}
+{{- fail "auth.oidc: give exactly one of tenant and tenantClaim" -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{/* Without a cluster to ask, each rendering would make other secrets. */}}

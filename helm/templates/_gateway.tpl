@@ -11,6 +11,16 @@
 - --auth.mode={{ .Values.auth.mode }}
 - --auth.insecure={{ .Values.auth.insecure }}
 - --auth.operator-tenant={{ .Values.auth.operatorTenant }}
+{{- if include "live-avatar.takesTokens" . }}
+{{- range $name, $value := omit .Values.auth.oidc "caConfigMap" }}
+{{- if not (empty $value) }}
+- {{ printf "--auth.oidc.%s=%v" (kebabcase $name) $value | quote }}
+{{- end }}
+{{- end }}
+{{- if .Values.auth.oidc.caConfigMap }}
+- --auth.oidc.ca-file=/etc/live-avatar-oidc/ca.crt
+{{- end }}
+{{- end }}
 {{- include "live-avatar.discoveryArguments" . }}
 - --allow-shared-devices={{ .Values.gpu.allowShared }}
 {{- if .Values.model.description }}
@@ -119,6 +129,11 @@
 {{/* Whether gateways accept API keys. */}}
 {{- define "live-avatar.takesKeys" -}}
 {{- if has "keys" (splitList "," .Values.auth.mode) -}}true{{- end -}}
+{{- end }}
+
+{{/* Whether tokens of an OIDC issuer are accepted. */}}
+{{- define "live-avatar.takesTokens" -}}
+{{- if has "oidc" (splitList "," .Values.auth.mode) -}}true{{- end -}}
 {{- end }}
 
 {{/* The operator's API key, as the value of an environment variable. */}}

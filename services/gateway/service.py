@@ -47,7 +47,7 @@ _AVATAR_SERVICE = avatar_service_pb2.DESCRIPTOR.services_by_name["AvatarService"
 async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterator[Service]:
     """The gateway, running; it is ready as soon as a pipeline is."""
     client = connect(settings.store.url)
-    store, access = _open_store(settings, client), _open_access(settings, client)
+    store, access = _open_store(settings, client), _open_access(settings, client, telemetry)
     manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings), telemetry, _election(settings))
     servicer = AvatarServicer(manager, telemetry)
 
@@ -66,7 +66,7 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
                     "store": settings.store.url.rpartition("@")[2],
                     "auth": ",".join(sorted(settings.auth.modes)) or "none",
                 },
-                ready=lambda: manager.ready,
+                ready=lambda: manager.ready and access.ready,
                 drain=manager.drain,
             )
         finally:
@@ -77,9 +77,9 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
             await store.aclose()
 
 
-def _open_access(settings: GatewaySettings, client: Redis) -> Access:
-    in_memory = settings.store.url == IN_MEMORY
-    return open_access(settings.auth, client if in_memory else connect(settings.store.url, _KEY_CONNECTIONS))
+def _open_access(settings: GatewaySettings, client: Redis, telemetry: Telemetry) -> Access:
+    own = client if settings.store.url == IN_MEMORY else connect(settings.store.url, _KEY_CONNECTIONS)
+    return open_access(settings.auth, own, telemetry)
 
 
 def _open_store(settings: GatewaySettings, client: Redis) -> SessionStore:

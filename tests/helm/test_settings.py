@@ -209,6 +209,24 @@ def test_store_and_tokens_come_from_secrets(monkeypatch: pytest.MonkeyPatch) -> 
     assert gateway_of(SAMPLES["auth-none"], monkeypatch).store.url == "memory://"
 
 
+def test_tokens_of_an_issuer_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    oidc = {"issuer": "https://issuer.example.com/", "audience": "live-avatar,other", "tenantClaim": "org.tenant"}
+    chosen = {"auth": {"mode": "keys,oidc", "oidc": {**oidc, "scopePrefix": "live-avatar:", "allowOperator": True}}}
+    made = gateway_of(merged(SAMPLES["auth-made"], chosen), monkeypatch).auth
+    assert made.modes == {AuthMode.KEYS, AuthMode.OIDC}
+    assert (made.oidc.issuer, made.oidc.audience) == ("https://issuer.example.com/", ("live-avatar", "other"))
+    assert (made.oidc.tenant_claim, made.oidc.scope_prefix, made.oidc.allow_operator) == (
+        "org.tenant",
+        "live-avatar:",
+        True,
+    )
+    with_ca = merged(SAMPLES["auth-made"], chosen, {"auth": {"oidc": {"caConfigMap": "company-ca"}}})
+    assert gateway_of(with_ca, monkeypatch).auth.oidc.ca_file == Path("/etc/live-avatar-oidc/ca.crt")
+    volumes = named(render(with_ca), "Deployment", "-gateway")["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "oidc-ca", "configMap": {"name": "company-ca"}} in volumes
+    assert gateway_of(SAMPLES["auth-made"], monkeypatch).auth.oidc.issuer == ""
+
+
 def test_callers_are_authenticated_unless_the_operator_insists(monkeypatch: pytest.MonkeyPatch) -> None:
     made = gateway_of(SAMPLES["auth-made"], monkeypatch)
     assert made.auth.modes == {AuthMode.KEYS}
@@ -302,6 +320,10 @@ def test_two_renderings_have_the_same_secrets() -> None:
         ),
         ({"auth": {"apiKey": "la_short_key"}}, "apiKey"),
         ({"auth": {"mode": "none"}}, "auth.insecure"),
+        ({"auth": {"mode": "oidc"}}, "needs issuer and audience"),
+        ({"auth": {"mode": "oidc", "oidc": {"issuer": "https://a", "audience": "b"}}}, "exactly one of tenant"),
+        ({"auth": {"mode": "oidc", "oidc": {"issuer": "http://a"}}}, "issuer"),
+        ({"auth": {"oidc": {"algorithms": "HS256"}}}, "algorithms"),
         ({"auth": {"mode": "everybody"}}, "mode"),
         ({"auth": {"existingSecret": "given"}}, "redis.own.password or redis.own.existingSecret"),
     ],

@@ -3,6 +3,7 @@
 Composes; knows nothing else.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 import structlog
@@ -11,9 +12,11 @@ from redis.asyncio import Redis
 from live_avatar.services.gateway.access.api_key import ApiKey
 from live_avatar.services.gateway.access.authenticator import Authenticator, Credentials
 from live_avatar.services.gateway.access.failure_limit import FailureLimit
+from live_avatar.services.gateway.access.jwks import KeyObserver
 from live_avatar.services.gateway.access.key_cache import KeyCache
 from live_avatar.services.gateway.access.key_store import ApiKeyStore
 from live_avatar.services.gateway.access.key_use import KeyUse
+from live_avatar.services.gateway.access.oidc import OidcVerifier, build_verifier
 from live_avatar.services.gateway.access.settings import AuthMode, AuthSettings
 
 
@@ -24,24 +27,39 @@ class Access:
     authenticator: Authenticator
     keys: ApiKeyStore
     _use: KeyUse
+    _verifier: OidcVerifier | None
+    _needs_issuer: bool
+    """Tokens are the only credentials."""
+
+    @property
+    def ready(self) -> bool:
+        """Some credentials can be checked: where only tokens are accepted, keys of their issuer are known."""
+        return not self._needs_issuer or self._verifier is None or self._verifier.ready
 
     async def run(self) -> None:
-        """Writes when keys were used, until cancelled."""
-        await self._use.run()
+        """Writes when keys were used and fetches the issuer's keys, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._use.run())
+            if self._verifier is not None:
+                tasks.create_task(self._verifier.run())
 
 
-def open_access(settings: AuthSettings, client: Redis) -> Access:
+def open_access(settings: AuthSettings, client: Redis, observer: KeyObserver) -> Access:
     """Access by ``settings``; API keys are kept in the Redis of ``client``.
 
     Raises:
+        OSError: the CA certificates of the issuer cannot be read.
         ValueError: a mode lacks settings of its own.
     """
     keys, own = ApiKeyStore(client), settings.bootstrap_key
+    takes_tokens = AuthMode.OIDC in settings.modes
+    verifier = build_verifier(settings.oidc, observer, settings.operator_tenant) if takes_tokens else None
     use = KeyUse(keys)
     stored = AuthMode.KEYS in settings.modes
     credentials = Credentials(
         keys=KeyCache(keys) if stored else None,
         use=use if stored else None,
+        verifier=verifier,
         bootstrap=ApiKey.parse(own.get_secret_value()) if own else None,
     )
     if not settings.modes:
@@ -49,4 +67,5 @@ def open_access(settings: AuthSettings, client: Redis) -> Access:
             "callers are not authenticated: everybody who reaches this port may use and end every session"
         )
     failures = FailureLimit(settings.max_failures_per_minute)
-    return Access(Authenticator(settings.modes, credentials, settings.operator_tenant, failures), keys, use)
+    authenticator = Authenticator(settings.modes, credentials, settings.operator_tenant, failures)
+    return Access(authenticator, keys, use, verifier, _needs_issuer=settings.modes == {AuthMode.OIDC})

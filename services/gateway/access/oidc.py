@@ -16,17 +16,17 @@ import grpc
 import jwt
 import structlog
 
-from live_avatar.services.gateway.access.caller import DEFAULT_TENANT, Scope
+from live_avatar.services.gateway.access.caller import DEFAULT_TENANT, TENANT_PATTERN, Scope
 from live_avatar.services.gateway.access.issuer import IssuerClient
 from live_avatar.services.gateway.access.jwks import FetchTiming, IssuerKeys, KeyObserver
 from live_avatar.services.gateway.access.oidc_settings import OidcSettings
+from live_avatar.services.gateway.access.refusals import credential_invalid
 from live_avatar.serving.errors import ServiceError
 
 MAX_TOKEN_BYTES = 8 * 1024
 _MAX_SUBJECT_CHARACTERS = 255
 _MAX_CACHED = 10_000
 _CACHED_S = 600.0
-_TENANT = re.compile(r"[a-z0-9-]{1,63}")
 _REQUIRED = ["exp", "iss", "aud", "sub"]
 _UNREADABLE = (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
 """What PyJWT and json raise about bytes that are no token, or one with claims of another type."""
@@ -140,7 +140,7 @@ class OidcVerifier:
     def _tenant(self, payload: Mapping[str, Any]) -> str:
         settings = self._settings
         tenant = settings.tenant or _value_at(payload, settings.tenant_claim)
-        if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
+        if not isinstance(tenant, str) or not re.fullmatch(TENANT_PATTERN, tenant):
             _forbid(f"the claim {settings.tenant_claim} of the token names no tenant")
         if tenant == self._operator_tenant and not settings.allow_operator:
             _forbid("tokens of this issuer do not belong to the operator")
@@ -189,7 +189,7 @@ def _value_at(payload: Mapping[str, Any], path: str) -> object:
 
 def _reject(detail: str) -> NoReturn:
     structlog.get_logger(__name__).debug("token rejected", reason=detail)
-    raise ServiceError(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID", "the credential is not valid")
+    raise credential_invalid()
 
 
 def _forbid(message: str) -> NoReturn:

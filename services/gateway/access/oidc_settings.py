@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from live_avatar.services.gateway.access.caller import TENANT_PATTERN
 from live_avatar.services.gateway.access.issuer import check_url
 from live_avatar.serving.settings import CommaSeparated, Group
 
@@ -33,7 +34,7 @@ class OidcSettings(Group):
     tenant_claim: _Claim = Field(
         default="", description="claim that holds the tenant; a dot leads into a nested claim, as in org.tenant"
     )
-    tenant: Annotated[str, Field(pattern=r"^([a-z0-9-]{1,63})?$")] = Field(
+    tenant: Annotated[str, Field(pattern=f"^$|{TENANT_PATTERN}")] = Field(
         default="", description="tenant of all tokens, instead of tenant_claim"
     )
     allow_operator: bool = Field(

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from live_avatar.services.gateway.access.api_key import ApiKey
 from live_avatar.services.gateway.access.caller import DEFAULT_TENANT, TENANT_PATTERN
+from live_avatar.services.gateway.access.oidc_settings import OidcSettings
 from live_avatar.serving.settings import CommaSeparated, Group
 
 
@@ -50,6 +51,8 @@ class AuthSettings(Group):
         "unchecked",
     )
 
+    oidc: OidcSettings = OidcSettings()
+
     @field_validator("bootstrap_key")
     @classmethod
     def _key_must_have_its_form(cls, key: SecretStr | None) -> SecretStr | None:
@@ -61,6 +64,12 @@ class AuthSettings(Group):
     def _none_stands_alone(self) -> Self:
         if AuthMode.NONE in self.mode and len(self.mode) > 1:
             raise ValueError("mode none accepts everybody; it cannot be combined with another")
+        return self
+
+    @model_validator(mode="after")
+    def _oidc_needs_its_issuer(self) -> Self:
+        if (AuthMode.OIDC in self.mode) != bool(self.oidc.issuer):
+            raise ValueError("mode oidc and oidc.issuer belong together")
         return self
 
     @property

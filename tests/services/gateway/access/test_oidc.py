@@ -183,7 +183,7 @@ def test_a_verified_token_is_not_verified_again_until_it_expires(
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"algorithms": "HS256"}, "algorithms"),
         ({"algorithms": "none"}, "algorithms"),
@@ -198,6 +198,6 @@ def test_a_verified_token_is_not_verified_again_until_it_expires(
     ],
     ids=str,
 )
-def test_settings_that_would_take_too_much_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_settings_that_would_take_too_much_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         oidc_settings("https://issuer.example.com", **settings)
