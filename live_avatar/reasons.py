@@ -203,6 +203,12 @@ REASONS: Mapping[str, Reason] = {
         _PRECONDITION, "neighbours hold different weights", "give all services the same weights", Audience.OPERATOR
     ),
     "PEER_LOST": Reason(_UNAVAILABLE, "a neighbour is silent or gone", "it reconnects by itself", Audience.OPERATOR),
+    "PEER_NAME_FORBIDDEN": Reason(
+        _DENIED,
+        "the certificate of the calling service has none of the names in `server.tls.allowed_names`",
+        "give the caller a certificate with one of them",
+        Audience.OPERATOR,
+    ),
     "PROTOCOL_VERSION": Reason(
         _PRECONDITION, "neighbours of different versions", "give all services the same version", Audience.OPERATOR
     ),
@@ -220,4 +226,10 @@ REASONS: Mapping[str, Reason] = {
         ("DEADLINE_EXCEEDED",), "nothing came from the server for a long time", _AGAIN, Audience.SDK
     ),
     "STREAM_ENDED": Reason(_PRECONDITION, "the stream has ended", "open another session", Audience.SDK),
+    "TLS_FAILED": Reason(
+        _UNAVAILABLE,
+        "no encrypted line: the certificate is not trusted, expired or of another name, or one side does not speak TLS",
+        "give the credentials of the installation's authority; see docs/guides/access.md",
+        Audience.SDK,
+    ),
 }

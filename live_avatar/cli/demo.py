@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def demo(
     out: options.OutOption = Path("out/demo.mp4"),
     gateway: options.GatewayOption = "",
+    ca: options.CaOption = None,
     layout: options.LayoutOption = "4x1",
     preset: options.PresetOption = inputs.DEFAULT_PRESET,
     weights: options.WeightsOption = None,
@@ -25,10 +26,10 @@ def demo(
 
     files_read = (inputs.SPEECH, inputs.PORTRAIT)
     check_video_path(out, files_read)
-    place = inputs.gateway_or_pipeline(gateway, layout, preset, weights)
+    place = inputs.gateway_or_pipeline(gateway, ca, layout, preset, weights)
     portrait = inputs.read_portrait(inputs.PORTRAIT, decode=False)
-    with SpeechFile(inputs.SPEECH) as speech, Movie(out, files_read) as movie, place as address:
-        made = make_video(address, portrait, speech, movie, Warnings())
+    with SpeechFile(inputs.SPEECH) as speech, Movie(out, files_read) as movie, place as reached:
+        made = make_video(reached, portrait, speech, movie, Warnings())
     lines = [f"{out}: {made.frames} frames, {made.video_s:.2f} s, H.264 and AAC", *table(made)]
     inputs.conclude(movie, *lines)
 

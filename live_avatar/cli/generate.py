@@ -21,6 +21,7 @@ def generate(
     ] = inputs.SPEECH,
     image: options.ImageOption = inputs.PORTRAIT,
     gateway: options.GatewayOption = "",
+    ca: options.CaOption = None,
     prompt: options.PromptOption = "",
     seed: options.SeedOption = 0,
     enlargement: options.EnlargementOption = 0,
@@ -37,12 +38,12 @@ def generate(
 
     check_video_path(out, (audio, image))
     inputs.check_prompt(prompt)
-    place = inputs.gateway_or_pipeline(gateway, layout, preset, weights)
+    place = inputs.gateway_or_pipeline(gateway, ca, layout, preset, weights)
     portrait, warnings = inputs.read_portrait(image, decode=not gateway), Warnings()
     if not gateway:
         warn_if_unlike(portrait, preset, inputs.weights_of(preset, weights), warnings)
-    with SpeechFile(audio) as speech, Movie(out, (audio, image)) as movie, place as address:
-        made = make_video(address, portrait, speech, movie, warnings, prompt=prompt, seed=seed, enlargement=enlargement)
+    with SpeechFile(audio) as speech, Movie(out, (audio, image)) as movie, place as reached:
+        made = make_video(reached, portrait, speech, movie, warnings, prompt=prompt, seed=seed, enlargement=enlargement)
     for warning in made.warnings:
         warnings.show(warning, warning)
     inputs.conclude(movie, f"{out}: {made.frames} frames, {made.video_s:.2f} s")

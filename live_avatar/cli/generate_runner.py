@@ -8,16 +8,22 @@ from typing import Unpack
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from live_avatar.cli.gateway import Gateway
 from live_avatar.cli.gateway_errors import clear_errors
 from live_avatar.cli.signals import run
 from live_avatar.cli.warnings import Warnings
-from live_avatar.client import AvatarClient, AvatarError, GenerateOptions, GenerateStats, generate_file
+from live_avatar.client import AvatarError, GenerateOptions, GenerateStats, generate_file
 from live_avatar.client.movie import Movie
 from live_avatar.client.speech import SpeechFile
 
 
 def make_video(
-    gateway: str, image: bytes, speech: SpeechFile, out: Movie, warnings: Warnings, **options: Unpack[GenerateOptions]
+    gateway: Gateway,
+    image: bytes,
+    speech: SpeechFile,
+    out: Movie,
+    warnings: Warnings,
+    **options: Unpack[GenerateOptions],
 ) -> GenerateStats:
     """Writes the video of ``image`` saying ``speech`` to ``out``, with a progress bar and warnings on stderr.
 
@@ -29,10 +35,10 @@ def make_video(
 
 
 async def _make(
-    gateway: str, image: bytes, speech: SpeechFile, out: Movie, warnings: Warnings, options: GenerateOptions
+    gateway: Gateway, image: bytes, speech: SpeechFile, out: Movie, warnings: Warnings, options: GenerateOptions
 ) -> GenerateStats:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn())
-    with clear_errors(gateway), Progress(*columns, console=Console(stderr=True)) as bar:
+    with clear_errors(gateway.address), Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("video", total=None, status="waiting for the first frame")
 
         def show(done_s: float, due_s: float) -> None:
@@ -42,5 +48,5 @@ async def _make(
         def warn(warning: AvatarError) -> None:
             warnings.show(warning.reason, warning.message)
 
-        async with AvatarClient(gateway) as client:
+        async with gateway.connect() as client:
             return await generate_file(client, image, speech, out, progress=show, warn=warn, **options)

@@ -24,6 +24,7 @@ from live_avatar.portrait.header import read_header
 from live_avatar.portrait.limits import PortraitError
 
 if TYPE_CHECKING:
+    from live_avatar.cli.gateway import Gateway
     from live_avatar.client.movie import Movie
     from live_avatar.launcher.pipeline import Plan
 
@@ -163,35 +164,41 @@ def conclude(movie: "Movie | None", *lines: str) -> None:
         typer.echo(line, err=movie is not None and movie.output.is_stdout)
 
 
-def gateway_or_pipeline(gateway: str, layout: str, preset: str, weights: Path | None) -> AbstractContextManager[str]:
-    """Address of the gateway that is there, or of a local pipeline that lives as long as the context.
+def gateway_or_pipeline(
+    gateway: str, ca: Path | None, layout: str, preset: str, weights: Path | None
+) -> AbstractContextManager["Gateway"]:
+    """The gateway that is there, or of a local pipeline that lives as long as the context.
 
     Raises:
-        ValueError: at once: the address or what describes the pipeline is wrong.
+        ValueError: at once: the address, the authority or what describes the pipeline is wrong.
+        OSError: at once: the authority's file cannot be read.
     """
     parse_layout(layout)
     if gateway:
-        from live_avatar.client.target import parse_target
+        from live_avatar.cli.gateway import gateway_at
 
         # What gRPC itself logs of a line that fails would stand before our own one line about it.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        return nullcontext(parse_target(gateway))
+        return nullcontext(gateway_at(gateway, ca))
+    if ca is not None:
+        raise ValueError("--ca needs --gateway: a pipeline that is started here is reached in plain text")
     return gateway_of(plan_of(layout, preset, weights, "give --gateway HOST:PORT of one that runs"))
 
 
 @contextmanager
-def gateway_of(plan: "Plan") -> Iterator[str]:
-    """Address of the gateway of a local pipeline that lives as long as the context.
+def gateway_of(plan: "Plan") -> Iterator["Gateway"]:
+    """The gateway of a local pipeline that lives as long as the context.
 
     Its logs are removed at the end, unless it failed.
     """
+    from live_avatar.cli.gateway import Gateway
     from live_avatar.launcher.pipeline import LocalPipeline
 
     report(f"starting {plan.preset} on this machine, services: {len(plan.layout.stages) + 3}")
     if plan.weights is None:
         report(RANDOM_WEIGHTS)
     with _logs() as logs, LocalPipeline(replace(plan, logs=logs), report) as pipeline:
-        yield pipeline.gateway
+        yield Gateway(pipeline.gateway)
 
 
 @contextmanager

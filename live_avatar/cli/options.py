@@ -38,6 +38,15 @@ GatewayOption = Annotated[
         show_default=False,
     ),
 ]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Authority of the gateway's certificate, as PEM; the line is encrypted then. Default: the public "
+        "ones where the gateway is given as grpcs://HOST:PORT, and plain text otherwise.",
+        show_default=False,
+    ),
+]
 PromptOption = Annotated[
     str,
     typer.Option(

@@ -19,6 +19,7 @@ def talk(
     out: options.OptionalOutOption = None,
     image: options.ImageOption = inputs.PORTRAIT,
     gateway: options.GatewayOption = "",
+    ca: options.CaOption = None,
     prompt: options.PromptOption = "",
     seed: options.SeedOption = 0,
     layout: options.LayoutOption = "4x1",
@@ -37,16 +38,16 @@ def talk(
     if audio is None and not has_microphone():
         raise ValueError(NO_MICROPHONE)
     inputs.check_prompt(prompt)
-    place = inputs.gateway_or_pipeline(gateway, layout, preset, weights)
+    place = inputs.gateway_or_pipeline(gateway, ca, layout, preset, weights)
     portrait, warnings = inputs.read_portrait(image, decode=not gateway), Warnings()
     if not gateway:
         warn_if_unlike(portrait, preset, inputs.weights_of(preset, weights), warnings)
     with (
         from_file(audio) if audio is not None else from_microphone() as speech,
         nullcontext() if out is None else Movie(out, files_read) as movie,
-        place as address,
+        place as reached,
     ):
-        seen = hold_talk(address, portrait, speech, movie, warnings, prompt=prompt, seed=seed)
+        seen = hold_talk(reached, portrait, speech, movie, warnings, prompt=prompt, seed=seed)
     for warning in speech.warnings:
         warnings.show(warning, warning)
     reactions = ", ".join(f"{seconds:.2f} s" for seconds in seen.reactions_s) or "none"

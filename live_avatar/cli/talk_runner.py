@@ -14,10 +14,11 @@ from typing import Any, Protocol, Self
 from rich.console import Console
 from rich.live import Live
 
+from live_avatar.cli.gateway import Gateway
 from live_avatar.cli.gateway_errors import clear_errors
 from live_avatar.cli.signals import run
 from live_avatar.cli.warnings import Warnings
-from live_avatar.client import AvatarClient, LiveStats, SessionOptions
+from live_avatar.client import LiveStats, SessionOptions
 from live_avatar.client import talk as speak_live
 from live_avatar.client.movie import Movie
 from live_avatar.client.results import AUDIO_STARVED, CLIENT_SLOW, PIPELINE_SLOW
@@ -132,7 +133,7 @@ def from_microphone() -> Source:
 
 
 def hold_talk(
-    gateway: str, image: bytes, speech: Source, out: Movie | None, warnings: Warnings, *, prompt: str, seed: int
+    gateway: Gateway, image: bytes, speech: Source, out: Movie | None, warnings: Warnings, *, prompt: str, seed: int
 ) -> LiveStats:
     """Talks until the speech ends; a line on stderr shows the progress, with warnings above it.
 
@@ -148,10 +149,10 @@ def hold_talk(
 
 
 async def _hold(
-    gateway: str, image: bytes, options: SessionOptions, speech: Source, out: Movie | None, warnings: Warnings
+    gateway: Gateway, image: bytes, options: SessionOptions, speech: Source, out: Movie | None, warnings: Warnings
 ) -> LiveStats:
     with (
-        clear_errors(gateway),
+        clear_errors(gateway.address),
         Live("waiting for the first frame", console=Console(stderr=True), refresh_per_second=5) as line,
     ):
 
@@ -160,7 +161,7 @@ async def _hold(
                 warnings.show(warning.reason, warning.message)
             line.update(describe(seen))
 
-        async with AvatarClient(gateway) as client:
+        async with gateway.connect() as client:
             return await speak_live(client, image, options, speech.pieces(), out, show)
 
 

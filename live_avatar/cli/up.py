@@ -32,6 +32,14 @@ def up(
         bool,
         typer.Option("--reflection", help="The gateway answers gRPC reflection: tools such as grpcurl list its calls."),
     ] = False,
+    tls: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Encrypt everything: the folder with ca.crt, tls.crt and tls.key, as live-avatar certificates "
+            "makes it. Default: plain text, on this machine alone.",
+        ),
+    ] = None,
     logs: options.LogsOption = Path("out/logs"),
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Stages and decoder run generated code; its making takes minutes.")
@@ -55,14 +63,19 @@ def up(
     plan = inputs.plan_of(layout, preset, weights)
     _check(redis, logs, fp8_report)
     from live_avatar.launcher.pipeline import LocalPipeline, Speed
+    from live_avatar.launcher.tls_folder import TlsFolder
 
+    certificates = None if tls is None else TlsFolder.open(tls)
     speed = Speed(compiled=compiled, fp8_report=fp8_report, fp8_kv=fp8_kv)
     plan = replace(plan, redis=redis, gateway_port=port, reflection=reflection, logs=logs, speed=speed)
+    plan = replace(plan, tls=certificates)
     try:
         with LocalPipeline(plan, inputs.report) as pipeline:
             if plan.weights is None:
                 inputs.report(inputs.RANDOM_WEIGHTS)
-            typer.echo(f"gateway {pipeline.gateway}")
+            if certificates is not None:
+                inputs.report(f"clients connect with --ca {certificates.authority}")
+            typer.echo(f"gateway {'' if certificates is None else 'grpcs://'}{pipeline.gateway}")
             _keep_up(pipeline)
     except KeyboardInterrupt:
         inputs.report("all services have ended")

@@ -10,6 +10,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from live_avatar.client.tls_faults import tls_fault
 from live_avatar.proxies import Proxy
 
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -69,6 +70,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, proxy: Proxy | None = None) -> A
     if proxy is not None and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         remedy = "name the gateway's host in no_proxy to go without it"
         message = f"a proxy from the environment was in the way, {proxy} ({remedy}): {message}"
+    elif code is grpc.StatusCode.UNAVAILABLE and (fault := tls_fault(message)):
+        return AvatarError(code, "TLS_FAILED", f"{fault}: {message}")
     # The transport refuses what is far too large itself, and says so in these words alone.
     too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in message
     return AvatarError(code, "MESSAGE_TOO_LARGE" if too_large else code.name, message)

@@ -45,6 +45,12 @@ def parse_target(text: str, *, encrypted: bool = False) -> str:
     return parts[0]
 
 
+def asks_for_tls(text: str) -> bool:
+    """Whether an address begins with ``https://`` or ``grpcs://``."""
+    match = _SCHEME.fullmatch(text.strip())
+    return match is not None and match[1].lower() in _ENCRYPTED
+
+
 def _check_scheme(text: str, scheme: str, encrypted: bool) -> None:
     if scheme in _ENCRYPTED and not encrypted:
         raise ValueError(f"gateway {text!r} asks for TLS, and this channel has no credentials; the form is {FORM}")

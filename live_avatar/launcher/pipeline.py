@@ -18,6 +18,7 @@ from live_avatar.config import PRESETS, TINY
 from live_avatar.launcher.child import QUIET, Child, LaunchError, Program
 from live_avatar.launcher.layout import Layout
 from live_avatar.launcher.ports import check_free, free_ports
+from live_avatar.launcher.tls_folder import TlsFolder
 from live_avatar.proxies import DIRECT
 from live_avatar.v1.avatar_service_pb2 import GetServerInfoRequest
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
@@ -82,6 +83,8 @@ class Plan:
     """The gateway answers gRPC reflection."""
     logs: Path = Path("out/logs")
     speed: Speed = Speed()
+    tls: TlsFolder | None = None
+    """Certificates of all services; None: plain text."""
 
 
 class LocalPipeline:
@@ -175,7 +178,8 @@ class LocalPipeline:
             pipeline.append("--server.reflection")
         gateway = _program(GATEWAY, "gateway", *pipeline, "--store.url", plan.redis, shared)
         gateway = replace(gateway, environment=QUIET)  # no tensors: what portraits took goes back to the system
-        return [*((program, ports[program.name]) for program in programs), (gateway, plan.gateway_port)]
+        placed = [*((program, ports[program.name]) for program in programs), (gateway, plan.gateway_port)]
+        return [(_with_tls(program, plan.tls), port) for program, port in placed]
 
     def _start(self, program: Program, port: int) -> None:
         self._make(program, port)
@@ -199,7 +203,7 @@ class LocalPipeline:
     def _wait_ready(self) -> None:
         """Returns when the gateway takes sessions."""
         deadline = time.monotonic() + READY_TIMEOUT_S
-        with grpc.insecure_channel(self.gateway, options=DIRECT) as channel:
+        with self._channel() as channel:
             gateway = AvatarServiceStub(channel)
             while reason := _why_not_ready(gateway):
                 for child in self.ended():
@@ -207,6 +211,15 @@ class LocalPipeline:
                 if time.monotonic() > deadline:
                     raise LaunchError(f"the gateway is not ready after {READY_TIMEOUT_S:.0f} s: {reason}")
                 time.sleep(_POLL_S)
+
+    def _channel(self) -> grpc.Channel:
+        """To the gateway, which has the name of its certificate whatever its address is."""
+        tls = self._plan.tls
+        if tls is None:
+            return grpc.insecure_channel(self.gateway, options=DIRECT)
+        credentials = grpc.ssl_channel_credentials(tls.authority.read_bytes())
+        name = ("grpc.ssl_target_name_override", tls.name)
+        return grpc.secure_channel(self.gateway, credentials, options=(*DIRECT, name))
 
     def _stop(self) -> None:
         """Ends all services, those that listen to others first; returns when none is left."""
@@ -228,6 +241,14 @@ class LocalPipeline:
 def _program(name: str, service: str, *flags: str) -> Program:
     place = ("--server.host", HOST, "--server.drain-seconds", str(DRAIN_S))
     return Program(name=name, module=f"live_avatar.services.{service}", flags=(*flags, *place))
+
+
+def _with_tls(program: Program, tls: TlsFolder | None) -> Program:
+    """``program`` with the flags of its certificates: all but the gateway, which strangers call, demand one."""
+    if tls is None:
+        return program
+    calls = () if program.name == DECODER else tls.client_flags
+    return replace(program, flags=(*program.flags, *tls.server_flags(mutual=program.name != GATEWAY), *calls))
 
 
 def _why_not_ready(gateway: AvatarServiceStub) -> str:

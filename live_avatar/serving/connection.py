@@ -23,6 +23,7 @@ from live_avatar.serving.cancellation import CutShortError, endless
 from live_avatar.serving.errors import ServiceError, calling, from_rpc_error, stage_lost
 from live_avatar.serving.mailbox import Mailbox, MailboxClosedError
 from live_avatar.serving.timing import CHANNEL_OPTIONS, HopTiming
+from live_avatar.serving.tls import ClientTls, open_channel
 
 QUEUE_SIZE = 64
 
@@ -30,7 +31,9 @@ QUEUE_SIZE = 64
 class Connection:
     """A stream that is opened once, run once and closed once; all calls from one event loop."""
 
-    def __init__(self, target: str, hello: StreamBlocksRequest.Hello, timing: HopTiming) -> None:
+    def __init__(
+        self, target: str, hello: StreamBlocksRequest.Hello, timing: HopTiming, tls: ClientTls | None = None
+    ) -> None:
         self.services: Sequence[ServiceInfo] = ()
         self.credits = 0
         self._hello = hello
@@ -40,7 +43,7 @@ class Connection:
         self._outbox: Mailbox[StreamBlocksRequest] = Mailbox(QUEUE_SIZE)
         self._credit = asyncio.Event()
         self._alive = True
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._channel = open_channel(target, tls, CHANNEL_OPTIONS)
         self._stub = PipelineServiceStub(self._channel)
         self._call = self._stub.StreamBlocks()
 

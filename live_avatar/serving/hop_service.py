@@ -19,6 +19,7 @@ from live_avatar.serving.observer import Observer
 from live_avatar.serving.pipeline_settings import PipelineSettings
 from live_avatar.serving.server import Service
 from live_avatar.serving.timing import HopTiming
+from live_avatar.serving.tls import ClientTls
 from live_avatar.serving.work import Work
 
 _PIPELINE_SERVICE = blocks_pb2.DESCRIPTOR.services_by_name["PipelineService"].full_name
@@ -40,6 +41,7 @@ async def running_hop(
     settings: PipelineSettings,
     target: str | None,
     observer: Observer,
+    tls: ClientTls | None = None,
 ) -> AsyncIterator[HopServer]:
     """A hop that runs until the context ends; all its sessions are freed then.
 
@@ -50,11 +52,14 @@ async def running_hop(
         settings: how it treats its neighbours.
         target: address of the next service; None at the end of the chain.
         observer: receives events of room, sessions and blocks.
+        tls: of the link to the next service; None: plain text.
     """
     timing = hop_timing(settings)
     link = None
     if target is not None:
-        link = Link(target, peer=info.name, expected_model_digest=info.model_digest, timing=timing, observer=observer)
+        link = Link(
+            target, peer=info.name, expected_model_digest=info.model_digest, timing=timing, observer=observer, tls=tls
+        )
     hop = HopServer(info, work, link, device, block_credits=settings.block_credits, timing=timing, observer=observer)
     observer.capacity(info.name, info.session_capacity)
     async with asyncio.TaskGroup() as tasks:

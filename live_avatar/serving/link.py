@@ -18,6 +18,7 @@ from live_avatar.serving.connection import Connection
 from live_avatar.serving.errors import STAGE_LOST, ServiceError, stage_lost
 from live_avatar.serving.observer import NoObserver, Observer
 from live_avatar.serving.timing import PROTOCOL_VERSION, HopTiming
+from live_avatar.serving.tls import ClientTls
 
 
 class LinkHandler(Protocol):
@@ -47,6 +48,7 @@ class Link:
         expected_model_digest: digest the other side must have; empty: any.
         timing: waits.
         observer: receives events of ``link_changed`` under the name ``peer``.
+        tls: of the connection; None: plain text.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Link:
         expected_model_digest: str = "",
         timing: HopTiming | None = None,
         observer: Observer | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
         self.target = target
         self._peer = peer
@@ -65,6 +68,7 @@ class Link:
         )
         self._timing = timing or HopTiming()
         self._observer = observer or NoObserver()
+        self._tls = tls
         self._connection: Connection | None = None
         self._ready = asyncio.Event()
         self._log = structlog.get_logger(__name__).bind(service=peer, target=target)
@@ -139,7 +143,7 @@ class Link:
             await asyncio.sleep(backoff.next_s())
 
     async def _live_once(self, handler: LinkHandler) -> ServiceError:
-        connection = Connection(self.target, self._hello, self._timing)
+        connection = Connection(self.target, self._hello, self._timing, self._tls)
         try:
             await connection.open()
             self._connection = connection

@@ -158,6 +158,20 @@ RPC_DURATION = Metric(
     labels=("method", "code"),
     about="duration of calls on the server, streams included",
 )
+CERTIFICATE_EXPIRY = Metric(
+    name="tls_certificate_expiry_timestamp",
+    kind="gauge",
+    unit="s",
+    labels=("side",),
+    about="when the certificate in use expires, in seconds after 1970; side: server or client",
+)
+CERTIFICATES_REJECTED = Metric(
+    name="tls_certificates_rejected",
+    kind="counter",
+    unit="{change}",
+    labels=("side",),
+    about="changes of certificate files after which they could not be used; those before stay in use",
+)
 
 METRICS = (
     BLOCK_QUEUE,
@@ -179,4 +193,6 @@ METRICS = (
     ISSUER_KEYS,
     ISSUER_FETCHES,
     RPC_DURATION,
+    CERTIFICATE_EXPIRY,
+    CERTIFICATES_REJECTED,
 )

@@ -52,6 +52,12 @@ class Observer(Protocol):
     def rpc_finished(self, method: str, code: str, duration_s: float) -> None:
         """A call on the server ended; ``method`` is "/package.Service/Method", ``code`` for example "OK"."""
 
+    def certificate_loaded(self, side: str, expires_s: float) -> None:
+        """A certificate is in use as ``server`` or ``client`` until so many seconds after 1970; from any thread."""
+
+    def certificate_rejected(self, side: str) -> None:
+        """New files of a certificate cannot be used; from any thread."""
+
 
 class NoObserver:
     """Receives events and forgets them."""
@@ -75,4 +81,10 @@ class NoObserver:
         """Does nothing."""
 
     def rpc_finished(self, method: str, code: str, duration_s: float) -> None:
+        """Does nothing."""
+
+    def certificate_loaded(self, side: str, expires_s: float) -> None:
+        """Does nothing."""
+
+    def certificate_rejected(self, side: str) -> None:
         """Does nothing."""

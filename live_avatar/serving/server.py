@@ -26,9 +26,11 @@ from live_avatar.limits import MAX_MESSAGE_BYTES
 from live_avatar.serving import logs
 from live_avatar.serving.freed_memory import keep_freed_memory
 from live_avatar.serving.interceptors import ErrorInterceptor
+from live_avatar.serving.peer_names import PeerNames
 from live_avatar.serving.settings import ServerSettings, TelemetrySettings
 from live_avatar.serving.stream_limit import StreamLimit
 from live_avatar.serving.telemetry import Telemetry
+from live_avatar.serving.tls import ServerTls
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # More than is taken: gRPC itself refuses without a reason, and takes nothing of what it refuses.
@@ -142,6 +144,7 @@ class _Life:
         self.telemetry = telemetry
         self.options = (*SERVER_OPTIONS, *(_PUBLIC_OPTIONS if public else ()))
         self.calls = ErrorInterceptor(telemetry, max_request_bytes=MAX_MESSAGE_BYTES)
+        self.tls: ServerTls | None = None
         self.health = health.aio.HealthServicer()
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
@@ -154,6 +157,7 @@ class _Life:
         assert starting is not None
         _on_signals(starting.cancel)
         _check_free(self.settings.host, self.settings.port)
+        self.tls = self._open_tls()
         async with AsyncExitStack() as stack:
             await self._report(ready=False, alive=True)
             health_port = await self._health_listener(stack)
@@ -164,29 +168,43 @@ class _Life:
             _on_signals(self._signalled)
             self._announce(service, port, health_port)
             async with asyncio.TaskGroup() as tasks:
-                watch = tasks.create_task(self._watch(service))
+                watches = [tasks.create_task(self._watch(service))]
+                if self.tls is not None:
+                    watches.append(tasks.create_task(self.tls.watch()))
                 await self.stop.wait()
                 await self._end(service, server)
-                watch.cancel()
+                for watch in watches:
+                    watch.cancel()
         self.log.info("stopped")
 
+    def _open_tls(self) -> ServerTls | None:
+        try:
+            return ServerTls.of(self.settings.tls, self.telemetry)
+        except ValueError as error:
+            raise StartError(f"server.tls: {error}") from None
+
     def _listener(self, service: Service) -> tuple[grpc.aio.Server, int]:
-        server = grpc.aio.server(interceptors=[self.calls, StreamLimit(), *service.interceptors], options=self.options)
+        names = self.settings.tls.allowed_names
+        peers = [PeerNames(names)] if names else []
+        server = grpc.aio.server(
+            interceptors=[self.calls, *peers, StreamLimit(), *service.interceptors], options=self.options
+        )
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         if self.settings.reflection:
-            names = (*service.grpc_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
-        return server, _bind(server, self.settings.host, self.settings.port)
+            services = (*service.grpc_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(services, server)
+        return server, _bind(server, self.settings.host, self.settings.port, self.tls)
 
     async def _health_listener(self, stack: AsyncExitStack) -> int | None:
-        """Opens the port for health alone, which answers while the service loads."""
+        """Opens the port for health alone, plain text in any case, which answers while the service loads."""
         if self.settings.health_port is None:
             return None
-        _check_free(self.settings.host, self.settings.health_port)
+        host = self.settings.health_host or self.settings.host
+        _check_free(host, self.settings.health_port)
         server = grpc.aio.server(interceptors=[ErrorInterceptor(), StreamLimit()], options=self.options)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
-        port = _bind(server, self.settings.host, self.settings.health_port)
+        port = _bind(server, host, self.settings.health_port)
         await server.start()
         stack.push_async_callback(server.stop, None)
         return port
@@ -277,10 +295,12 @@ def _check_free(host: str, port: int) -> None:
         raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from None
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def _bind(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | None = None) -> int:
     """Listens on ``host``; returns the port, which is a free one for 0."""
     address = f"[{host}]" if ":" in host and not host.startswith("[") else host
     try:
+        if tls is not None:
+            return server.add_secure_port(f"{address}:{port}", tls.credentials())
         return server.add_insecure_port(f"{address}:{port}")
     except RuntimeError as error:
         raise StartError(f"cannot listen on {host}:{port}: {error}") from None

@@ -14,10 +14,10 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, NoReturn, TypeVar, get_args
+from typing import Annotated, Any, NoReturn, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -53,11 +53,66 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class ServerTlsSettings(Group):
+    """What a server proves who it is with, and whom it lets in."""
+
+    certificate: Path | None = Field(
+        default=None,
+        description="PEM file with the server's certificate and those between it and its authority; unset: plain text. "
+        "All these files are read again when they change",
+    )
+    key: Path | None = Field(default=None, description="PEM file with the certificate's private key")
+    client_ca: Path | None = Field(
+        default=None,
+        description="PEM file with the authorities of clients; unset: clients need no certificate",
+    )
+    allowed_names: CommaSeparated[str] = Field(
+        default=(), description="names of which a client's certificate must have one; unset: any of client_ca"
+    )
+
+    @model_validator(mode="after")
+    def _must_belong_together(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or none")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca needs certificate and key")
+        if self.allowed_names and self.client_ca is None:
+            raise ValueError("allowed_names needs client_ca: without it no client shows a certificate")
+        return self
+
+
+class ClientTlsSettings(Group):
+    """How the next service is checked, and what we prove who we are with."""
+
+    ca: Path | None = Field(
+        default=None,
+        description="PEM file with the authorities of the services that are called; unset: plain text. "
+        "All these files are read again at each connection",
+    )
+    certificate: Path | None = Field(default=None, description="PEM file with our certificate for those services")
+    key: Path | None = Field(default=None, description="PEM file with the certificate's private key")
+    server_name: str = Field(
+        default="", description="name that the certificates of those services must have; unset: the host of the address"
+    )
+
+    @model_validator(mode="after")
+    def _must_belong_together(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or none")
+        if self.ca is None and (self.certificate is not None or self.server_name):
+            raise ValueError("certificate, key and server_name need ca")
+        return self
+
+
 class ServerSettings(Group):
     """Where a service listens and how it ends."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 or [::] for all")
     port: Port = Field(default=0, description="port of the gRPC services; 0: any free one")
+    tls: ServerTlsSettings = ServerTlsSettings()
+    health_host: str = Field(
+        default="", description="address of the listener for health, which is always plain text; unset: that of host"
+    )
     health_port: Port | None = Field(
         default=None,
         description="port of a second listener for health, up before the service has loaded; 0: any free",

@@ -147,6 +147,14 @@ class Telemetry:
         """One call on the server."""
         self._emit(metrics.RPC_DURATION, duration_s, method=method, code=code)
 
+    def certificate_loaded(self, side: str, expires_s: float) -> None:
+        """When the certificate of a side expires."""
+        self._emit(metrics.CERTIFICATE_EXPIRY, expires_s, side=side)
+
+    def certificate_rejected(self, side: str) -> None:
+        """New certificate files that cannot be used."""
+        self._emit(metrics.CERTIFICATES_REJECTED, 1, side=side)
+
     def capacity(self, service: str, sessions: int) -> None:
         """Sessions that fit at the same time."""
         self._emit(metrics.SESSIONS_CAPACITY, sessions, service=service)

@@ -21,6 +21,7 @@ from live_avatar.serving.hop_service import as_service, running_hop
 from live_avatar.serving.memory_budget import MemoryBudget
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
+from live_avatar.serving.tls import ClientTls
 
 
 @asynccontextmanager
@@ -28,9 +29,10 @@ async def build(settings: AudioEncoderSettings, telemetry: Telemetry) -> AsyncIt
     """The service, loaded and running.
 
     Raises:
-        ValueError: weights or device cannot be used.
+        ValueError: certificates, weights or device cannot be used.
     """
     loop = asyncio.get_running_loop()
+    tls = ClientTls.of(settings.tls, telemetry)
     with ThreadPoolExecutor(1, "device") as device:
         networks, work = await loop.run_in_executor(device, _load, settings)
         info = ServiceInfo(
@@ -41,7 +43,9 @@ async def build(settings: AudioEncoderSettings, telemetry: Telemetry) -> AsyncIt
             device=device_identity(networks.device),
             session_capacity=work.capacity,
         )
-        async with running_hop(info, work, device, settings=settings, target=settings.next, observer=telemetry) as hop:
+        async with running_hop(
+            info, work, device, settings=settings, target=settings.next, observer=telemetry, tls=tls
+        ) as hop:
             loaded = {"networks": networks.description, "device": info.device, "capacity": work.capacity}
             ready = HeadReadiness(hop, allow_shared_devices=settings.allow_shared_devices)
             yield replace(as_service(hop, loaded), ready=ready)

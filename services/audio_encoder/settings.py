@@ -4,6 +4,7 @@ from pydantic import Field
 
 from live_avatar.limits import MAX_WHOLE_FILE_S
 from live_avatar.serving.pipeline_settings import PipelineSettings
+from live_avatar.serving.settings import ClientTlsSettings
 
 
 class AudioEncoderSettings(PipelineSettings):
@@ -11,6 +12,7 @@ class AudioEncoderSettings(PipelineSettings):
 
     name: str = Field(default="audio-encoder", description="name in logs, metrics and timings")
     next: str = Field(description="address of the first denoising stage, as host:port")
+    tls: ClientTlsSettings = ClientTlsSettings()
     allow_shared_devices: bool = Field(
         default=False, description="accept sessions although several services of the pipeline use the same accelerator"
     )

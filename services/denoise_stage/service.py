@@ -17,6 +17,7 @@ from live_avatar.serving.hop_service import as_service, running_hop
 from live_avatar.serving.memory_budget import MemoryBudget
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
+from live_avatar.serving.tls import ClientTls
 
 
 @asynccontextmanager
@@ -24,9 +25,10 @@ async def build(settings: DenoiseStageSettings, telemetry: Telemetry) -> AsyncIt
     """The service, loaded and running.
 
     Raises:
-        ValueError: weights, device, schedule or replay cannot be used.
+        ValueError: certificates, weights, device, schedule or replay cannot be used.
     """
     loop = asyncio.get_running_loop()
+    tls = ClientTls.of(settings.tls, telemetry)
     with ThreadPoolExecutor(1, "device") as device:
         networks, work = await loop.run_in_executor(device, _load, settings)
         info = ServiceInfo(
@@ -39,7 +41,9 @@ async def build(settings: DenoiseStageSettings, telemetry: Telemetry) -> AsyncIt
             step_count=settings.step_count,
             session_capacity=work.capacity,
         )
-        async with running_hop(info, work, device, settings=settings, target=settings.next, observer=telemetry) as hop:
+        async with running_hop(
+            info, work, device, settings=settings, target=settings.next, observer=telemetry, tls=tls
+        ) as hop:
             steps = f"{settings.steps} of {settings.step_count}"
             loaded = {"networks": networks.description, "steps": steps, "device": info.device}
             yield as_service(hop, {**loaded, "capacity": work.capacity})

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from live_avatar.config import MAX_STEPS
 from live_avatar.serving.compile_settings import CompileSettings
+from live_avatar.serving.settings import ClientTlsSettings
 
 _STEPS = re.compile(r"(\d{1,2})(?:-(\d{1,2}))?")
 
@@ -19,6 +20,7 @@ class DenoiseStageSettings(CompileSettings):
         default="", description="name in logs, metrics and timings; unset: denoise-stage- and its first step"
     )
     next: str = Field(description="address of the next stage, or of the VAE decoder behind the last one, as host:port")
+    tls: ClientTlsSettings = ClientTlsSettings()
     steps: str = Field(description="steps of this stage, counted from 0: 2, or 0-3, or 0,1")
     step_count: int = Field(default=4, ge=1, le=MAX_STEPS, description="steps of the whole schedule")
     join_last_step: bool = Field(

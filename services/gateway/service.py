@@ -32,6 +32,7 @@ from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.serving.timing import HopTiming
+from live_avatar.serving.tls import ClientTls
 from live_avatar.v1 import avatar_service_pb2
 from live_avatar.v1.avatar_service_pb2_grpc import add_AvatarServiceServicer_to_server
 
@@ -97,6 +98,7 @@ def _open_store(settings: GatewaySettings, client: Redis) -> SessionStore:
 
 def _fleet(settings: GatewaySettings, telemetry: Telemetry) -> Fleet:
     presets = _presets(settings)
+    tls = ClientTls.of(settings.tls, telemetry)
 
     def make(address: Address) -> Pipeline:
         return Pipeline(
@@ -106,6 +108,7 @@ def _fleet(settings: GatewaySettings, telemetry: Telemetry) -> Fleet:
             allow_shared_devices=settings.allow_shared_devices,
             observer=telemetry,
             presets=presets,
+            tls=tls,
         )
 
     return Fleet(open_discovery(settings.pipelines, settings.discovery), make)

@@ -11,7 +11,7 @@ from live_avatar.services.gateway.discovery.settings import DiscoverySettings
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.sessions.policy import LiveRules
 from live_avatar.services.gateway.store.redis_access import IN_MEMORY
-from live_avatar.serving.settings import CommaSeparated, Group, Settings
+from live_avatar.serving.settings import ClientTlsSettings, CommaSeparated, Group, Settings
 
 _TABLE = Limits()
 _LIVE = LiveRules()
@@ -116,6 +116,7 @@ class GatewaySettings(Settings):
         description="each as HEAD/DECODER: addresses of its audio encoder and its VAE decoder; unset: see discovery",
     )
     discovery: DiscoverySettings = DiscoverySettings()
+    tls: ClientTlsSettings = ClientTlsSettings()
     allow_shared_devices: bool = Field(
         default=False, description="accept a pipeline of which several services use the same accelerator"
     )

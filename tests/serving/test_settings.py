@@ -62,7 +62,9 @@ class Ruled(Settings):
 
 
 LEAVES = {
-    "server.host", "server.port", "server.health_port", "server.reflection", "server.drain_seconds",
+    "server.host", "server.port", "server.health_host", "server.health_port", "server.reflection",
+    "server.drain_seconds", "server.tls.certificate", "server.tls.key", "server.tls.client_ca",
+    "server.tls.allowed_names",
     "telemetry.otlp_endpoint", "telemetry.prometheus_port", "telemetry.prometheus_host", "telemetry.service_name",
     "telemetry.log_level", "steps", "weights", "secret", "outer.inner.depth",
 }  # fmt: skip

@@ -178,6 +178,8 @@ def record_everything(telemetry: Telemetry) -> None:
     telemetry.viewer_waited("PIPELINE_SLOW", 0.4)
     telemetry.issuer_keys(2)
     telemetry.issuer_fetched("ok")
+    telemetry.certificate_loaded("server", 2e9)
+    telemetry.certificate_rejected("server")
 
 
 def test_scrape_shows_what_was_reported() -> None:

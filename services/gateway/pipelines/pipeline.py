@@ -22,6 +22,7 @@ from live_avatar.serving.errors import ServiceError, busy, from_session_failed, 
 from live_avatar.serving.link import Link, always
 from live_avatar.serving.observer import Observer
 from live_avatar.serving.timing import HopTiming
+from live_avatar.serving.tls import ClientTls
 
 SERVICE = "gateway"
 
@@ -49,6 +50,7 @@ class Pipeline:
         allow_shared_devices: services may sit on one device.
         observer: receives events of the links.
         presets: systems it may run, by name.
+        tls: of both links; None: plain text.
     """
 
     def __init__(
@@ -60,13 +62,14 @@ class Pipeline:
         allow_shared_devices: bool,
         observer: Observer,
         presets: Mapping[str, Preset] = PRESETS,
+        tls: ClientTls | None = None,
     ) -> None:
         self.name = head
         self._timing = timing
         self._allow_shared_devices = allow_shared_devices
         self._presets = presets
-        self._link = Link(head, peer=SERVICE, timing=timing, observer=observer)
-        self._video = VideoLink(decoder, timing)
+        self._link = Link(head, peer=SERVICE, timing=timing, observer=observer, tls=tls)
+        self._video = VideoLink(decoder, timing, tls)
         self._listeners: dict[Name, Listener] = {}
         self._opening: dict[Name, asyncio.Future[int]] = {}
         self._slots = DeadlineQueue(lambda: self._link.credits > 0 or not self._link.up)

@@ -28,6 +28,7 @@ from live_avatar.serving.errors import STAGE_LOST, ServiceError, busy, calling, 
 from live_avatar.serving.mailbox import Mailbox, MailboxClosedError
 from live_avatar.serving.parts import PartJoiner
 from live_avatar.serving.timing import CHANNEL_OPTIONS, HopTiming
+from live_avatar.serving.tls import ClientTls, open_channel
 
 if TYPE_CHECKING:
     from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceAsyncStub
@@ -66,11 +67,12 @@ class VideoHandler(Protocol):
 class VideoLink:
     """One long-lived stream from the decoder at ``target``; reconnects until ``run`` is cancelled."""
 
-    def __init__(self, target: str, timing: HopTiming) -> None:
+    def __init__(self, target: str, timing: HopTiming, tls: ClientTls | None = None) -> None:
         self.target = target
         self.service: ServiceInfo | None = None
         """What the decoder says of itself; None while the stream is down."""
         self._timing = timing
+        self._tls = tls
         self._outbox: Mailbox[StreamVideoRequest] | None = None
         self._decoder: VaeDecoderServiceAsyncStub | None = None
         self._subscribing: dict[Name, asyncio.Future[None]] = {}
@@ -117,7 +119,7 @@ class VideoLink:
 
     async def _live_once(self, handler: VideoHandler) -> tuple[ServiceError, bool]:
         """One connection from dialling to its end; says why it ended and whether it had been up."""
-        channel = grpc.aio.insecure_channel(self.target, options=CHANNEL_OPTIONS)
+        channel = open_channel(self.target, self._tls, CHANNEL_OPTIONS)
         up = False
         try:
             with calling(_PEER):
