@@ -151,6 +151,13 @@ ISSUER_FETCHES = Metric(
     labels=("result",),
     about="fetches of the OIDC issuer's keys; result: ok or failed",
 )
+AUDIT_LOST = Metric(
+    name="audit_lost",
+    kind="counter",
+    unit="{line}",
+    labels=("sink",),
+    about="lines of the audit that could not be kept; sink: queue, file or stream",
+)
 RPC_DURATION = Metric(
     name="rpc_duration",
     kind="histogram",
@@ -192,6 +199,7 @@ METRICS = (
     LINK_LOSSES,
     ISSUER_KEYS,
     ISSUER_FETCHES,
+    AUDIT_LOST,
     RPC_DURATION,
     CERTIFICATE_EXPIRY,
     CERTIFICATES_REJECTED,

@@ -187,6 +187,10 @@ class Telemetry:
         """A fetch of the OIDC issuer's keys ended: ``ok`` or ``failed``."""
         self._emit(metrics.ISSUER_FETCHES, 1, result=result)
 
+    def audit_lost(self, sink: str, lines: int) -> None:
+        """So many lines of the audit did not reach ``sink``: ``queue``, ``file`` or ``stream``."""
+        self._emit(metrics.AUDIT_LOST, lines, sink=sink)
+
     def _emit(self, metric: Metric, value: float, **labels: str) -> None:
         assert tuple(labels) == metric.labels, f"{metric.name} has labels {metric.labels}, not {tuple(labels)}"
         if self._has_metrics:

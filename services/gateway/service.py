@@ -8,14 +8,17 @@ import secrets
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import grpc
 import structlog
 from redis.asyncio import Redis
 
 from live_avatar.config import PRESETS, Preset, preset
+from live_avatar.services.gateway.access.audit_log import AuditLog
 from live_avatar.services.gateway.access.choice import Access, open_access
 from live_avatar.services.gateway.access.tokens import SessionTokens
+from live_avatar.services.gateway.api.auditing import AuditInterceptor, session_ended
 from live_avatar.services.gateway.api.authentication import AuthenticationInterceptor
 from live_avatar.services.gateway.api.servicer import AvatarServicer
 from live_avatar.services.gateway.discovery.choice import open_discovery
@@ -41,6 +44,7 @@ _RENEWAL_CONNECTIONS = 10
 """Beside those of callers, who may have taken all of theirs."""
 _KEY_CONNECTIONS = 8
 """That API keys are checked with; never behind callers who have taken all others."""
+_AUDIT_CONNECTIONS = 2
 _AVATAR_SERVICE = avatar_service_pb2.DESCRIPTOR.services_by_name["AvatarService"].full_name
 
 
@@ -51,16 +55,19 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
     store, access = _open_store(settings, client), _open_access(settings, client, telemetry)
     manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings), telemetry, _election(settings))
     servicer = AvatarServicer(manager, telemetry)
+    audit_log = _open_audit(settings, client, telemetry)
+    manager.on_end(partial(session_ended, audit_log.audit))
 
     def register(server: grpc.aio.Server) -> None:
         add_AvatarServiceServicer_to_server(servicer, server)
 
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(work) for work in (manager.run(), access.run())]
+        auditing = tasks.create_task(audit_log.run())
         try:
             yield Service(
                 register=register,
-                interceptors=(AuthenticationInterceptor(access.authenticator),),
+                interceptors=(AuditInterceptor(audit_log.audit), AuthenticationInterceptor(access.authenticator)),
                 grpc_names=(_AVATAR_SERVICE,),
                 loaded={
                     "pipelines": list(settings.pipelines),
@@ -74,6 +81,9 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
+            auditing.cancel()  # what ended just now is in the audit too
+            await asyncio.wait([auditing])
+            await audit_log.aclose()
             await access.keys.aclose()
             await store.aclose()
 
@@ -81,6 +91,11 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
 def _open_access(settings: GatewaySettings, client: Redis, telemetry: Telemetry) -> Access:
     own = client if settings.store.url == IN_MEMORY else connect(settings.store.url, _KEY_CONNECTIONS)
     return open_access(settings.auth, own, telemetry)
+
+
+def _open_audit(settings: GatewaySettings, client: Redis, telemetry: Telemetry) -> AuditLog:
+    shares = settings.store.url == IN_MEMORY or not settings.audit.stream
+    return AuditLog(settings.audit, client if shares else connect(settings.store.url, _AUDIT_CONNECTIONS), telemetry)
 
 
 def _open_store(settings: GatewaySettings, client: Redis) -> SessionStore:

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from live_avatar.services.gateway.access.audit_settings import AuditSettings
 from live_avatar.services.gateway.access.settings import AuthSettings
 from live_avatar.services.gateway.discovery.settings import DiscoverySettings
 from live_avatar.services.gateway.limits import Limits
@@ -135,6 +136,7 @@ class GatewaySettings(Settings):
         default=None, description="token_key before this one: its session tokens are accepted and no new ones made"
     )
     auth: AuthSettings = AuthSettings()
+    audit: AuditSettings = AuditSettings()
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
     live: LiveSettings = LiveSettings()

@@ -177,6 +177,7 @@ def record_everything(telemetry: Telemetry) -> None:
     telemetry.degraded("PIPELINE_SLOW", -1)
     telemetry.viewer_waited("PIPELINE_SLOW", 0.4)
     telemetry.issuer_keys(2)
+    telemetry.audit_lost("stream", 3)
     telemetry.issuer_fetched("ok")
     telemetry.certificate_loaded("server", 2e9)
     telemetry.certificate_rejected("server")

@@ -21,6 +21,7 @@ from live_avatar.services.gateway.access.caller import (
     TOKEN_HOLDER,
     Caller,
     Scope,
+    set_caller,
 )
 from live_avatar.services.gateway.access.failure_limit import FailureLimit, peer_address
 from live_avatar.services.gateway.access.key_cache import KeyCache
@@ -120,6 +121,7 @@ class Authenticator:
         if not self._modes:
             return replace(ANONYMOUS, peer=address)
         caller = await self._caller(bearer_credential(values), address)
+        set_caller(caller)  # known from here on, also where it lacks the scope
         if isinstance(rule, Scope):
             caller.require(rule)
         return caller

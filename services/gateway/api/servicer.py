@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.services.gateway.access.audit import audited_call
 from live_avatar.services.gateway.access.caller import current_caller, set_caller
 from live_avatar.services.gateway.api import messages
 from live_avatar.services.gateway.api.stream import Stream, first_open
@@ -129,6 +130,7 @@ class AvatarServicer(AvatarServiceServicer):
         session = await self._manager.attach(token, caller.tenant)
         record = session.record
         set_caller(replace(caller, tenant=record.tenant, key_id=caller.key_id or record.key_id))
+        audited_call().opened(record.session_id)
         return session
 
     async def UpdateSession(self, request: api.UpdateSessionRequest, context: Context) -> api.UpdateSessionResponse:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 
+from live_avatar.services.gateway.access.audit import audited_call
 from live_avatar.services.gateway.api import messages
 from live_avatar.services.gateway.api.message_rate import MessageRate
 from live_avatar.services.gateway.api.validation import check_chunk, check_message, check_update
@@ -147,8 +148,10 @@ class Stream:
             case "playback_report":
                 delivery.report_playback(request.playback_report.played_through_time.ToNanoseconds())
             case "interrupt":
+                audited_call().received("interrupt")
                 delivery.interrupt(request.interrupt.utterance_id, request.interrupt.request_id, in_order=True)
             case "update":
+                audited_call().received("update")
                 update = request.update
                 session.update(check_update(update.config, update.update_mask.paths, session.limits))
             case "finish":

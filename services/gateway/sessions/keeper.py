@@ -16,7 +16,7 @@ from live_avatar.services.gateway.election.leader import LeaderElection
 from live_avatar.services.gateway.store.records import LeaseLostError, SessionRecord
 from live_avatar.services.gateway.store.redis_access import RETRY_AFTER_S, STORE_LOST
 from live_avatar.services.gateway.store.renewals import Renewal
-from live_avatar.services.gateway.store.store import SessionStore
+from live_avatar.services.gateway.store.store import GATEWAY_LOST, SessionStore
 from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError
 from live_avatar.serving.logs import session_name
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -30,6 +30,7 @@ _LAST_S = 2.0
 """For ends that are written when the gateway itself ends."""
 
 Lost = Callable[[ServiceError], None]
+Ended = Callable[[SessionRecord, str], None]
 """Takes why a session is not this gateway's any more."""
 
 
@@ -74,6 +75,8 @@ class Keeper:
         self._ends: dict[str, End] = {}
         self._late_since: dict[str, float] = {}
         """When sessions were first seen without a lease."""
+        self.on_end: Ended = lambda record, reason: None
+        """Called once for each session that ends here, or that this gateway ends for one that was lost."""
         self._log = structlog.get_logger(__name__)
 
     async def run(self) -> None:
@@ -98,11 +101,17 @@ class Keeper:
 
     async def end(self, end: End) -> None:
         """Drops a session and writes its end; where the store does not answer, it is tried again later."""
+        self._note_end(end)
         self.drop(end.session_id)
         if len(self._ends) >= _MOST_ENDS:
             self._ends.pop(next(iter(self._ends)))
         self._ends[end.session_id] = end
         await self._store_end(end)
+
+    def _note_end(self, end: End) -> None:
+        held = self._held.get(end.session_id)
+        if held is not None:
+            self.on_end(held.record, end.reason)
 
     async def end_all(self, ends: Sequence[End]) -> None:
         """Ends sessions, and gives up what the store does not take soon: the gateway itself ends."""
@@ -183,6 +192,7 @@ class Keeper:
             gone = [name for name, since in self._late_since.items() if now - since >= self._lease_s / 3]
             for record in await self._store.reap(gone):
                 self._log.warning("a gateway left a session behind", session=session_name(record.session_id))
+                self.on_end(record, GATEWAY_LOST)
         except ServiceError as error:
             self._log.warning("leases could not be looked at", reason=error.reason)
 

@@ -26,7 +26,7 @@ from live_avatar.services.gateway.sessions.block_scheduler import condition
 from live_avatar.services.gateway.sessions.creation import Creations, create_failed
 from live_avatar.services.gateway.sessions.events import Interruption
 from live_avatar.services.gateway.sessions.failures import Failures
-from live_avatar.services.gateway.sessions.keeper import End, Keeper, session_closed
+from live_avatar.services.gateway.sessions.keeper import End, Ended, Keeper, session_closed
 from live_avatar.services.gateway.sessions.negotiation import negotiated
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.sessions.session import IDLE, Phase, Session
@@ -105,6 +105,10 @@ class SessionManager:
             session.pipeline.close(session.key)
             session.end()
         await self._keeper.end_all([_end(session, api.Session.STATE_FAILED) for session in sessions])
+
+    def on_end(self, ended: Ended) -> None:
+        """Calls ``ended`` with the record and the reason of each session that ends; an empty reason: as asked."""
+        self._keeper.on_end = ended
 
     async def drain(self) -> None:
         """Refuses new sessions from now on; returns when none is left.  Cancelled, it ends those that are left."""
