@@ -52,6 +52,7 @@ _PUBLIC_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.lookahead_bytes", 65_536),
     ("grpc.max_concurrent_streams", 1_000),
     ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_connection_idle_ms", 300_000),  # without a call; its client connects again for the next one
 )
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -142,7 +143,7 @@ class _Life:
         self.name = name
         self.settings = settings
         self.telemetry = telemetry
-        self.options = (*SERVER_OPTIONS, *(_PUBLIC_OPTIONS if public else ()))
+        self.options = (*SERVER_OPTIONS, *(_PUBLIC_OPTIONS if public else ()), *_connection_options(settings))
         self.calls = ErrorInterceptor(telemetry, max_request_bytes=MAX_MESSAGE_BYTES)
         self.tls: ServerTls | None = None
         self.health = health.aio.HealthServicer()
@@ -256,6 +257,14 @@ class _Life:
         if self.stop.is_set():
             self.hurry.set()
         self.stop.set()
+
+
+def _connection_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
+    """Bounds on connections from which no call has come yet; gRPC's own are none and two minutes."""
+    return (
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", round(settings.handshake_seconds * 1_000)),
+    )
 
 
 @contextmanager

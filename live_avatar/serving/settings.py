@@ -117,6 +117,12 @@ class ServerSettings(Group):
         default=None,
         description="port of a second listener for health, up before the service has loaded; 0: any free",
     )
+    max_connections: int = Field(
+        default=4_096, ge=1, le=1_000_000, description="connections at the same time; further ones are closed at once"
+    )
+    handshake_seconds: float = Field(
+        default=10.0, gt=0, le=120, description="time for a new connection to finish its TLS and HTTP/2 handshakes"
+    )
     reflection: bool = Field(default=False, description="answer gRPC reflection, so that tools can list the services")
     drain_seconds: float = Field(
         default=10.0, ge=0, le=86_400, description="time for running sessions to finish after SIGTERM"

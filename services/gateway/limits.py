@@ -58,6 +58,8 @@ class Limits:
     """How long a stream may be silent before its open."""
     max_unopened_streams: int = 256
     """Streams that may wait for their open at the same time."""
+    max_calls_per_caller: int = 256
+    """Unary calls of one credential, or of one address without any, that are in progress."""
     max_messages_per_second: int = 500
     """How fast one stream's messages are taken in the long run; more are read later."""
     message_burst: int = 250

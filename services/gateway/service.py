@@ -20,6 +20,7 @@ from live_avatar.services.gateway.access.choice import Access, open_access
 from live_avatar.services.gateway.access.tokens import SessionTokens
 from live_avatar.services.gateway.api.auditing import AuditInterceptor, session_ended
 from live_avatar.services.gateway.api.authentication import AuthenticationInterceptor
+from live_avatar.services.gateway.api.call_limit import CallLimitInterceptor
 from live_avatar.services.gateway.api.servicer import AvatarServicer
 from live_avatar.services.gateway.discovery.choice import open_discovery
 from live_avatar.services.gateway.discovery.source import Address
@@ -67,7 +68,11 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
         try:
             yield Service(
                 register=register,
-                interceptors=(AuditInterceptor(audit_log.audit), AuthenticationInterceptor(access.authenticator)),
+                interceptors=(
+                    AuditInterceptor(audit_log.audit),
+                    AuthenticationInterceptor(access.authenticator),
+                    CallLimitInterceptor(settings.limits.max_calls_per_caller),
+                ),
                 grpc_names=(_AVATAR_SERVICE,),
                 loaded={
                     "pipelines": list(settings.pipelines),

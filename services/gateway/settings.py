@@ -74,6 +74,11 @@ class LimitSettings(Group):
     max_unopened_streams: int = Field(
         default=_TABLE.max_unopened_streams, ge=1, description="streams that may wait for their first message"
     )
+    max_calls_per_caller: int = Field(
+        default=_TABLE.max_calls_per_caller,
+        ge=1,
+        description="calls of one credential, or of one address without any, that are in progress, without streams",
+    )
     max_messages_per_second: int = Field(
         default=_TABLE.max_messages_per_second, ge=50, description="rate at which the messages of one stream are read"
     )
