@@ -135,6 +135,7 @@ REASONS: Mapping[str, Reason] = {
         "a portrait as the message describes it, or weights trained on images like this one",
     ),
     "PROMPT_TOO_LONG": Reason(_INVALID, "the prompt has too many characters", _FIX),
+    "QUOTA_UNKNOWN": Reason(_INVALID, "a quota that does not exist, or a number beyond its range", _FIX),
     "REQUEST_ID_REUSED": Reason(("ALREADY_EXISTS",), "the request id was used for another request", "use a fresh id"),
     "SCOPE_MISSING": Reason(
         _DENIED, "the caller's credential does not have the scope that the call needs", "use a key with that scope"
@@ -162,6 +163,13 @@ REASONS: Mapping[str, Reason] = {
         _DENIED,
         "the request names a tenant that is not the caller's, or the caller's token names none",
         "leave `tenant` empty; let the OIDC issuer put the tenant into its tokens",
+    ),
+    "TENANT_INVALID": Reason(_INVALID, "no name that a tenant can have", "use 1 to 63 of a-z, 0-9 and `-`"),
+    "TENANT_QUOTA": Reason(
+        _EXHAUSTED,
+        "a quota of the tenant is used up, or the request asks for more than it allows; `QuotaFailure` names it; "
+        "announced by `GoAway` to sessions that run",
+        "wait as long as `RetryInfo` says; where there is none, ask for less or ask the operator for more",
     ),
     "TOKEN_EXPIRED": Reason(_UNAUTHENTICATED, "the session token has expired with its session", _AGAIN),
     "TOKEN_INVALID": Reason(

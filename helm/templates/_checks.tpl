@@ -8,6 +8,7 @@
 {{- include "live-avatar.checkStore" . -}}
 {{- include "live-avatar.checkCallers" . -}}
 {{- include "live-avatar.checkSecrets" . -}}
+{{- include "live-avatar.checkWebhook" . -}}
 {{- include "live-avatar.checkScaling" . -}}
 {{- include "live-avatar.checkTrainer" . -}}
 {{- end }}
@@ -114,6 +115,13 @@
 {{- end -}}
 {{- if and $missing (not (include "live-avatar.seesCluster" .)) -}}
 {{- fail (printf "%s: without a cluster to ask (helm template, Argo CD, --dry-run=client) each rendering would make other secrets; give them, for example the output of `openssl rand -hex 24` each, and la_$(openssl rand -hex 8)_$(openssl rand -hex 32) as auth.apiKey" (join "; " $missing)) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "live-avatar.checkWebhook" -}}
+{{- $webhook := .Values.gateway.usage.webhook -}}
+{{- if ne (empty $webhook.url) (empty $webhook.existingSecret) -}}
+{{- fail "gateway.usage.webhook: url and existingSecret belong together" -}}
 {{- end -}}
 {{- end }}
 

@@ -38,6 +38,15 @@
 {{- range $name, $value := $gateway.live }}
 - --live.{{ kebabcase $name }}={{ $value }}
 {{- end }}
+{{- range $name, $value := $gateway.quotas }}
+- --quotas.{{ kebabcase $name }}={{ int64 $value }}
+{{- end }}
+- --usage.interval-seconds={{ $gateway.usage.intervalSeconds }}
+- --usage.retention-days={{ $gateway.usage.retentionDays }}
+- --usage.max-entries={{ int64 $gateway.usage.maxEntries }}
+{{- with $gateway.usage.webhook.url }}
+- --usage.webhook-url={{ . }}
+{{- end }}
 {{- end }}
 
 {{/* How it finds pipelines, and who reaps the sessions of vanished gateways. */}}
@@ -75,6 +84,13 @@
       name: {{ include "live-avatar.authSecret" . }}
       key: previous-token-key
       optional: {{ not (empty .Values.auth.existingSecret) }}
+{{- end }}
+{{- with .Values.gateway.usage.webhook.existingSecret }}
+- name: LIVE_AVATAR__USAGE__WEBHOOK_SECRET
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: webhook-secret
 {{- end }}
 {{- if include "live-avatar.takesKeys" . }}
 - name: LIVE_AVATAR__AUTH__BOOTSTRAP_KEY

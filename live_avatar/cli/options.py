@@ -47,6 +47,9 @@ CaOption = Annotated[
         show_default=False,
     ),
 ]
+RequiredGatewayOption = Annotated[
+    str, typer.Option("--gateway", metavar="HOST:PORT", help="Gateway to ask, such as 127.0.0.1:50051.")
+]
 PromptOption = Annotated[
     str,
     typer.Option(

@@ -63,6 +63,11 @@ class AvatarClient:
             self._channel = grpc.aio.secure_channel(self.target, credentials, options=options)
         self._stub = AvatarServiceStub(self._channel)
 
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The connection, for calls of other services of the gateway."""
+        return self._channel
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -26,6 +26,7 @@ class AvatarError(Exception):
         message: a sentence for a person.
         metadata: further facts by name.
         retry_after_s: seconds after which another attempt makes sense; None: it makes none.
+        quota: the quota that the call breaks, and its number, as a sentence; empty: none.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class AvatarError(Exception):
         message: str,
         metadata: Mapping[str, str] | None = None,
         retry_after_s: float | None = None,
+        quota: str = "",
     ) -> None:
         super().__init__(f"{reason}: {message}")
         self.code = code
@@ -42,18 +44,21 @@ class AvatarError(Exception):
         self.message = message
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
+        self.quota = quota
 
 
 def from_status(status: status_pb2.Status) -> AvatarError:
     """The error that a rich status describes."""
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     info, retry = error_details_pb2.ErrorInfo(reason=code.name), error_details_pb2.RetryInfo()
+    broken = error_details_pb2.QuotaFailure()
     for detail in status.details:
-        for known in (info, retry):
+        for known in (info, retry, broken):
             if detail.Is(known.DESCRIPTOR):
                 detail.Unpack(known)
     delay_s = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
-    return AvatarError(code, info.reason, status.message, info.metadata, delay_s)
+    quota = broken.violations[0].description if broken.violations else ""
+    return AvatarError(code, info.reason, status.message, info.metadata, delay_s, quota)
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, proxy: Proxy | None = None) -> AvatarError:

@@ -8,6 +8,7 @@ turns it into ``SessionFailed``.
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import grpc
 import structlog
@@ -41,6 +42,16 @@ _BROKEN = frozenset(
 _CODES: Mapping[object, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuotaViolation:
+    """A quota that a request breaks; becomes a google.rpc.QuotaFailure."""
+
+    subject: str
+    """Whose quota it is."""
+    description: str
+    """Which quota, and its number."""
+
+
 class ServiceError(Exception):
     """A failure with a gRPC status code and a reason that a program can read.
 
@@ -72,6 +83,8 @@ class ServiceError(Exception):
         self.retry_after_s = RETRY_AFTER_S.get(reason) if retry_after_s is None else retry_after_s
         self.field = field
         self.detail = detail
+        self.violation: QuotaViolation | None = None
+        """The quota at fault."""
 
 
 def stage_lost(message: str, detail: str = "") -> ServiceError:
@@ -105,7 +118,7 @@ def code_of(value: object) -> grpc.StatusCode:
 
 
 def to_status(error: ServiceError) -> status_pb2.Status:
-    """The rich status: always one ErrorInfo, RetryInfo where waiting helps, BadRequest where a field is at fault."""
+    """The rich status: an ErrorInfo; RetryInfo where waiting helps; BadRequest and QuotaFailure say what is broken."""
     status = status_pb2.Status(code=error.code.value[0], message=error.message)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     status.details.add().Pack(info)
@@ -116,6 +129,10 @@ def to_status(error: ServiceError) -> status_pb2.Status:
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.violation is not None:
+        subject, description = error.violation.subject, error.violation.description
+        broken = error_details_pb2.QuotaFailure.Violation(subject=subject, description=description)
+        status.details.add().Pack(error_details_pb2.QuotaFailure(violations=[broken]))
     return status
 
 
@@ -124,14 +141,18 @@ def from_status(status: status_pb2.Status) -> ServiceError:
     code = code_of(status.code)
     info = error_details_pb2.ErrorInfo(reason=code.name)
     retry = error_details_pb2.RetryInfo()
-    bad = error_details_pb2.BadRequest()
+    bad, quota = error_details_pb2.BadRequest(), error_details_pb2.QuotaFailure()
     for detail in status.details:
-        for message in (info, retry, bad):
+        for message in (info, retry, bad, quota):
             if detail.Is(message.DESCRIPTOR):
                 detail.Unpack(message)
     delay = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
     field = bad.field_violations[0].field if bad.field_violations else None
-    return ServiceError(code, info.reason, status.message, dict(info.metadata), delay, field)
+    error = ServiceError(code, info.reason, status.message, dict(info.metadata), delay, field)
+    if quota.violations:
+        broken = quota.violations[0]
+        error.violation = QuotaViolation(subject=broken.subject, description=broken.description)
+    return error
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, peer: str = "the service") -> ServiceError:

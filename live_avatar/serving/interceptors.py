@@ -246,6 +246,7 @@ def _let_go(error: BaseException) -> None:
 
 
 async def _abort(context: Context, error: ServiceError) -> None:
-    """Ends the call, by an exception of gRPC's own."""
+    """Ends the call, by an exception of gRPC's own; trailing metadata that the handler has set are kept."""
     status = rpc_status.to_status(to_status(error))
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    own = context.trailing_metadata() or ()
+    await context.abort(status.code, status.details, (*own, *status.trailing_metadata))

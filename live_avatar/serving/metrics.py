@@ -95,6 +95,27 @@ ADMISSIONS_REJECTED = Metric(
     labels=("reason",),
     about="sessions rejected at creation",
 )
+QUOTA_REJECTIONS = Metric(
+    name="quota_rejections",
+    kind="counter",
+    unit="{session}",
+    labels=("quota",),
+    about="sessions rejected at creation because a quota of their tenant is used up, by quota",
+)
+USAGE_BACKLOG = Metric(
+    name="usage_backlog",
+    kind="gauge",
+    unit="{record}",
+    labels=(),
+    about="usage records that wait for the session store",
+)
+WEBHOOK_DELAY = Metric(
+    name="usage_webhook_delay",
+    kind="gauge",
+    unit="s",
+    labels=(),
+    about="age of the oldest usage record that was not posted to the webhook yet; 0: none waits",
+)
 FIRST_FRAME = Metric(
     name="time_to_first_frame",
     kind="histogram",
@@ -191,6 +212,9 @@ METRICS = (
     SESSIONS_CAPACITY,
     SESSION_MEMORY,
     ADMISSIONS_REJECTED,
+    QUOTA_REJECTIONS,
+    USAGE_BACKLOG,
+    WEBHOOK_DELAY,
     FIRST_FRAME,
     AUDIO_STARVED,
     SESSIONS_DEGRADED,

@@ -163,6 +163,18 @@ class Telemetry:
         """A session was refused; ``reason`` as in the error the client got."""
         self._emit(metrics.ADMISSIONS_REJECTED, 1, reason=reason)
 
+    def quota_rejected(self, quota: str) -> None:
+        """A session was refused because its tenant has used up ``quota``."""
+        self._emit(metrics.QUOTA_REJECTIONS, 1, quota=quota)
+
+    def usage_backlog(self, records: int) -> None:
+        """So many usage records wait for the session store."""
+        self._emit(metrics.USAGE_BACKLOG, records)
+
+    def webhook_delay(self, seconds: float) -> None:
+        """Age of the oldest usage record that was not posted yet."""
+        self._emit(metrics.WEBHOOK_DELAY, seconds)
+
     def first_frame(self, seconds: float) -> None:
         """A session's first picture left the gateway so long after the audio of its first block came."""
         self._emit(metrics.FIRST_FRAME, seconds)

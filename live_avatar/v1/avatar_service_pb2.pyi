@@ -1126,7 +1126,7 @@ class StreamAvatarResponse(_message.Message):
         TIME_LEFT_FIELD_NUMBER: _builtins.int
         REASON_FIELD_NUMBER: _builtins.int
         reason: _builtins.str
-        """Reason: DRAINING, IDLE or MAX_DURATION."""
+        """Reason: DRAINING, IDLE, MAX_DURATION or TENANT_QUOTA."""
         @_builtins.property
         def time_left(self) -> _duration_pb2.Duration:
             """Time until the end."""

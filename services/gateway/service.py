@@ -6,9 +6,10 @@ Composes; knows nothing else.
 import asyncio
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import grpc
 import structlog
@@ -18,10 +19,12 @@ from live_avatar.config import PRESETS, Preset, preset
 from live_avatar.services.gateway.access.audit_log import AuditLog
 from live_avatar.services.gateway.access.choice import Access, open_access
 from live_avatar.services.gateway.access.tokens import SessionTokens
+from live_avatar.services.gateway.api.admin import AdminServicer
 from live_avatar.services.gateway.api.auditing import AuditInterceptor, session_ended
 from live_avatar.services.gateway.api.authentication import AuthenticationInterceptor
 from live_avatar.services.gateway.api.call_limit import CallLimitInterceptor
 from live_avatar.services.gateway.api.servicer import AvatarServicer
+from live_avatar.services.gateway.api.usage_servicer import UsageServicer
 from live_avatar.services.gateway.discovery.choice import open_discovery
 from live_avatar.services.gateway.discovery.source import Address
 from live_avatar.services.gateway.election.choice import open_election
@@ -31,14 +34,18 @@ from live_avatar.services.gateway.pipelines.pipeline import Pipeline
 from live_avatar.services.gateway.sessions.manager import SessionManager
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.settings import GatewaySettings
+from live_avatar.services.gateway.store.posting import PostingCursor
 from live_avatar.services.gateway.store.redis_access import IN_MEMORY, connect
 from live_avatar.services.gateway.store.store import SessionStore
+from live_avatar.services.gateway.store.usage import UsageLog
 from live_avatar.serving.server import Service
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.tls import ClientTls
-from live_avatar.v1 import avatar_service_pb2
+from live_avatar.v1 import admin_service_pb2, avatar_service_pb2, usage_service_pb2
+from live_avatar.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from live_avatar.v1.avatar_service_pb2_grpc import add_AvatarServiceServicer_to_server
+from live_avatar.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 
 _TOKEN_KEY_BYTES = 32
 _RENEWAL_CONNECTIONS = 10
@@ -47,6 +54,8 @@ _KEY_CONNECTIONS = 8
 """That API keys are checked with; never behind callers who have taken all others."""
 _AUDIT_CONNECTIONS = 2
 _AVATAR_SERVICE = avatar_service_pb2.DESCRIPTOR.services_by_name["AvatarService"].full_name
+_ADMIN_SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
+_USAGE_SERVICE = usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 
 
 @asynccontextmanager
@@ -54,16 +63,22 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
     """The gateway, running; it is ready as soon as a pipeline is."""
     client = connect(settings.store.url)
     store, access = _open_store(settings, client), _open_access(settings, client, telemetry)
-    manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings), telemetry, _election(settings))
+    election = _election(settings)
+    manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings), telemetry, election)
     servicer = AvatarServicer(manager, telemetry)
+    usage = UsageServicer(store.usage, manager.policy.limits)
+    admin = AdminServicer(manager.quotas, manager.policy.limits)
     audit_log = _open_audit(settings, client, telemetry)
     manager.on_end(partial(session_ended, audit_log.audit))
 
     def register(server: grpc.aio.Server) -> None:
         add_AvatarServiceServicer_to_server(servicer, server)
+        add_UsageServiceServicer_to_server(usage, server)
+        add_AdminServiceServicer_to_server(admin, server)
 
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(work) for work in (manager.run(), access.run())]
+        works = (manager.run(), access.run(), *_posting(settings, client, store, election, telemetry))
+        running = [tasks.create_task(work) for work in works]
         auditing = tasks.create_task(audit_log.run())
         try:
             yield Service(
@@ -73,7 +88,7 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
                     AuthenticationInterceptor(access.authenticator),
                     CallLimitInterceptor(settings.limits.max_calls_per_caller),
                 ),
-                grpc_names=(_AVATAR_SERVICE,),
+                grpc_names=(_AVATAR_SERVICE, _USAGE_SERVICE, _ADMIN_SERVICE),
                 loaded={
                     "pipelines": list(settings.pipelines),
                     "store": settings.store.url.rpartition("@")[2],
@@ -91,6 +106,25 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
             await audit_log.aclose()
             await access.keys.aclose()
             await store.aclose()
+
+
+def _posting(
+    settings: GatewaySettings, client: Redis, store: SessionStore, election: LeaderElection, telemetry: Telemetry
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """What posts usage records, where the operator wants that."""
+    usage = settings.usage
+    if usage.webhook_url is None or usage.webhook_secret is None:
+        return
+    from live_avatar.services.gateway.usage.webhook import WebhookPoster  # httpx takes time to import
+
+    yield WebhookPoster(
+        store.usage,
+        PostingCursor(client, store.owner),
+        election,
+        usage.webhook_url,
+        usage.webhook_secret.get_secret_value().encode(),
+        telemetry.webhook_delay,
+    ).run()
 
 
 def _open_access(settings: GatewaySettings, client: Redis, telemetry: Telemetry) -> Access:
@@ -113,6 +147,7 @@ def _open_store(settings: GatewaySettings, client: Redis) -> SessionStore:
         lease_ms=round(settings.store.lease_seconds * 1000),
         retention_ms=round(settings.store.retention_seconds * 1000),
         longest_ms=settings.limits.max_session_seconds * 1000,
+        usage=UsageLog(client, settings.usage.max_entries),
     )
 
 
@@ -159,4 +194,6 @@ def _policy(settings: GatewaySettings) -> SessionPolicy:
         live=settings.live.rules(),
         drain_s=settings.server.drain_seconds,
         lease_s=settings.store.lease_seconds,
+        quotas=settings.quotas.table(),
+        recording=settings.usage.rules(),
     )

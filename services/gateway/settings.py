@@ -10,8 +10,10 @@ from live_avatar.services.gateway.access.audit_settings import AuditSettings
 from live_avatar.services.gateway.access.settings import AuthSettings
 from live_avatar.services.gateway.discovery.settings import DiscoverySettings
 from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.quotas.settings import QuotaSettings
 from live_avatar.services.gateway.sessions.policy import LiveRules
 from live_avatar.services.gateway.store.redis_access import IN_MEMORY
+from live_avatar.services.gateway.usage.settings import UsageSettings
 from live_avatar.serving.settings import ClientTlsSettings, CommaSeparated, Group, Settings
 
 _TABLE = Limits()
@@ -145,6 +147,8 @@ class GatewaySettings(Settings):
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
     live: LiveSettings = LiveSettings()
+    quotas: QuotaSettings = QuotaSettings()
+    usage: UsageSettings = UsageSettings()
 
     @model_validator(mode="after")
     def _pipelines_must_come_from_one_place(self) -> Self:

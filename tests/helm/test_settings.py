@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from live_avatar.config import TINY, preset_json
 from live_avatar.services.audio_encoder.settings import AudioEncoderSettings
 from live_avatar.services.denoise_stage.settings import DenoiseStageSettings
 from live_avatar.services.gateway.access.settings import AuthMode
+from live_avatar.services.gateway.quotas.settings import QuotaSettings
 from live_avatar.services.gateway.settings import GatewaySettings, LimitSettings, LiveSettings, StoreSettings
+from live_avatar.services.gateway.usage.settings import UsageSettings
 from live_avatar.services.vae_decoder.settings import VaeDecoderSettings
 from live_avatar.serving.pipeline_settings import PipelineSettings
 from live_avatar.serving.settings import Settings, load
@@ -44,6 +46,7 @@ OUTSIDE = {
     "previous-token-key": "the key before that",
     "api-key": f"la_keyofanoperator_{'o' * 43}",
     "url": "redis://:secret@redis:6379/0",
+    "webhook-secret": "0123456789abcdef",
 }
 """What Secrets hold that the chart does not make."""
 
@@ -115,6 +118,7 @@ def test_defaults_of_chart_and_gateway_are_the_same(monkeypatch: pytest.MonkeyPa
     settings = gateway_of(SAMPLES["pvc"], monkeypatch)
     plain = GatewaySettings(pipelines=("a:1/b:2",))
     assert (settings.limits, settings.live) == (plain.limits, plain.live)
+    assert (settings.quotas, settings.usage) == (plain.quotas, plain.usage)
     assert settings.store.model_copy(update={"url": plain.store.url}) == plain.store
 
 
@@ -155,6 +159,8 @@ def bounds_of(section: type[BaseModel]) -> dict[str, dict[str, float]]:
     [
         (("gateway", "limits"), LimitSettings),
         (("gateway", "live"), LiveSettings),
+        (("gateway", "quotas"), QuotaSettings),
+        (("gateway", "usage"), UsageSettings),
         (("gateway", "store"), StoreSettings),
         (("pipeline",), PipelineSettings),
     ],
@@ -194,6 +200,20 @@ def test_gateways_look_where_the_pipelines_are(monkeypatch: pytest.MonkeyPatch) 
     assert static.pipelines == tuple(f"{host}:{head}/{host}:{decoder}" for host in hosts)
     lease = named(documents, "Role", "-gateway")["rules"][-1]["resourceNames"]
     assert asks.lease == f"ns/{lease[0]}"
+
+
+def test_quotas_and_the_webhook_reach_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    webhook = {"url": "https://billing.example/usage", "existingSecret": "usage-webhook"}
+    quotas = {"maxMediaSecondsPerMonth": 2**50, "maxConcurrentSessions": 3}
+    values = merged(SAMPLES["pvc"], {"gateway": {"quotas": quotas, "usage": {"webhook": webhook}}})
+    settings = gateway_of(values, monkeypatch)
+    assert settings.quotas == QuotaSettings(max_media_seconds_per_month=2**50, max_concurrent_sessions=3)
+    assert (settings.usage.webhook_url, settings.usage.webhook_secret) == (
+        webhook["url"], SecretStr(OUTSIDE["webhook-secret"]),
+    )  # fmt: skip
+    for half in ({"url": webhook["url"], "existingSecret": ""}, {"url": "", "existingSecret": "usage-webhook"}):
+        with pytest.raises(RefusedError, match="belong together"):
+            render(merged(SAMPLES["pvc"], {"gateway": {"usage": {"webhook": half}}}))
 
 
 def test_store_and_tokens_come_from_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

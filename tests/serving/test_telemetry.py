@@ -171,6 +171,9 @@ def record_everything(telemetry: Telemetry) -> None:
     telemetry.rpc_finished("/p.S/M", "OK", 0.5)
     telemetry.capacity("s", 4)
     telemetry.admission_rejected("CAPACITY_EXHAUSTED")
+    telemetry.quota_rejected("max_concurrent_sessions")
+    telemetry.usage_backlog(3)
+    telemetry.webhook_delay(2.5)
     telemetry.first_frame(1.5)
     telemetry.audio_starved()
     telemetry.degraded("PIPELINE_SLOW", 2)
@@ -201,6 +204,9 @@ def test_scrape_shows_what_was_reported() -> None:
     assert value(seen["live_avatar_link_losses_total"], "_total", service="s", target="localhost:1") == 1
     assert value(seen["live_avatar_rpc_duration_seconds"], "_sum", method="/p.S/M", code="OK") == 0.5
     assert value(seen["live_avatar_admissions_rejected_total"], "_total", reason="CAPACITY_EXHAUSTED") == 1
+    assert value(seen["live_avatar_quota_rejections_total"], "_total", quota="max_concurrent_sessions") == 1
+    assert value(seen["live_avatar_usage_backlog"]) == 3
+    assert value(seen["live_avatar_usage_webhook_delay_seconds"]) == 2.5
     assert value(seen["live_avatar_time_to_first_frame_seconds"], "_sum") == 1.5
     assert value(seen["live_avatar_sessions_degraded"], reason="PIPELINE_SLOW") == 1
     waited = value(seen["live_avatar_viewer_waited_seconds_total"], "_total", reason="PIPELINE_SLOW")

@@ -15,6 +15,7 @@ from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.services.gateway.access.audit import audited_call
 from live_avatar.services.gateway.access.caller import current_caller, set_caller
 from live_avatar.services.gateway.api import messages
+from live_avatar.services.gateway.api.quota_calls import quota_header
 from live_avatar.services.gateway.api.stream import Stream, first_open
 from live_avatar.services.gateway.api.unopened import UnopenedStreams
 from live_avatar.services.gateway.api.validation import check_create, check_message, check_update
@@ -53,7 +54,8 @@ class AvatarServicer(AvatarServiceServicer):
         self._check(request)
         check_create(request, self._limits)
         caller = current_caller()
-        record, token = await self._manager.create(caller, request, turn=caller.key_id or context.peer())
+        async with quota_header(context, self._manager.quotas, caller.tenant):
+            record, token = await self._manager.create(caller, request, turn=caller.key_id or context.peer())
         return api.CreateSessionResponse(
             session=messages.session(record), session_token=token, stream_endpoint=record.endpoint
         )

@@ -248,9 +248,10 @@ class Stream:
         limit_s = self._session.limits.slow_consumer_s
         try:
             async with asyncio.timeout(limit_s), self._writing:
-                response.server_sequence = self._server_sequence
-                self._server_sequence += 1
-                await self._write(response)
+                with self._session.writing(response):
+                    response.server_sequence = self._server_sequence
+                    self._server_sequence += 1
+                    await self._write(response)
         except TimeoutError:
             raise slow_consumer(f"finished video waited for {limit_s} s") from None
 

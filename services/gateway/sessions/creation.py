@@ -11,8 +11,9 @@ import grpc
 import structlog
 
 from live_avatar.services.gateway.sessions.keeper import Keeper
+from live_avatar.services.gateway.store.quotas import QuotaError
 from live_avatar.services.gateway.store.records import SessionRecord
-from live_avatar.services.gateway.store.store import SessionStore
+from live_avatar.services.gateway.store.store import CREATE_FAILED, SessionStore
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 
@@ -43,6 +44,9 @@ class Creations:
         self._keeper.hold(record)
         try:
             yield
+        except QuotaError:
+            self._keeper.drop(record.session_id)  # nothing was stored
+            raise
         except BaseException:
             self._keeper.drop(record.session_id)
             deletion = asyncio.create_task(self._delete(record))
@@ -96,4 +100,4 @@ class Creations:
 
 def create_failed(message: str) -> ServiceError:
     """The answer where a session was not made for no fault of the request."""
-    return ServiceError(grpc.StatusCode.ABORTED, "CREATE_FAILED", message, retry_after_s=_POLL_S)
+    return ServiceError(grpc.StatusCode.ABORTED, CREATE_FAILED, message, retry_after_s=_POLL_S)

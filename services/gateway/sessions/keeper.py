@@ -6,8 +6,8 @@ nothing of how sessions work.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import grpc
 import structlog
@@ -17,6 +17,7 @@ from live_avatar.services.gateway.store.records import LeaseLostError, SessionRe
 from live_avatar.services.gateway.store.redis_access import RETRY_AFTER_S, STORE_LOST
 from live_avatar.services.gateway.store.renewals import Renewal
 from live_avatar.services.gateway.store.store import GATEWAY_LOST, SessionStore
+from live_avatar.services.gateway.store.usage import Amounts
 from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError
 from live_avatar.serving.logs import session_name
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -32,12 +33,15 @@ _LAST_S = 2.0
 Lost = Callable[[ServiceError], None]
 Ended = Callable[[SessionRecord, str], None]
 """Takes why a session is not this gateway's any more."""
+Used = Callable[[], Amounts]
+"""All that a session has used so far."""
 
 
 @dataclass
 class _Held:
     record: SessionRecord
     lost: Lost
+    used: Used
     renewed_at: float
 
     def renewed(self, at: float) -> None:
@@ -56,6 +60,8 @@ class End:
     """A number of ``Session.State``."""
     reason: str
     """Empty where it ended as asked."""
+    used: Amounts = field(default_factory=Amounts)
+    """All that it has used."""
 
 
 class Keeper:
@@ -86,14 +92,20 @@ class Keeper:
             for work in (self._renew_all, self._store_ends, self._reap):
                 tasks.create_task(self._repeat(work))
 
-    def hold(self, record: SessionRecord, lost: Lost = lambda error: None) -> None:
+    @property
+    def ends_waiting(self) -> int:
+        """Ends that are not stored yet."""
+        return len(self._ends)
+
+    def hold(self, record: SessionRecord, lost: Lost = lambda error: None, used: Used = Amounts) -> None:
         """Renews a session from now on, once it has an epoch; from now on it is not reaped here.
 
         Args:
             record: replaces the one that was held.
             lost: called at most once per renewal that finds the session to be another's, or the store to be gone.
+            used: asked with every renewal.
         """
-        self._held[record.session_id] = _Held(record, lost, time.monotonic())
+        self._held[record.session_id] = _Held(record, lost, used, time.monotonic())
 
     def drop(self, session_id: str) -> None:
         """Renews a session no more.  Idempotent."""
@@ -138,9 +150,10 @@ class Keeper:
 
     async def _renew(self, records: Sequence[SessionRecord]) -> None:
         began = time.monotonic()
+        used = self._used([record.session_id for record in records])
         try:
             async with asyncio.timeout(self._lease_s / 3):
-                outcomes = await self._store.renew_all(records)
+                outcomes = await self._store.renew_all(records, used)
         except TimeoutError:
             outcomes = {record.session_id: _store_lost() for record in records}
         for record in records:
@@ -148,6 +161,11 @@ class Keeper:
             # A session that has ended meanwhile, or got a place, is no business of this answer.
             if held is not None and held.record.epoch == record.epoch:
                 self._apply_outcome(held, outcomes[record.session_id], began)
+
+    def _used(self, names: Sequence[str]) -> Mapping[str, Amounts]:
+        """What sessions have used, where that is anything."""
+        used = {name: self._held[name].used() for name in names if name in self._held}
+        return {name: amounts for name, amounts in used.items() if amounts.blocks}
 
     def _apply_outcome(self, held: _Held, outcome: Renewal, began: float) -> None:
         if outcome is None:
@@ -166,7 +184,7 @@ class Keeper:
     async def _store_end(self, end: End) -> bool:
         """Whether the store knows the end now."""
         try:
-            await self._store.set_state(end.session_id, end.state, end.reason, epoch=end.epoch)
+            await self._store.set_state(end.session_id, end.state, end.reason, epoch=end.epoch, used=end.used)
         except ServiceError as error:
             if error.reason != SESSION_NOT_FOUND:
                 self._log.warning("a session's end was not stored", reason=error.reason)
@@ -193,6 +211,7 @@ class Keeper:
             for record in await self._store.reap(gone):
                 self._log.warning("a gateway left a session behind", session=session_name(record.session_id))
                 self.on_end(record, GATEWAY_LOST)
+            await self._store.settle()
         except ServiceError as error:
             self._log.warning("leases could not be looked at", reason=error.reason)
 

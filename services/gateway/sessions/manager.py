@@ -21,6 +21,8 @@ from live_avatar.services.gateway.election.leader import LeaderElection, NoElect
 from live_avatar.services.gateway.pipelines import messages
 from live_avatar.services.gateway.pipelines.fleet import Fleet
 from live_avatar.services.gateway.pipelines.pipeline import SERVICE, Pipeline
+from live_avatar.services.gateway.quotas.book import QuotaBook
+from live_avatar.services.gateway.quotas.rules import check_frame, session_ms
 from live_avatar.services.gateway.refusals import CAUSE, PRECONDITION, expired
 from live_avatar.services.gateway.sessions.block_scheduler import condition
 from live_avatar.services.gateway.sessions.creation import Creations, create_failed
@@ -29,10 +31,12 @@ from live_avatar.services.gateway.sessions.failures import Failures
 from live_avatar.services.gateway.sessions.keeper import End, Ended, Keeper, session_closed
 from live_avatar.services.gateway.sessions.negotiation import negotiated
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
-from live_avatar.services.gateway.sessions.session import IDLE, Phase, Session
+from live_avatar.services.gateway.sessions.session import IDLE, NOTICE_S, Phase, Session
 from live_avatar.services.gateway.store.probe import StoreProbe
+from live_avatar.services.gateway.store.quotas import QuotaError, Quotas
 from live_avatar.services.gateway.store.records import OVER, SessionRecord
 from live_avatar.services.gateway.store.store import SessionStore, not_found
+from live_avatar.services.gateway.usage.recorder import UsageRecorder
 from live_avatar.services.gateway.waiting import Condition
 from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, stage_lost
 from live_avatar.serving.logs import session_name
@@ -41,8 +45,6 @@ from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 
 _SWEEP_S = 0.5
-_NOTICE_S = 10.0
-"""How long before its end a session is warned."""
 
 
 class SessionManager:
@@ -68,6 +70,8 @@ class SessionManager:
         self._portraits = Portraits(policy.limits.portrait, "reference_image")
         self._creations = Creations(store, self._keeper)
         self._failures = Failures()
+        self.quotas = QuotaBook(store.quotas, policy.quotas)
+        self._recorder = UsageRecorder(store.usage, self.quotas.of, policy.recording, self._report_backlog)
         self._draining = False
         self._log = structlog.get_logger(__name__)
 
@@ -91,6 +95,7 @@ class SessionManager:
                 self._tasks.create_task(self._fleet.run())
                 self._tasks.create_task(self._keeper.run())
                 self._tasks.create_task(self._probe.run())
+                self._tasks.create_task(self._recorder.run())
                 self._tasks.create_task(self._sweep_all())
         finally:
             self._tasks = None
@@ -134,16 +139,24 @@ class SessionManager:
             turn: those with the same one share a turn where portraits wait to be decoded; empty: unknown.
 
         Raises:
-            ServiceError: the portrait breaks a limit, there is no room, or a service failed.
+            ServiceError: the portrait breaks a limit, a quota is used up, there is no room, or a service failed.
         """
         if self._draining:
             raise _draining()
         self._portraits.check(request.reference_image)
-        new = self._record(caller, request)
+        try:
+            return await self._create(caller, request, turn)
+        except QuotaError as error:
+            self._telemetry.quota_rejected(error.quota)
+            raise
+
+    async def _create(self, caller: Caller, request: api.CreateSessionRequest, turn: str) -> tuple[SessionRecord, str]:
+        quotas = await self.quotas.of(caller.tenant)
+        new = self._record(caller, request, quotas)
         async with self._creations.making(new):
-            record, is_new = await self.store.create(new)
+            record, is_new = await self.store.create(new, quotas)
             if is_new:
-                record = await self._fill(record, request, turn)
+                record = await self._fill(record, request, quotas, turn)
         if not is_new:
             self._keeper.drop(new.session_id)
             record = await self._creations.join(record, new.request_hash)
@@ -211,6 +224,7 @@ class SessionManager:
         """
         if self._sessions.pop(session.record.session_id, None) is None:
             return
+        self._recorder.drop(session.record.session_id)
         self._failures.note(session.record.session_id, session.failure)
         session.pipeline.close(session.key)
         session.end()
@@ -231,7 +245,7 @@ class SessionManager:
             # The group is ending, and ``run`` ends all sessions itself.
             ending.close()
 
-    def _record(self, caller: Caller, request: api.CreateSessionRequest) -> SessionRecord:
+    def _record(self, caller: Caller, request: api.CreateSessionRequest, quotas: Quotas) -> SessionRecord:
         limits = self.policy.limits
         wanted_ms = -(-request.max_duration.ToNanoseconds() // 1_000_000)  # no time at all means the longest
         return SessionRecord(
@@ -244,11 +258,13 @@ class SessionManager:
             request_id=request.request_id,
             pipeline="",
             endpoint=self.policy.endpoint,
-            max_duration_ms=wanted_ms or limits.max_session_s * 1000,
+            max_duration_ms=session_ms(caller.tenant, quotas, wanted_ms, limits.max_session_s * 1000),
             idle_timeout_ms=limits.idle_timeout_s * 1000,
         )
 
-    async def _fill(self, record: SessionRecord, request: api.CreateSessionRequest, turn: str) -> SessionRecord:
+    async def _fill(
+        self, record: SessionRecord, request: api.CreateSessionRequest, quotas: Quotas, turn: str
+    ) -> SessionRecord:
         """Gets a stored session everything it needs."""
         self._keeper.hold(record)
         try:
@@ -258,8 +274,14 @@ class SessionManager:
             shape = await self._portraits.measure(request.reference_image, math.isqrt(area), turn)
             height, width = target_size(*shape, area)
             config = negotiated(request.config, (width, height), pipeline.preset)
-            record = replace(record, config=config.SerializeToString(), state=api.Session.STATE_ACTIVE)
-            session = Session(record, config, pipeline, self.policy, self._telemetry)
+            check_frame(record.tenant, quotas, config.video)
+            record = replace(
+                record,
+                config=config.SerializeToString(),
+                state=api.Session.STATE_ACTIVE,
+                preset=pipeline.preset.name,
+            )
+            session = Session(record, config, pipeline, self.policy.within(quotas), self._telemetry)
             await pipeline.open(messages.open_request(session.key, config, (width, height)), session)
             await self._begin(session, request.reference_image)
         except ServiceError as error:
@@ -271,7 +293,7 @@ class SessionManager:
         name = session.record.session_id
         # Before the store knows it: who sees it there finds it here.
         self._sessions[name] = session
-        self._keeper.hold(session.record, session.fail)
+        self._keeper.hold(session.record, session.fail, lambda: session.used)
         try:
             await self.store.activate(session.record)
         except BaseException as error:
@@ -281,6 +303,7 @@ class SessionManager:
                 raise session.failure or create_failed("the session was ended while it was being made") from error
             raise
         assert self._tasks is not None, "sessions begin while the manager runs"
+        self._recorder.add(session)
         self._telemetry.session_opened(SERVICE, session.key, 0)
         self._log.info("session begun", session=session_name(name))
         self._tasks.create_task(condition(session, image))
@@ -318,6 +341,9 @@ class SessionManager:
             where["stream_endpoint"] = record.endpoint
         raise ServiceError(code, "WRONG_GATEWAY", "another gateway holds the session", where)
 
+    def _report_backlog(self, sessions: int) -> None:
+        self._telemetry.usage_backlog(sessions + self._keeper.ends_waiting)
+
     async def _sweep_all(self) -> None:
         """Ends what has expired, idles, is stuck, or failed without a client that learns of it."""
         while True:
@@ -330,11 +356,12 @@ class SessionManager:
     def _sweep(self, session: Session) -> None:
         now = time.monotonic()
         end = ("MAX_DURATION", "the session has lasted as long as it may")
-        _end_in_time(session, session.life_left_s(now), _NOTICE_S, end)
+        _end_in_time(session, session.life_left_s(now), NOTICE_S, end)
         left_s = session.idle_left_s(now)
         if left_s is not None:
-            notice_s = min(_NOTICE_S, session.idle_timeout_s / 2)
+            notice_s = min(NOTICE_S, session.idle_timeout_s / 2)
             _end_in_time(session, left_s, notice_s, (IDLE, f"nothing happened for {session.idle_timeout_s} s"))
+        session.fail_if_due(now)
         oldest, deadline_s = session.ledger.oldest_admitted_at, self.policy.limits.block_deadline_s
         if oldest is not None and now - oldest > deadline_s:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -355,7 +382,7 @@ def _end(session: Session, state: int, reason: str = "") -> End:
     if session.failure is not None:
         reason = session.failure.metadata.get(CAUSE, session.failure.reason)
     asked = state == api.Session.STATE_CLOSED
-    return End(session.record.session_id, session.record.epoch, state, "" if asked else reason)
+    return End(session.record.session_id, session.record.epoch, state, "" if asked else reason, session.used)
 
 
 def _draining(message: str = "this gateway takes no new sessions") -> ServiceError:

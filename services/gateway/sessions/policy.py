@@ -3,10 +3,15 @@
 Plain data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from live_avatar.services.gateway.access.tokens import SessionTokens
 from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.quotas.rules import within
+from live_avatar.services.gateway.store.quotas import Quotas
+from live_avatar.services.gateway.usage.recorder import RecordingRules
+
+_NO_QUOTAS, _RECORDING = Quotas(), RecordingRules()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +39,11 @@ class SessionPolicy:
     """How long running sessions may go on once the gateway is asked to end."""
     lease_s: float
     """How long a session outlives its gateway's last sign of life."""
+    quotas: Quotas = _NO_QUOTAS
+    """Of tenants that have none of their own."""
+    recording: RecordingRules = _RECORDING
+    """How use is recorded."""
+
+    def within(self, quotas: Quotas) -> "SessionPolicy":
+        """The policy for one session of a tenant with ``quotas``."""
+        return replace(self, limits=within(self.limits, quotas))

@@ -7,6 +7,7 @@ act on a session from outside.  Knows nothing of gRPC's servicers, of Redis, or 
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from enum import Enum
 
@@ -25,6 +26,8 @@ from live_avatar.services.gateway.sessions.live import LiveDelivery
 from live_avatar.services.gateway.sessions.offline import OfflineDelivery
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.store.records import SessionRecord
+from live_avatar.services.gateway.store.usage import Amounts
+from live_avatar.services.gateway.usage.meter import UsageMeter
 from live_avatar.services.gateway.waiting import Condition
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.telemetry import Telemetry
@@ -32,6 +35,8 @@ from live_avatar.v1 import avatar_service_pb2 as api
 
 IDLE = "IDLE"
 """Reason of the end of a session in which nothing happens."""
+NOTICE_S = 10.0
+"""How long before its end a session is warned."""
 
 
 class Phase(Enum):
@@ -92,6 +97,9 @@ class Session:
             )
         )
         self._most_ahead = self.limits.max_unread_blocks or len(pipeline.services) + self.delivery.bounds.spare_blocks
+        self._meter = UsageMeter(self.preset.stream.fps)
+        self._ending: tuple[float, ServiceError] | None = None
+        """When the session ends for a reason that its client was warned of."""
         self._began_at = time.monotonic()
         self._active_at = self._began_at
 
@@ -138,6 +146,28 @@ class Session:
         """Announces to the client, once for each reason, that the stream will end."""
         if self.phase is Phase.STREAMING:
             self.events.go_away(time_left_s, reason)
+
+    @property
+    def used(self) -> Amounts:
+        """All that the session has used so far."""
+        return self._meter.total
+
+    def writing(self, response: api.StreamAvatarResponse) -> AbstractContextManager[None]:
+        """Counts a message that the body writes to the client; raises what ended the session before."""
+        if self.failure is not None and response.HasField("video_unit"):
+            raise self.failure
+        return self._meter.writing(response)
+
+    def end_with_notice(self, error: ServiceError, notice_s: float = NOTICE_S) -> None:
+        """Warns the client now, and fails ``notice_s`` later; the first reason stays."""
+        if self._ending is None:
+            self._ending = (time.monotonic() + notice_s, error)
+            self.warn(notice_s, error.reason)
+
+    def fail_if_due(self, now: float) -> None:
+        """Fails where the time of a notice is over."""
+        if self._ending is not None and now >= self._ending[0]:
+            self.fail(self._ending[1])
 
     def update(self, prompt: str) -> "asyncio.Future[int]":
         """Changes the prompt from the next block on; returns which one that is, once it is known."""

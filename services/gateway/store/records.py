@@ -47,6 +47,8 @@ class SessionRecord:
     """Identifies the caller that created it within its tenant; empty: callers are not authenticated."""
     token_hash: bytes = field(default=b"", metadata={_LATER: True})
     """Always empty: gateways of older versions do not read a session without it."""
+    preset: str = field(default="", metadata={_LATER: True})
+    """Of its pipeline, once it has one."""
 
     def to_fields(self) -> dict[Any, Any]:
         """As fields of a hash: names to bytes."""

@@ -11,6 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from live_avatar.services.gateway.store.quotas import concurrent_key
 from live_avatar.services.gateway.store.records import (
     OPEN_KEY,
     OVER,
@@ -23,9 +24,13 @@ from live_avatar.services.gateway.store.records import (
     slots_key,
 )
 from live_avatar.services.gateway.store.redis_access import begin, now_ms, reported, transact
+from live_avatar.services.gateway.store.usage import Amounts, running_key
 from live_avatar.serving.errors import ServiceError
 
 _RENEWALS_AT_ONCE = 8
+_NOTHING: Mapping[str, Amounts] = {}
+_USE_KEPT_MS = 24 * 3600 * 1000
+"""After the longest time that a session may last; deleted before, with its last usage record."""
 
 Renewal = LeaseLostError | ServiceError | None
 """What became of one renewal; None: the lease is prolonged."""
@@ -60,23 +65,29 @@ class Renewals:
         """Ends the connection."""
         await self._redis.aclose(close_connection_pool=True)
 
-    async def renew_all(self, records: Sequence[SessionRecord]) -> Mapping[str, Renewal]:
+    async def renew_all(
+        self, records: Sequence[SessionRecord], used: Mapping[str, Amounts] = _NOTHING
+    ) -> Mapping[str, Renewal]:
         """Prolongs our leases, and the slots with them, in one transaction.
 
         A lease that has ended is taken back, with the same epoch, where nobody has taken the session meanwhile.
+
+        Args:
+            records: of the sessions.
+            used: what they have used so far, by session; stored with them, for whoever must end them.
 
         Returns:
             What became of each, by session; LeaseLostError where it is not ours any more.
         """
         async with self._running:
             try:
-                late = await self._prolong(records)
+                late = await self._prolong(records, used)
                 taken_back = await self._take_back(late) if late else {}
             except ServiceError as error:
                 return {record.session_id: error for record in records}
         return {record.session_id: taken_back.get(record.session_id) for record in records}
 
-    async def _prolong(self, records: Sequence[SessionRecord]) -> Sequence[SessionRecord]:
+    async def _prolong(self, records: Sequence[SessionRecord], used: Mapping[str, Amounts]) -> Sequence[SessionRecord]:
         """Prolongs the leases that are ours; returns the records of the others."""
 
         async def attempt(pipe: Pipeline) -> Sequence[SessionRecord]:
@@ -86,11 +97,14 @@ class Renewals:
             is_ours = [value == self._value(one) for one, value in zip(records, values, strict=True)]
             ours = list(compress(records, is_ours))
             if ours:
-                until = await now_ms(pipe) + self._lease_ms
+                now = await now_ms(pipe)
                 begin(pipe)
                 for record in ours:
                     pipe.pexpire(lease_key(record.session_id), self._lease_ms)
-                    _claim_until(pipe, record, until)
+                    _claim_until(pipe, record, now + self._lease_ms)
+                    if record.session_id in used:
+                        kept_ms = max(0, record.expire_ms - now) + _USE_KEPT_MS
+                        pipe.set(running_key(record.session_id), used[record.session_id].to_json(), px=kept_ms)
                 await pipe.execute()
             return [record for record, mine in zip(records, is_ours, strict=True) if not mine]
 
@@ -137,6 +151,7 @@ def as_record(fields: Mapping[Any, Any]) -> SessionRecord | None:
 def _claim_until(pipe: Pipeline, record: SessionRecord, until: int) -> None:
     """Prolongs what stands beside a lease."""
     pipe.zadd(OPEN_KEY, {record.session_id: until})
+    pipe.zadd(concurrent_key(record.tenant), {record.session_id: until})
     if record.pipeline:
         pipe.zadd(slots_key(record.pipeline), {record.session_id: until})
 

@@ -14,6 +14,8 @@ import grpc
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from live_avatar.services.gateway.store import quotas
+from live_avatar.services.gateway.store.pages import read_page
 from live_avatar.services.gateway.store.records import (
     OPEN_KEY,
     OVER,
@@ -29,11 +31,12 @@ from live_avatar.services.gateway.store.records import (
 )
 from live_avatar.services.gateway.store.redis_access import as_text, begin, now_ms, reported, transact
 from live_avatar.services.gateway.store.renewals import Renewal, Renewals, as_record, read_record
+from live_avatar.services.gateway.store.usage import DUE_KEY, Amounts, UsageLog, is_open
 from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 
 _REAPED_AT_ONCE = 100
-GATEWAY_LOST = "GATEWAY_LOST"
+CREATE_FAILED, GATEWAY_LOST = "CREATE_FAILED", "GATEWAY_LOST"
 _CLAIM = b"claim"
 """Field of a session's hash: which attempt to take it over was the last to succeed."""
 
@@ -52,6 +55,7 @@ class SessionStore:
         lease_ms: how long a session outlives its gateway's last sign of life.
         retention_ms: how long a session that is over can still be read.
         longest_ms: longest life of a session; older entries of the tenants' lists are dropped.
+        usage: where the use of sessions is recorded; None: in the same Redis.
     """
 
     def __init__(
@@ -63,9 +67,12 @@ class SessionStore:
         retention_ms: int,
         longest_ms: int,
         renewals: Redis | None = None,
+        usage: UsageLog | None = None,
     ) -> None:
         self._redis = client
         self.owner = owner
+        self.quotas = quotas.QuotaTable(client)
+        self.usage = usage or UsageLog(client)
         self._renewals = Renewals(renewals or client, owner, lease_ms)
         self._longest_ms = longest_ms
         self._lease_ms = lease_ms
@@ -80,17 +87,24 @@ class SessionStore:
         await self._redis.aclose(close_connection_pool=True)
         await self._renewals.aclose()
 
-    async def create(self, record: SessionRecord) -> tuple[SessionRecord, bool]:
+    async def create(self, record: SessionRecord, limits: quotas.Quotas | None = None) -> tuple[SessionRecord, bool]:
         """Stores a new session with a lease of ours, or finds the one that this request id made before.
+
+        Args:
+            record: of the session.
+            limits: quotas of its tenant, which are checked and used in the same transaction; None: there are none.
 
         Returns:
             The stored session, with its times and epoch, and whether it is new.
+
+        Raises:
+            QuotaError: a quota of the tenant is used up; the call is counted.
         """
-        by_request = request_key(record.tenant, record.request_id)
+        by_request, name = request_key(record.tenant, record.request_id), record.session_id
 
         async def attempt(pipe: Pipeline) -> tuple[SessionRecord, bool]:
-            await pipe.watch(session_key(record.session_id))
-            done = await read_record(pipe, record.session_id)
+            await pipe.watch(session_key(name))
+            done = await read_record(pipe, name)
             if done is not None:
                 return done, True
             if record.request_id:
@@ -100,12 +114,19 @@ class SessionStore:
                 if earlier is not None:
                     return earlier, False
             now = await now_ms(pipe)
+            refusal = await quotas.exceeded(pipe, record.tenant, name, limits, now) if limits else None
             new = replace(record, create_ms=now, expire_ms=now + record.max_duration_ms, epoch=1)
             begin(pipe)
-            self._put(pipe, new, now)
-            if record.request_id:
-                pipe.set(by_request, record.session_id, px=record.max_duration_ms + self._retention_ms)
+            if limits is not None:
+                quotas.count_call(pipe, record.tenant, name, now)
+            if refusal is None:
+                self._put(pipe, new, now)
+                quotas.admit(pipe, record.tenant, name, now, self._lease_ms)
+                if record.request_id:
+                    pipe.set(by_request, name, px=record.max_duration_ms + self._retention_ms)
             await pipe.execute()
+            if refusal is not None:
+                raise refusal
             return new, True
 
         return await transact(self._redis, attempt)
@@ -116,14 +137,21 @@ class SessionStore:
 
         async def attempt(pipe: Pipeline) -> None:
             await pipe.watch(session_key(record.session_id), by_request)
-            stored = await read_record(pipe, record.session_id)
+            found = await pipe.hgetall(session_key(record.session_id))
+            stored = as_record(found)
             is_ours = await pipe.get(by_request) == record.session_id.encode()
+            now = await now_ms(pipe)
             begin(pipe)
+            if stored is not None:
+                failed = replace(stored, state=api.Session.STATE_FAILED, end_reason=CREATE_FAILED)
+                self.usage.end(pipe, failed, found, Amounts(), now)
             pipe.delete(session_key(record.session_id), lease_key(record.session_id))
             if is_ours:
                 pipe.delete(by_request)
             pipe.zrem(tenant_key(record.tenant), record.session_id)
             pipe.zrem(OPEN_KEY, record.session_id)
+            pipe.zrem(quotas.concurrent_key(record.tenant), record.session_id)
+            pipe.delete(quotas.admissions_key(record.tenant))
             for pipeline in {record.pipeline, stored.pipeline if stored else ""}:
                 pipe.zrem(slots_key(pipeline), record.session_id)
                 pipe.delete(claims_key(pipeline))
@@ -144,53 +172,31 @@ class SessionStore:
         return record
 
     async def list_page(self, tenant: str, size: int, before: str = "") -> tuple[Sequence[SessionRecord], bool]:
-        """The tenant's sessions, newest first, ``size`` at most; after ``before`` where that is given.
-
-        Returns:
-            The sessions, and whether more follow.
-        """
-        async with reported():
-            index, found = tenant_key(tenant), list[SessionRecord]()
-            start = 0
-            if before:
-                position = await self._redis.zrevrank(index, before)
-                if position is None:
-                    raise _bad_page_token()
-                assert isinstance(position, int), "a rank without a score is a number"
-                start = position + 1
-            while len(found) <= size:
-                ids = await self._redis.zrevrange(index, start, start + size)
-                if not ids:
-                    break
-                found += await self._read_all([as_text(raw) for raw in ids])
-                start += len(ids)
-            return found[:size], len(found) > size
-
-    async def _read_all(self, session_ids: Sequence[str]) -> Sequence[SessionRecord]:
-        """Those of the sessions that are stored, in one question; what is no session of ours is left out."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for session_id in session_ids:
-                pipe.hgetall(session_key(session_id))
-            records = map(as_record, await pipe.execute())
-            return [record for record in records if record is not None]
+        """The tenant's sessions, newest first, see ``read_page``."""
+        return await read_page(self._redis, tenant, size, before)
 
     async def activate(self, record: SessionRecord) -> None:
-        """Stores what became of a session of ours; raises ServiceError NOT_FOUND where it is gone, over or taken."""
+        """Stores what became of a session of ours; raises ServiceError NOT_FOUND where it is gone, over or taken.
+
+        The first time, its use is recorded from now on.
+        """
 
         async def attempt(pipe: Pipeline) -> None:
             key = session_key(record.session_id)
             await pipe.watch(key)
-            stored = await read_record(pipe, record.session_id)
+            found = await pipe.hgetall(key)
+            stored = SessionRecord.from_fields(found) if found else None
             if stored is None or stored.state in OVER or stored.epoch != record.epoch:
                 raise not_found(record.session_id)
             begin(pipe)
             pipe.hset(key, mapping=record.to_fields())
+            self.usage.start(pipe, record, found)
             await pipe.execute()
 
         await transact(self._redis, attempt)
 
     async def set_state(
-        self, session_id: str, state: int, reason: str = "", *, epoch: int | None = None
+        self, session_id: str, state: int, reason: str = "", *, epoch: int | None = None, used: Amounts | None = None
     ) -> SessionRecord:
         """Moves a session on; one that is over stays as it is.  Raises ServiceError NOT_FOUND.
 
@@ -199,21 +205,32 @@ class SessionStore:
             state: a number of ``Session.State``.
             reason: why it is over, where it did not end as asked.
             epoch: a session that is in another one stays as it is; None: any.
+            used: all that it has used, where the caller knows: its last usage record is written.
         """
 
         async def attempt(pipe: Pipeline) -> SessionRecord:
             await pipe.watch(session_key(session_id))
-            record = await read_record(pipe, session_id)
-            if record is None:
+            stored = await pipe.hgetall(session_key(session_id))
+            if not stored:
                 raise not_found(session_id)
-            if record.state in OVER or epoch not in (None, record.epoch):
+            record = SessionRecord.from_fields(stored)
+            was_over = record.state in OVER
+            if epoch not in (None, record.epoch) or (was_over and (used is None or not is_open(stored))):
                 return record
+            now = await now_ms(pipe)
+            after = record if was_over else replace(record, state=state, end_reason=reason)
             begin(pipe)
-            pipe.hset(session_key(session_id), mapping={"state": str(state), "end_reason": reason})
-            if state in OVER:
-                self._end(pipe, record)
+            if not was_over:
+                pipe.hset(session_key(session_id), mapping={"state": str(state), "end_reason": reason})
+            if after.state in OVER:
+                self._end(pipe, after, is_new=record.state == api.Session.STATE_CREATING)
+                if used is not None:
+                    self.usage.end(pipe, after, stored, used, now)
+                elif is_open(stored):
+                    pipe.zadd(DUE_KEY, {session_id: now + self._lease_ms})
+                    pipe.pexpire(session_key(session_id), self._retention_ms + 3 * self._lease_ms)
             await pipe.execute()
-            return replace(record, state=state, end_reason=reason)
+            return after
 
         return await transact(self._redis, attempt)
 
@@ -229,9 +246,11 @@ class SessionStore:
         if outcome is not None:
             raise outcome
 
-    async def renew_all(self, records: Sequence[SessionRecord]) -> Mapping[str, Renewal]:
+    async def renew_all(
+        self, records: Sequence[SessionRecord], used: Mapping[str, Amounts] | None = None
+    ) -> Mapping[str, Renewal]:
         """Prolongs our leases, see ``Renewals.renew_all``."""
-        return await self._renewals.renew_all(records)
+        return await self._renewals.renew_all(records, used or {})
 
     async def take_over(self, session_id: str) -> SessionRecord:
         """Takes a session whose lease has ended, with the next epoch.
@@ -317,9 +336,14 @@ class SessionStore:
         ended = [await self._reap_one(name) for name in names]
         return [record for record in ended if record is not None]
 
+    async def settle(self) -> None:
+        """Writes the last usage records of sessions that others ended and whose gateway has vanished."""
+        for name in await self.usage.late():
+            await self.usage.settle(name)
+
     async def _reap_one(self, session_id: str) -> SessionRecord | None:
         try:
-            record = await self.take_over(session_id)
+            await self.take_over(session_id)
         except LeaseLostError:
             return None
         except (ServiceError, ValueError) as error:
@@ -329,7 +353,8 @@ class SessionStore:
             async with reported():
                 await self._redis.zrem(OPEN_KEY, session_id)
             return None
-        return await self.set_state(record.session_id, api.Session.STATE_FAILED, GATEWAY_LOST)
+        used = await self.usage.running(session_id)
+        return await self.set_state(session_id, api.Session.STATE_FAILED, GATEWAY_LOST, used=used)
 
     def _put(self, pipe: Pipeline, record: SessionRecord, now: int) -> None:
         keep_ms = record.expire_ms - now + self._retention_ms
@@ -338,17 +363,19 @@ class SessionStore:
         pipe.pexpire(key, max(keep_ms, self._retention_ms))
         pipe.set(lease_key(record.session_id), lease_value(self.owner, record.epoch), px=self._lease_ms)
         pipe.zadd(OPEN_KEY, {record.session_id: now + self._lease_ms})
+        pipe.zadd(quotas.concurrent_key(record.tenant), {record.session_id: now + self._lease_ms})
         pipe.zadd(index, {record.session_id: record.create_ms})
         pipe.zremrangebyscore(index, "-inf", now - self._longest_ms - self._retention_ms)
 
-    def _end(self, pipe: Pipeline, record: SessionRecord) -> None:
+    def _end(self, pipe: Pipeline, record: SessionRecord, *, is_new: bool) -> None:
         pipe.delete(lease_key(record.session_id))
         pipe.zrem(OPEN_KEY, record.session_id)
+        pipe.zrem(quotas.concurrent_key(record.tenant), record.session_id)
         pipe.zrem(slots_key(record.pipeline), record.session_id)
         pipe.pexpire(session_key(record.session_id), self._retention_ms)
         if record.request_id:
             # A session that never came to be must not be found by those who ask for it again.
-            keep_ms = 1 if record.state == api.Session.STATE_CREATING else self._retention_ms
+            keep_ms = 1 if is_new else self._retention_ms
             pipe.pexpire(request_key(record.tenant, record.request_id), keep_ms)
 
 
@@ -357,8 +384,3 @@ def not_found(session_id: str) -> ServiceError:
     return ServiceError(
         grpc.StatusCode.NOT_FOUND, SESSION_NOT_FOUND, "there is no such session", {"session_id": session_id[:64]}
     )
-
-
-def _bad_page_token() -> ServiceError:
-    code = grpc.StatusCode.INVALID_ARGUMENT
-    return ServiceError(code, "PAGE_TOKEN_INVALID", "the page token is unknown", field="page_token")

@@ -8,9 +8,11 @@ GATEWAY = Path(__file__).parents[3] / "services" / "gateway"
 FOREIGN = {
     "api/messages.py": {"result"},
     "api/stream.py": {"response"},
+    "api/usage_servicer.py": {"response"},
     "cluster.py": {"configuration"},
     "election/lease.py": {"lease", "spec"},
     "sessions/negotiation.py": {"result"},
+    "store/usage.py": {"message"},
     "sessions/conditioning.py": {"self._config"},
     "video/muxer.py": {"encoder", "frame"},
 }

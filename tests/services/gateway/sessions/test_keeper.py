@@ -14,6 +14,7 @@ from live_avatar.services.gateway.sessions.keeper import End, Keeper
 from live_avatar.services.gateway.store.records import LeaseLostError, SessionRecord
 from live_avatar.services.gateway.store.renewals import Renewal
 from live_avatar.services.gateway.store.store import SessionStore
+from live_avatar.services.gateway.store.usage import Amounts
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from tests.services.gateway.store.test_store import record
@@ -35,7 +36,7 @@ class FakeStore:
         self.ends: list[tuple[str, int, str]] = []
         self.away = False
 
-    async def renew_all(self, records: Sequence[SessionRecord]) -> Mapping[str, Renewal]:
+    async def renew_all(self, records: Sequence[SessionRecord], used: Mapping[str, Amounts]) -> Mapping[str, Renewal]:
         names = [one.session_id for one in records]
         if self.silent in names:
             await asyncio.Event().wait()
@@ -50,7 +51,9 @@ class FakeStore:
         self.reaped += names
         return []
 
-    async def set_state(self, session_id: str, state: int, reason: str, *, epoch: int) -> None:
+    async def settle(self) -> None: ...
+
+    async def set_state(self, session_id: str, state: int, reason: str, *, epoch: int, used: Amounts) -> None:
         if self.away:
             raise AWAY
         self.ends.append((session_id, state, reason))

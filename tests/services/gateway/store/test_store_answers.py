@@ -100,11 +100,16 @@ async def everything(client: Redis) -> dict[str, object]:
         match await client.type(key):
             case b"hash":
                 fields = await client.hgetall(key)
-                for field in (b"create_ms", b"expire_ms", b"claim"):
+                for field in (b"create_ms", b"expire_ms", b"claim", b"usage_claim"):
                     fields.pop(field, None)
                 found[name] = fields
             case b"zset":
                 found[name] = set(await client.zrange(key, 0, -1))
+            case b"stream":
+                entries: Any = await client.xrange(key)
+                found[name] = [values for _, values in entries]
+            case b"set":
+                found[name] = set(await client.smembers(key))
             case _:
                 found[name] = await client.get(key)
     return found
