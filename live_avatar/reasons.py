@@ -177,7 +177,11 @@ REASONS: Mapping[str, Reason] = {
         "the session token is malformed, or signed with a key that the gateway does not have",
         "use the token of `CreateSession`; give all gateways one `token_key`",
     ),
-    "TOO_MANY_CALLS": Reason(_EXHAUSTED, "too many calls of one session wait, or of one caller are in progress", _WAIT),
+    "TOO_MANY_CALLS": Reason(
+        _EXHAUSTED,
+        "too many calls of one session wait, or one caller has too many in progress or begins too many per second",
+        _WAIT,
+    ),
     "TOO_MANY_FAILURES": Reason(
         _EXHAUSTED, "too many credentials from the caller's network address were not valid", _WAIT
     ),

@@ -58,6 +58,8 @@ class Limits:
     """How long a stream may be silent before its open."""
     max_unopened_streams: int = 256
     """Streams that may wait for their open at the same time."""
+    max_calls_per_second: int = 100
+    """Calls that one caller may begin, in the long run."""
     max_calls_per_caller: int = 256
     """Unary calls of one credential, or of one address without any, that are in progress."""
     max_messages_per_second: int = 500

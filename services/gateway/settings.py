@@ -76,6 +76,12 @@ class LimitSettings(Group):
     max_unopened_streams: int = Field(
         default=_TABLE.max_unopened_streams, ge=1, description="streams that may wait for their first message"
     )
+    max_calls_per_second: int = Field(
+        default=_TABLE.max_calls_per_second,
+        ge=1,
+        description="calls that one credential, or one address without any, may begin per second, streams included; "
+        "those of two seconds at once after a pause; loopback without a credential is not limited",
+    )
     max_calls_per_caller: int = Field(
         default=_TABLE.max_calls_per_caller,
         ge=1,
