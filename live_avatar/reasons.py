@@ -221,8 +221,14 @@ REASONS: Mapping[str, Reason] = {
         "give the caller a certificate with one of them",
         Audience.OPERATOR,
     ),
+    "PRIMING_INVALID": Reason(
+        _INVALID, "a session cannot go on from the blocks that were announced", _REPORT, Audience.OPERATOR
+    ),
     "PROTOCOL_VERSION": Reason(
-        _PRECONDITION, "neighbours of different versions", "give all services the same version", Audience.OPERATOR
+        _PRECONDITION,
+        "neighbours whose versions are further apart than one, or an older one that cannot go on with a session",
+        "give all services the same version",
+        Audience.OPERATOR,
     ),
     "SESSION_KEY_MALFORMED": Reason(_INVALID, "a session key that is empty or too long", _REPORT, Audience.OPERATOR),
     "STALE_EPOCH": Reason(

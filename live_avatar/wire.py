@@ -17,6 +17,7 @@ from torch import Tensor
 from live_avatar.model.audio_tokens import AudioTokens
 from live_avatar.pipeline.v1 import blocks_pb2, tensor_pb2
 from live_avatar.serving.errors import ServiceError
+from live_avatar.streaming.audio_window import SpeechStatistics
 from live_avatar.streaming.block import Block, Conditioning, Sink
 
 Shape = tuple[int | None, ...]
@@ -107,6 +108,25 @@ def audio_from_message(message: blocks_pb2.AudioTokens) -> AudioTokens:
     if message.HasField("mask"):
         mask = tensor_from_message(message.mask, "audio.mask", (speakers, latents, None))[None]
     return AudioTokens(local=local[None], glob=glob[None], mask=mask)
+
+
+def statistics_to_message(statistics: SpeechStatistics) -> blocks_pb2.SpeechStatistics:
+    """What a window of streamed audio has learnt."""
+    return blocks_pb2.SpeechStatistics(
+        count=statistics.count, total=statistics.total, total_of_squares=statistics.total_of_squares
+    )
+
+
+def statistics_from_message(message: blocks_pb2.SpeechStatistics) -> SpeechStatistics:
+    """What a window of streamed audio had learnt.
+
+    Raises:
+        ServiceError: INVALID_ARGUMENT/TENSOR_MALFORMED where no audio can have such sums.
+    """
+    sums = (message.total, message.total_of_squares)
+    if not all(map(math.isfinite, sums)) or message.total_of_squares < 0:
+        raise _malformed("audio.statistics", f"sums of {message.count} samples are {sums}")
+    return SpeechStatistics(message.count, *sums)
 
 
 def sink_to_message(sink: Sink, warmup: Tensor | None = None) -> blocks_pb2.Sink:

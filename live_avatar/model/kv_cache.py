@@ -89,15 +89,17 @@ class KVWindow:
         *,
         latents_per_block: int,
         window_blocks: int,
+        first_block: int = 0,
         batch: int = 1,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Allocates everything the window will ever need."""
+        """Allocates everything the window will ever need; ``first_block`` is the first that comes, without history."""
         config = geometry.config
         self.geometry = geometry
         self.latents_per_block = latents_per_block
         self.window_blocks = window_blocks
+        self.first_block = first_block
         self.device = torch.device(device)
         self.block_tokens = latents_per_block * geometry.latent_tokens
         self._motion_rotation = (
@@ -115,7 +117,7 @@ class KVWindow:
 
     def reset(self) -> None:
         """Forgets all blocks and the sink; memory stays allocated."""
-        self.block = 0
+        self.block = self.first_block
         self.has_sink = False
 
     @property
@@ -161,14 +163,14 @@ class KVWindow:
         if not self.has_sink:
             raise RuntimeError("the window has no sink yet: prefill and set_sink come before the first block")
         first = self.block * self.latents_per_block
-        sink = self.geometry.sink_tokens
+        sink, remembered = self.geometry.sink_tokens, self.block - self.first_block
         return Place(
             first_frame=first,
             reference_frame=rolling_reference_position(
                 first, reference_offset, self.geometry.config.reference_position
             ),
-            slot=sink + self.block % self.window_blocks * self.block_tokens,
-            visible=sink + min(self.block + 1, self.window_blocks) * self.block_tokens,
+            slot=sink + remembered % self.window_blocks * self.block_tokens,
+            visible=sink + min(remembered + 1, self.window_blocks) * self.block_tokens,
         )
 
     def commit(self) -> None:

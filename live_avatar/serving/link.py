@@ -8,6 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Protocol
 
 import structlog
@@ -17,7 +18,7 @@ from live_avatar.serving.backoff import Backoff
 from live_avatar.serving.connection import Connection
 from live_avatar.serving.errors import STAGE_LOST, ServiceError, stage_lost
 from live_avatar.serving.observer import NoObserver, Observer
-from live_avatar.serving.timing import PROTOCOL_VERSION, HopTiming
+from live_avatar.serving.timing import SERVED_VERSIONS, HopTiming
 from live_avatar.serving.tls import ClientTls
 
 
@@ -63,9 +64,9 @@ class Link:
     ) -> None:
         self.target = target
         self._peer = peer
-        self._hello = StreamBlocksRequest.Hello(
-            protocol_version=PROTOCOL_VERSION, peer=peer, expected_model_digest=expected_model_digest
-        )
+        self._hello = StreamBlocksRequest.Hello(peer=peer, expected_model_digest=expected_model_digest)
+        self._versions = cycle(SERVED_VERSIONS)
+        self._version = next(self._versions)
         self._timing = timing or HopTiming()
         self._observer = observer or NoObserver()
         self._tls = tls
@@ -143,6 +144,7 @@ class Link:
             await asyncio.sleep(backoff.next_s())
 
     async def _live_once(self, handler: LinkHandler) -> ServiceError:
+        self._hello.protocol_version = self._version
         connection = Connection(self.target, self._hello, self._timing, self._tls)
         try:
             await connection.open()
@@ -150,6 +152,9 @@ class Link:
             self._log.info("link up", services=[service.name for service in connection.services])
             await connection.run(handler.respond, lambda ready: self._set_ready(ready, handler))
         except ServiceError as error:
+            if error.reason == "PROTOCOL_VERSION":
+                # An older service takes its own version alone.
+                self._version = next(self._versions)
             lost = error if error.reason == STAGE_LOST else stage_lost(error.message, error.detail)
             self._fall(lost, handler)
             return lost

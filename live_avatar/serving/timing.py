@@ -10,7 +10,12 @@ from google.protobuf.duration_pb2 import Duration
 from live_avatar.limits import MAX_MESSAGE_BYTES
 from live_avatar.proxies import DIRECT
 
-PROTOCOL_VERSION = 1
+# Of the protocol between neighbours, newest first.  The one before the newest is served too, so that neighbours can be
+# upgraded one after the other.
+PROTOCOL_VERSION = 2
+SERVED_VERSIONS = (PROTOCOL_VERSION, PROTOCOL_VERSION - 1)
+# From which on sessions can go on from finished blocks.
+PRIMING_VERSION = 2
 
 # A frozen peer is found by pings only where both options stand; the heartbeats find it sooner, so the pings may be
 # patient: on a machine with more to do than cores, an answer can take more than a second.  The local pool keeps one

@@ -13,7 +13,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest, 
 from live_avatar.serving.cancellation import first_cause
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.mailbox import Mailbox
-from live_avatar.serving.timing import PROTOCOL_VERSION, HopTiming
+from live_avatar.serving.timing import SERVED_VERSIONS, HopTiming
 
 # Answers that may wait for a neighbour that does not read; beyond that it is lost.
 MAX_ANSWERS = 8192
@@ -46,11 +46,11 @@ class Upstream:
                 grpc.StatusCode.INVALID_ARGUMENT, "HELLO_MISSING", "the first message must be hello", field="hello"
             )
         hello = request.hello
-        if hello.protocol_version != PROTOCOL_VERSION:
+        if hello.protocol_version not in SERVED_VERSIONS:
             raise ServiceError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 "PROTOCOL_VERSION",
-                f"protocol version {hello.protocol_version} is not served; {PROTOCOL_VERSION} is",
+                f"protocol version {hello.protocol_version} is not served; {', '.join(map(str, SERVED_VERSIONS))} are",
             )
         if hello.expected_model_digest not in ("", model_digest):
             raise ServiceError(

@@ -18,6 +18,7 @@ from live_avatar.serving.hop_messages import CloseCommand, Message, Result, begi
 from live_avatar.serving.link import Link
 from live_avatar.serving.mailbox import Mailbox
 from live_avatar.serving.observer import Observer
+from live_avatar.serving.priming import check_chain
 from live_avatar.serving.sessions import Session, SessionTable
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.work import Completion, Work
@@ -159,6 +160,7 @@ class Worker:
         session.reserved_bytes = await self._device.run(lambda: self._work.open(message.request.open))
         self._observer.session_opened(self._name, session.key, session.reserved_bytes)
         if self._link is not None:
+            check_chain(message.request.open, self._link.services)
             # Not by the outbox, in which blocks wait for their credits.
             session.forwarded = await self._link.send(message.request, message.still_needed)
         elif not session.closed:

@@ -59,16 +59,32 @@ class BlockPlan:
     """Per video frame, how far it lies from ``lower`` to ``upper``, 0 to 1."""
 
 
+@dataclass(frozen=True)
+class SpeechStatistics:
+    """What a window has learnt of its stream: enough for another window to go on."""
+
+    count: int
+    """Samples of the audible segments."""
+    total: float
+    """Sum of them."""
+    total_of_squares: float
+    """Sum of their squares."""
+
+
 class RunningStatistics:
     """Mean and standard deviation of the audible part of a stream, learnt from its first seconds and then kept.
 
     Sums are float64 over fixed segments in order, so they do not depend on how the stream was cut.
     """
 
-    def __init__(self) -> None:
-        self._count = 0
-        self._sum = 0.0
-        self._sum_of_squares = 0.0
+    def __init__(self, known: SpeechStatistics | None = None) -> None:
+        self._count = known.count if known else 0
+        self._sum = known.total if known else 0.0
+        self._sum_of_squares = known.total_of_squares if known else 0.0
+
+    def snapshot(self) -> SpeechStatistics:
+        """What has been learnt up to now."""
+        return SpeechStatistics(self._count, self._sum, self._sum_of_squares)
 
     def add(self, segment: Samples) -> None:
         """Takes the next segment [``SEGMENT_SAMPLES``] into account if it is audible and learning goes on."""
@@ -94,6 +110,11 @@ class SampleRing:
         self._data: npt.NDArray[np.float32] = np.zeros(capacity, np.float32)
         self._origin = origin
         self.end = origin
+
+    @property
+    def capacity(self) -> int:
+        """Samples it holds."""
+        return self._data.size
 
     def append(self, samples: Samples) -> None:
         """Stores ``samples`` [n], n at most the capacity, over the oldest."""
@@ -153,6 +174,27 @@ class AudioWindow:
         self._finished = False
         pending = round(MAX_PENDING_S * SAMPLE_RATE_HZ)
         self._ring = SampleRing(self._window_samples + SEGMENT_SAMPLES + self._hop + pending, origin)
+
+    def resume(self, block: int) -> int:
+        """Goes on from ``block`` of a stream whose past another window had; returns the sample that comes next.
+
+        That is the first of the block's left context.  ``learn_from`` must follow before the block is planned.
+        """
+        origin = max(0, (block * self._block_samples // self._hop - self._left_states) * self._hop)
+        self._block = block
+        learnt = block * self._block_samples + (self._lookahead if block else 0)
+        self._counted = learnt // SEGMENT_SAMPLES * SEGMENT_SAMPLES
+        self._ring = SampleRing(self._ring.capacity, origin)
+        return origin
+
+    def learn_from(self, statistics: SpeechStatistics) -> None:
+        """Takes over what another window had learnt when it planned the block before the next one."""
+        self._statistics = RunningStatistics(statistics)
+
+    @property
+    def statistics(self) -> SpeechStatistics:
+        """What has been learnt of the stream when the last block was planned."""
+        return self._statistics.snapshot()
 
     @property
     def window_samples(self) -> int:

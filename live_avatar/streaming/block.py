@@ -1,4 +1,4 @@
-"""The nouns that walk the pipeline: a block, and the conditioning that holds for many blocks.
+"""The nouns that walk the pipeline: a block, the conditioning that holds for many, and what a session goes on from.
 
 Letters: F latents of a block, h and w latent pixels, L text rows.
 """
@@ -45,3 +45,23 @@ class Block:
     audio: AudioTokens
     latent: Tensor | None = None
     """[16, F, h, w]; None until the first stage has drawn its noise."""
+
+
+@dataclass(frozen=True)
+class Primed:
+    """What a session goes on from: the last finished blocks of an earlier incarnation of it."""
+
+    blocks: tuple[Block, ...]
+    """Consecutive, oldest first, each with its clean latents; at least one, at most ``window_blocks``."""
+    changes: tuple[Conditioning, ...] = ()
+    """Conditioning since the session's first, in the order of its blocks: the model's own sink, later prompts."""
+
+    @property
+    def first_block(self) -> int:
+        """Index of the oldest block."""
+        return self.blocks[0].index
+
+    @property
+    def next_block(self) -> int:
+        """Index of the block that is generated next."""
+        return self.blocks[-1].index + 1

@@ -45,9 +45,10 @@ class CleanHistoryDenoiser(Denoiser):
         """One for all steps."""
         return 1
 
-    def open(self, seed: int, geometry: Geometry) -> StageSession:
+    def open(self, seed: int, geometry: Geometry, first_block: int = 0) -> StageSession:
         """See ``Denoiser``."""
-        return StageSession(seed=seed, geometry=geometry, windows=dict.fromkeys(self.steps, self._window(geometry)))
+        windows = dict.fromkeys(self.steps, self._window(geometry, first_block))
+        return StageSession(seed=seed, geometry=geometry, windows=windows)
 
     def _remember(self, session: StageSession, latent: Tensor, audio: AudioTokens) -> None:
         """Writes the clean block's keys and values over those of the last step, and makes them history."""

@@ -48,9 +48,9 @@ class FrameDecoder:
         self.rules = rules
         self.use_motion = use_motion
 
-    def open(self) -> DecoderSession:
-        """The memory of a new session."""
-        return DecoderSession(DecoderCache())
+    def open(self, first_block: int = 0) -> DecoderSession:
+        """The memory of a new session, whose first block is ``first_block``."""
+        return DecoderSession(DecoderCache(), first_block)
 
     def encode_portrait(self, pixels: Tensor) -> Sink:
         """Sink version 0 from a portrait [3, H, W] in [-1, 1] (spec 2.7).
@@ -76,7 +76,7 @@ class FrameDecoder:
 
     @torch.inference_mode()
     def warm(self, session: DecoderSession, motion: Tensor) -> None:
-        """Fills the caches with the past before block 0; its pictures are thrown away.
+        """Fills the caches with the past before the first block; its pictures are thrown away.
 
         Args:
             session: a session that has decoded nothing yet.
@@ -104,6 +104,15 @@ class FrameDecoder:
                 yield Frames(first + hidden, pixels[hidden:])
             first += per_latent
         session.next_block += 1
+
+    def prime(self, session: DecoderSession, block: int, latent: Tensor) -> None:
+        """Decodes the finished ``block`` of an earlier incarnation again; its pictures are thrown away.
+
+        Raises:
+            ValueError: see ``decode``.
+        """
+        for _ in self.decode(session, block, latent):
+            pass
 
     def _still(self, pixels: Tensor, frames: int) -> Generator[None, None, Tensor]:
         """Latents [16, n, h, w] of a clip of ``frames`` times the same frame [3, H, W], in steps."""

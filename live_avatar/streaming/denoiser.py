@@ -107,9 +107,15 @@ class Denoiser:
         """One per step."""
         return len(self.steps)
 
-    def open(self, seed: int, geometry: Geometry) -> StageSession:
-        """Allocates the memory of a session whose latents have the size of ``geometry``."""
-        windows = {step: self._window(geometry) for step in self.steps}
+    def open(self, seed: int, geometry: Geometry, first_block: int = 0) -> StageSession:
+        """Allocates the memory of a session whose latents have the size of ``geometry``.
+
+        Args:
+            seed: of the session's random numbers.
+            geometry: of its latents.
+            first_block: the first block that will come; later than 0 where ``prime`` begins.
+        """
+        windows = {step: self._window(geometry, first_block) for step in self.steps}
         return StageSession(seed=seed, geometry=geometry, windows=windows)
 
     def session_nbytes(self, geometry: Geometry) -> int:
@@ -133,7 +139,7 @@ class Denoiser:
         Raises:
             ValueError: not the block that comes next, or a latent where none or one must be.
         """
-        self._check(session, block)
+        self._check(session, block, has_latent=not self.is_first)
         self._apply_due(session, block.index)
         latent = self._noise(session, block) if block.latent is None else block.latent
         latent, audio = latent.to(self.device, self.dtype)[None], self._to_device(block.audio)
@@ -142,6 +148,25 @@ class Denoiser:
             latent = self.schedule.advance(latent, velocity, step)
         self._remember(session, latent, audio)
         return replace(block, latent=latent[0])
+
+    @torch.inference_mode()
+    def prime(self, session: StageSession, block: Block) -> None:
+        """Makes the finished ``block`` of an earlier incarnation of the session history.
+
+        Its clean latents are brought to the noise level of each step with the noise that the block began with, and go
+        through the network once: what a step remembers then is near to what it remembered when the block grew.
+
+        Raises:
+            ValueError: not the block that comes next, or without latents.
+        """
+        self._check(session, block, has_latent=True)
+        self._apply_due(session, block.index)
+        assert block.latent is not None
+        clean, noise, audio = block.latent.cpu(), self._noise(session, block), self._to_device(block.audio)
+        for step in self.steps:
+            noisy = self.schedule.noised(clean, noise, step)
+            self._velocity(session, step, noisy.to(self.device, self.dtype)[None], audio)
+        self._remember(session, clean.to(self.device, self.dtype)[None], audio)
 
     def _remember(self, session: StageSession, latent: Tensor, audio: AudioTokens) -> None:
         """Makes the block history, with the keys and values that each step left of it, noisy as it was then."""
@@ -155,12 +180,12 @@ class Denoiser:
         assert session.text is not None
         return self._forward(noisy, session.text, window, reference_offset)
 
-    def _check(self, session: StageSession, block: Block) -> None:
+    def _check(self, session: StageSession, block: Block, *, has_latent: bool) -> None:
         if block.index != session.next_block:
             raise ValueError(f"block {block.index} came where block {session.next_block} was due")
-        if (block.latent is None) != self.is_first:
+        if (block.latent is not None) != has_latent:
             raise ValueError(
-                f"block {block.index} came {'with' if self.is_first else 'without'} a latent to steps {self.steps}"
+                f"block {block.index} came {'without' if has_latent else 'with'} a latent to steps {self.steps}"
             )
 
     def _apply_due(self, session: StageSession, block: int) -> None:
@@ -201,11 +226,12 @@ class Denoiser:
         mask = None if audio.mask is None else audio.mask.to(self.device, self.dtype)
         return AudioTokens(audio.local.to(self.device, self.dtype), audio.glob.to(self.device, self.dtype), mask)
 
-    def _window(self, geometry: Geometry) -> KVWindow:
+    def _window(self, geometry: Geometry, first_block: int) -> KVWindow:
         return KVWindow(
             geometry,
             latents_per_block=self.rules.latents_per_block,
             window_blocks=self.rules.window_blocks,
+            first_block=first_block,
             dtype=self.kv_dtype,
             device=self.device,
         )

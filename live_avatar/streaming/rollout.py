@@ -13,7 +13,7 @@ from torch import Tensor
 
 from live_avatar.model.attention_patterns import Geometry
 from live_avatar.model.audio_tokens import AudioTokens
-from live_avatar.streaming.block import Block, Conditioning
+from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.denoiser import Denoiser
 from live_avatar.streaming.sinks import SinkSchedule
 
@@ -33,9 +33,9 @@ class Pipeline(Protocol):
 class StageChain:
     """Denoising stages one after the other, with the memory of one session on each."""
 
-    def __init__(self, stages: Sequence[Denoiser], seed: int, geometry: Geometry) -> None:
+    def __init__(self, stages: Sequence[Denoiser], seed: int, geometry: Geometry, first_block: int = 0) -> None:
         self.stages = stages
-        self.sessions = [stage.open(seed, geometry) for stage in stages]
+        self.sessions = [stage.open(seed, geometry, first_block) for stage in stages]
 
     def condition(self, conditioning: Conditioning) -> None:
         """See ``Pipeline``."""
@@ -48,6 +48,11 @@ class StageChain:
             block = stage.denoise(session, block)
         assert block.latent is not None
         return block.latent
+
+    def prime(self, block: Block) -> None:
+        """Makes a finished block history on all stages."""
+        for stage, session in zip(self.stages, self.sessions, strict=True):
+            stage.prime(session, block)
 
 
 def roll_out(
@@ -63,9 +68,16 @@ def roll_out(
     """
     assert first.sink is not None
     pipeline.condition(first)
-    for index, tokens in enumerate(audio):
+    yield from go_on(pipeline, schedule, first.sink, audio)
+
+
+def go_on(
+    pipeline: Pipeline, schedule: SinkSchedule, sink: Sink, audio: Iterable[AudioTokens], next_block: int = 0
+) -> Iterator[Tensor]:
+    """``roll_out`` of a session that has been conditioned, with ``sink`` of version 0, from ``next_block`` on."""
+    for index, tokens in enumerate(audio, next_block):
         latent = pipeline.denoise(Block(index=index, audio=tokens))
-        change = schedule.after_block(index, latent, first.sink)
+        change = schedule.after_block(index, latent, sink)
         if change is not None:
             pipeline.condition(change)
         yield latent

@@ -19,7 +19,7 @@ from live_avatar.config import SAMPLE_RATE_HZ, Preset
 from live_avatar.model.components import DTYPES
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.audio_grid import whole_file_features
-from live_avatar.streaming.audio_window import AudioWindow, encode_block
+from live_avatar.streaming.audio_window import AudioWindow, SpeechStatistics, encode_block
 from live_avatar.streaming.resample import Samples
 
 AUDIO_MISSING = "AUDIO_MISSING"
@@ -32,6 +32,23 @@ class AudioFeatures(Protocol):
     @property
     def reserved_bytes(self) -> int:
         """The most this session will ever hold."""
+        ...
+
+    def resume(self, block: int) -> int:
+        """Makes ``block`` the next one of a session that goes on; returns the sample that comes next."""
+        ...
+
+    def learn_from(self, statistics: SpeechStatistics | None) -> None:
+        """Takes over what had been learnt of the audio when the block before the next one was encoded.
+
+        Raises:
+            ValueError: nothing is given where something must be.
+        """
+        ...
+
+    @property
+    def statistics(self) -> SpeechStatistics | None:
+        """What has been learnt of the audio up to the last block; None where nothing is."""
         ...
 
     def append(self, samples: Samples) -> None:
@@ -85,6 +102,18 @@ class OfflineFeatures:
         per_frame = self._preset.speech.states * self._preset.speech.hidden_size * DTYPES[self._preset.dtype].itemsize
         return self._max_samples * _FLOAT_BYTES + frames * per_frame
 
+    def resume(self, block: int) -> int:
+        """See ``AudioFeatures``; attention spans the whole recording, which comes again."""
+        return 0
+
+    def learn_from(self, statistics: SpeechStatistics | None) -> None:
+        """See ``AudioFeatures``; nothing is needed."""
+
+    @property
+    def statistics(self) -> SpeechStatistics | None:
+        """See ``AudioFeatures``."""
+        return None
+
     def append(self, samples: Samples) -> None:
         """See ``AudioFeatures``."""
         if self._samples + samples.size > self._max_samples:
@@ -131,6 +160,22 @@ class StreamingFeatures:
     def reserved_bytes(self) -> int:
         """The ring of newest samples."""
         return self._reserved
+
+    def resume(self, block: int) -> int:
+        """See ``AudioFeatures``; the audio begins with the left context of ``block``."""
+        self._samples = self._window.resume(block)
+        return self._samples
+
+    def learn_from(self, statistics: SpeechStatistics | None) -> None:
+        """See ``AudioFeatures``."""
+        if statistics is None:
+            raise ValueError("a finished block of streamed audio came without its statistics")
+        self._window.learn_from(statistics)
+
+    @property
+    def statistics(self) -> SpeechStatistics | None:
+        """See ``AudioFeatures``."""
+        return self._window.statistics
 
     def append(self, samples: Samples) -> None:
         """See ``AudioFeatures``."""

@@ -14,8 +14,9 @@ from transformers import Wav2Vec2Model
 
 from live_avatar import wire
 from live_avatar.config import Preset
-from live_avatar.model.audio_tokens import AudioTokenEncoder
+from live_avatar.model.audio_tokens import AudioTokenEncoder, AudioTokens
 from live_avatar.model.text import TextEncoder
+from live_avatar.pipeline.v1.blocks_pb2 import AudioTokens as AudioTokensMessage
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.tensor_pb2 import Tensor
 from live_avatar.services.audio_encoder.audio_features import AudioFeatures, OfflineFeatures, StreamingFeatures
@@ -23,6 +24,8 @@ from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.memory_budget import AdmittedSessions, MemoryBudget
 from live_avatar.serving.parts import conditioning_parts
+from live_avatar.serving.priming import Priming
+from live_avatar.streaming.audio_window import SpeechStatistics
 from live_avatar.v1.avatar_service_pb2 import LISTENING_STREAMING, LISTENING_WHOLE_FILE
 
 _Open = StreamBlocksRequest.Open
@@ -36,10 +39,16 @@ class _Session:
     """One session's audio, and where it stands."""
 
     audio_features: AudioFeatures
+    priming: Priming
     parts: ConditioningJoiner = field(default_factory=ConditioningJoiner)
     samples: int = 0
     finished: bool = False
-    next_block: int = 0
+    next_block: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.next_block = self.priming.first_block
+        if self.priming.next_block:
+            self.samples = self.audio_features.resume(self.priming.next_block)
 
     def rewind(self, sample: int) -> None:
         """Forgets the audio from ``sample`` on; raises ServiceError where a block has used it."""
@@ -82,8 +91,9 @@ class AudioEncoderWork:
     def open(self, request: StreamBlocksRequest.Open) -> int:
         """Reserves room for the most audio the session may hold."""
         audio_features = self._audio_features(request.listening)
-        self._sessions.open(request.key, audio_features.reserved_bytes, lambda: _Session(audio_features))
-        return audio_features.reserved_bytes
+        reserved_bytes, priming = audio_features.reserved_bytes, Priming.of(request, self._preset.stream.window_blocks)
+        self._sessions.open(request.key, reserved_bytes, lambda: _Session(audio_features, priming))
+        return reserved_bytes
 
     def audio(self, request: StreamBlocksRequest.Audio) -> Iterable[StreamBlocksRequest]:
         """Keeps the samples, in place of those that came for the same span; nothing is passed on."""
@@ -116,15 +126,17 @@ class AudioEncoderWork:
 
     @torch.inference_mode()
     def block(self, block: StreamBlocksRequest.Block) -> Iterable[StreamBlocksRequest]:
-        """Gives the block its audio tokens."""
+        """Gives the block its audio tokens; a finished one has them."""
         session = self._sessions.get(block.key)
-        if block.index != session.next_block:
-            raise _out_of_order(f"block {block.index} came where block {session.next_block} was due")
-        tokens = self._tokens(session.audio_features.features(block.index))
+        session.priming.check(block, session.next_block)
+        passed_on = StreamBlocksRequest(block=block)
+        if block.prime:
+            _learn_from(session.audio_features, block)
+        else:
+            tokens = self._tokens(session.audio_features.features(block.index))
+            passed_on.block.audio.CopyFrom(_message(tokens, session.audio_features.statistics))
         session.next_block += 1
-        encoded = StreamBlocksRequest(block=block)
-        encoded.block.audio.CopyFrom(wire.audio_to_message(tokens))
-        return (encoded,)
+        return (passed_on,)
 
     def close(self, key: SessionKey) -> int:
         """Forgets the session's audio."""
@@ -156,6 +168,26 @@ class AudioEncoderWork:
             raise ServiceError(
                 grpc.StatusCode.INVALID_ARGUMENT, "PROMPT_TOO_LONG", str(error), field="prompt"
             ) from error
+
+
+def _message(tokens: AudioTokens, statistics: SpeechStatistics | None) -> AudioTokensMessage:
+    message = wire.audio_to_message(tokens)
+    if statistics is not None:
+        message.statistics.CopyFrom(wire.statistics_to_message(statistics))
+    return message
+
+
+def _learn_from(audio_features: AudioFeatures, block: StreamBlocksRequest.Block) -> None:
+    """Takes over what was learnt of the audio when the finished ``block`` was encoded."""
+    message, statistics = block.audio, None
+    if message.HasField("statistics"):
+        statistics = wire.statistics_from_message(message.statistics)
+    try:
+        audio_features.learn_from(statistics)
+    except ValueError as error:
+        raise ServiceError(
+            grpc.StatusCode.INVALID_ARGUMENT, "PRIMING_INVALID", str(error), field="audio.statistics"
+        ) from error
 
 
 def _samples(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

@@ -17,6 +17,7 @@ from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.memory_budget import AdmittedSessions, MemoryBudget
+from live_avatar.serving.priming import Priming
 from live_avatar.streaming.block import Block, Conditioning, Sink
 from live_avatar.streaming.denoiser import Denoiser, StageSession
 from live_avatar.streaming.picture import latent_size
@@ -27,6 +28,7 @@ class _Session:
     """One session's K/V, and the conditioning that is still coming in."""
 
     stage: StageSession
+    priming: Priming
     parts: ConditioningJoiner = field(default_factory=ConditioningJoiner)
     conditioned: bool = False
 
@@ -49,8 +51,13 @@ class DenoiseStageWork:
         """Allocates the windows of all steps for latents of the session's size."""
         geometry = self._geometry(request.width, request.height)
         nbytes = self._denoiser.session_nbytes(geometry)
+        priming = Priming.of(request, self._preset.stream.window_blocks)
+
+        def make() -> _Session:
+            return _Session(self._denoiser.open(request.seed, geometry, priming.first_block), priming)
+
         try:
-            self._sessions.open(request.key, nbytes, lambda: _Session(self._denoiser.open(request.seed, geometry)))
+            self._sessions.open(request.key, nbytes, make)
         except torch.OutOfMemoryError as error:
             raise ServiceError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "KV_MEMORY_EXHAUSTED", f"the device has no {nbytes} bytes left"
@@ -73,11 +80,20 @@ class DenoiseStageWork:
         return (StreamBlocksRequest(conditioning_part=part),)
 
     def block(self, block: StreamBlocksRequest.Block) -> Iterable[StreamBlocksRequest]:
-        """Takes the block through this stage's steps."""
+        """Takes the block through this stage's steps; a finished one fills their windows and passes as it is."""
         session = self._sessions.get(block.key)
         if not session.conditioned:
             raise _failed(grpc.StatusCode.FAILED_PRECONDITION, "CONDITIONING_MISSING", "a block came before its sink")
-        cleaner = self._denoise(session.stage, wire.block_from_message(block))
+        session.priming.check(block, session.stage.next_block)
+        came = wire.block_from_message(block)
+        self._check_block(came, session.stage.geometry)
+        try:
+            if block.prime:
+                self._denoiser.prime(session.stage, came)
+                return (StreamBlocksRequest(block=block),)
+            cleaner = self._denoiser.denoise(session.stage, came)
+        except ValueError as error:
+            raise _failed(grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_OUT_OF_ORDER", str(error)) from error
         assert cleaner.latent is not None, "a denoised block has a latent"
         return (wire.passed_on(block, cleaner.latent),)
 
@@ -85,17 +101,13 @@ class DenoiseStageWork:
         """Frees the session's K/V."""
         return self._sessions.close(key)
 
-    def _denoise(self, session: StageSession, block: Block) -> Block:
+    def _check_block(self, block: Block, geometry: Geometry) -> None:
         config, latents = self._preset.dit, self._preset.stream.latents_per_block
-        shape = (config.latent_channels, latents, session.geometry.height, session.geometry.width)
+        shape = (config.latent_channels, latents, geometry.height, geometry.width)
         if block.latent is not None and block.latent.shape != shape:
             raise _malformed(f"the latent is {list(block.latent.shape)}, not {list(shape)}")
         if block.audio.local.shape[2:] != (latents, config.audio_tokens + 1, config.dim):
             raise _malformed(f"the audio tokens are {list(block.audio.local.shape)}")
-        try:
-            return self._denoiser.denoise(session, block)
-        except ValueError as error:
-            raise _failed(grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_OUT_OF_ORDER", str(error)) from error
 
     def _geometry(self, width: int, height: int) -> Geometry:
         try:

@@ -170,7 +170,8 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
             if not isinstance(request, StreamVideoRequest):
                 return
             if request.HasField("subscribe"):
-                self._subscribers.subscribe(request.subscribe.key, stream)
+                subscribe = request.subscribe
+                self._subscribers.subscribe(subscribe.key, stream, finished_blocks=subscribe.finished_blocks)
 
     async def _write_all(self, stream: VideoStream, context: VideoContext) -> NoReturn:
         while True:

@@ -1,7 +1,7 @@
 """Registry of the gateways that receive video: one stream per gateway, carrying all its sessions.
 
-All methods but ``post`` and ``unsubscribe_threadsafe`` belong to the event loop.  Knows keys and messages; knows
-nothing of frames.
+All methods but ``post``, ``unsubscribe_threadsafe`` and ``wants_finished_blocks`` belong to the event loop.  Knows keys
+and messages; knows nothing of frames.
 """
 
 import asyncio
@@ -46,6 +46,7 @@ class _Subscription:
     """One session on one stream."""
 
     stream: VideoStream
+    finished_blocks: bool
     waiting: int = 0
     overflown: bool = False
 
@@ -60,8 +61,13 @@ class SubscriberRegistry:
     def __len__(self) -> int:
         return len(self._subscriptions)
 
-    def subscribe(self, key: SessionKey, stream: VideoStream) -> None:
+    def subscribe(self, key: SessionKey, stream: VideoStream, *, finished_blocks: bool = False) -> None:
         """Sends the video of a session to ``stream`` from now on, whoever received it before.
+
+        Args:
+            key: of the session.
+            stream: of the gateway.
+            finished_blocks: whether it receives the finished blocks too.
 
         Raises:
             ServiceError: the stream has too many sessions, or leaves too many answers unread.
@@ -77,7 +83,7 @@ class SubscriberRegistry:
                 f"a stream has at most {MAX_SUBSCRIPTIONS} sessions",
             )
         self.unsubscribe(key)
-        subscription = _Subscription(stream)
+        subscription = _Subscription(stream, finished_blocks)
         self._subscriptions[key_name(key)] = subscription
         stream.keys.add(key_name(key))
         stream.outbox.put_nowait((None, StreamVideoResponse(subscribed=StreamVideoResponse.Subscribed(key=key))))
@@ -116,6 +122,11 @@ class SubscriberRegistry:
             )
         subscription.waiting += 1
         subscription.stream.outbox.put_nowait((subscription, response))
+
+    def wants_finished_blocks(self, key: SessionKey) -> bool:
+        """Whether the gateway of a session receives its finished blocks, from any thread."""
+        subscription = self._subscriptions.get(key_name(key))
+        return subscription is not None and subscription.finished_blocks
 
     def unsubscribe_threadsafe(self, key: SessionKey) -> None:
         """``unsubscribe``, from any thread."""

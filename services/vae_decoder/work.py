@@ -25,6 +25,7 @@ from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.memory_budget import AdmittedSessions, MemoryBudget
+from live_avatar.serving.priming import Priming, finished_block
 from live_avatar.serving.work import Completion
 from live_avatar.streaming.block import Sink
 from live_avatar.streaming.decoder import DecoderSession, FrameDecoder, Frames
@@ -46,6 +47,7 @@ class _Session:
     """Of a block's latents [16, F, h, w]."""
     decoding: DecoderSession
     encoder: VideoEncoder
+    priming: Priming
     parts: ConditioningJoiner = field(default_factory=ConditioningJoiner)
     sink_version: int | None = None
 
@@ -120,17 +122,23 @@ class VaeDecoderWork:
         return ()
 
     def block(self, block: StreamBlocksRequest.Block) -> Completion:
-        """Decodes the block; what is encoded of it leaves early, its last pictures by the delivery."""
+        """Decodes the block; what is encoded of it leaves early, its last pictures by the delivery.
+
+        A finished block refills the caches alone.
+        """
         session = self._sessions.get(block.key)
         if session.sink_version is None:
             raise ServiceError(
                 grpc.StatusCode.FAILED_PRECONDITION, "CONDITIONING_MISSING", "a block came before its sink"
             )
+        session.priming.check(block, session.decoding.next_block)
         latent = wire.tensor_from_message(block.latent, "latent", session.shape)
-        if block.index != session.decoding.next_block:
-            raise _invalid(
-                "MESSAGE_OUT_OF_ORDER", f"block {block.index} came where block {session.decoding.next_block} was due"
-            )
+        if block.prime:
+            self._decoder.prime(session.decoding, block.index, latent.to(self._device))
+            return _nothing
+        if self._subscribers.wants_finished_blocks(block.key):
+            for piece in finished_block(block):
+                self._subscribers.post(block.key, piece)
         own = self._sinks.own_latent(block.index, latent)
         if own is not None:
             self._send_sink(block.key, Sink(session.sink_version + 1, own, motion=None))
@@ -151,7 +159,8 @@ class VaeDecoderWork:
             encoder = open_encoder(request.video, request.width, request.height, self._preset)
         except ValueError as error:
             raise _invalid("VIDEO_FORMAT_UNSUPPORTED", str(error)) from error
-        return _Session(shape, self._decoder.open(), encoder)
+        priming = Priming.of(request, self._preset.stream.window_blocks)
+        return _Session(shape, self._decoder.open(priming.first_block), encoder, priming)
 
     def _send_sink(self, key: SessionKey, sink: Sink) -> None:
         data = wire.sink_to_message(sink).SerializeToString()
@@ -196,6 +205,10 @@ class _Delivery:
         videos[-1].timings.extend((*self._block.timings, timing))
         for video in videos:
             self._subscribers.deliver(self._block.key, StreamVideoResponse(video=video))
+
+
+async def _nothing(timing: BlockTiming) -> None:
+    """The delivery of a block that has no video."""
 
 
 def _videos(block: StreamBlocksRequest.Block, first: int, frames: list[bytes]) -> list[StreamVideoResponse.Video]:

@@ -311,3 +311,20 @@ def test_the_latest_subscriber_receives() -> None:
 
     with place() as run:
         run(test)
+
+
+def test_finished_blocks_come_back_to_those_who_ask_before_the_end_of_their_video() -> None:
+    async def scenario(at: Place) -> None:
+        for name, asks in (("asks", True), ("does not", False)):
+            at.work.open(open_request(name))
+            at.subscribers.subscribe(key(name), at.stream, finished_blocks=asks)
+            at.condition(name)
+            await at.run(0, name)
+            kinds = [response.WhichOneof("payload") for response in await at.received()]
+            assert kinds.count("finished_block") == asks
+            if asks:
+                last = len(kinds) - 1 - kinds[::-1].index("video")
+                assert kinds.index("finished_block") < last
+
+    with place() as run:
+        run(scenario)

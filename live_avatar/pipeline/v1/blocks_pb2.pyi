@@ -205,12 +205,20 @@ class StreamBlocksRequest(_message.Message):
         HEIGHT_FIELD_NUMBER: _builtins.int
         LISTENING_FIELD_NUMBER: _builtins.int
         VIDEO_FIELD_NUMBER: _builtins.int
+        FIRST_BLOCK_FIELD_NUMBER: _builtins.int
+        PRIMED_BLOCKS_FIELD_NUMBER: _builtins.int
         seed: _builtins.int
         width: _builtins.int
         """Output picture in pixels."""
         height: _builtins.int
         listening: _avatar_service_pb2.Listening.ValueType
         """Whether all audio comes before block 0 or as it is spoken; required."""
+        first_block: _builtins.int
+        """Index of the first block that comes; above 0 only in a session that is primed."""
+        primed_blocks: _builtins.int
+        """How many of the first blocks are finished ones (Block.prime), at most those of a stage's window; 0: the session
+        begins. Services of protocol version 1 know nothing of it.
+        """
         @_builtins.property
         def key(self) -> Global___SessionKey: ...
         @_builtins.property
@@ -226,17 +234,21 @@ class StreamBlocksRequest(_message.Message):
             height: _builtins.int = ...,
             listening: _avatar_service_pb2.Listening.ValueType = ...,
             video: Global___VideoProfile | None = ...,
+            first_block: _builtins.int = ...,
+            primed_blocks: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "video", b"video"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "key", b"key", "listening", b"listening", "seed", b"seed", "video", b"video", "width", b"width"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["first_block", b"first_block", "height", b"height", "key", b"key", "listening", b"listening", "primed_blocks", b"primed_blocks", "seed", b"seed", "video", b"video", "width", b"width"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class Audio(_message.Message):
         """Audio for the audio encoder, which keeps it; in order, without gaps.  Streamed audio may go back to a sample that
-        no block so far holds: it then replaces what came from there on, which served as look-ahead alone.
+        no block so far holds: it then replaces what came from there on, which served as look-ahead alone.  In a primed
+        session streamed audio begins left_context_s before the first block that is not primed; a whole recording is sent
+        from its first sample again.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
@@ -314,6 +326,7 @@ class StreamBlocksRequest(_message.Message):
         TIMINGS_FIELD_NUMBER: _builtins.int
         SENT_AT_NS_FIELD_NUMBER: _builtins.int
         IDLE_FIELD_NUMBER: _builtins.int
+        PRIME_FIELD_NUMBER: _builtins.int
         index: _builtins.int
         traceparent: _builtins.str
         """W3C trace context of the block."""
@@ -321,6 +334,11 @@ class StreamBlocksRequest(_message.Message):
         """Monotonic nanoseconds at which the sender sent it; comparable on one host alone."""
         idle: _builtins.bool
         """No audio of the user is in it."""
+        prime: _builtins.bool
+        """A finished block of an earlier incarnation of the session, as the decoder gave it back: audio and clean latent
+        are there, every service refills its memory of the session from them and passes them on unchanged, and no video
+        comes of it. The first primed_blocks blocks of a session, and no others.
+        """
         @_builtins.property
         def key(self) -> Global___SessionKey: ...
         @_builtins.property
@@ -351,10 +369,11 @@ class StreamBlocksRequest(_message.Message):
             timings: _abc.Iterable[_avatar_service_pb2.BlockTiming] | None = ...,
             sent_at_ns: _builtins.int = ...,
             idle: _builtins.bool = ...,
+            prime: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "budget", b"budget", "key", b"key", "latent", b"latent"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "budget", b"budget", "idle", b"idle", "index", b"index", "key", b"key", "latent", b"latent", "sent_at_ns", b"sent_at_ns", "timings", b"timings", "traceparent", b"traceparent"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "budget", b"budget", "idle", b"idle", "index", b"index", "key", b"key", "latent", b"latent", "prime", b"prime", "sent_at_ns", b"sent_at_ns", "timings", b"timings", "traceparent", b"traceparent"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -641,6 +660,7 @@ class AudioTokens(_message.Message):
     LOCAL_FIELD_NUMBER: _builtins.int
     GLOBAL_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def local(self) -> _tensor_pb2.Tensor:
         """[speakers, latents, tokens, channels]"""
@@ -649,19 +669,54 @@ class AudioTokens(_message.Message):
     def mask(self) -> _tensor_pb2.Tensor:
         """[speakers, latents, tokens per latent]; absent: one speaker everywhere."""
 
+    @_builtins.property
+    def statistics(self) -> Global___SpeechStatistics:
+        """What was learnt of streamed audio up to the end of this block's look-ahead; absent for a whole recording."""
+
     def __init__(
         self,
         *,
         local: _tensor_pb2.Tensor | None = ...,
         mask: _tensor_pb2.Tensor | None = ...,
+        statistics: Global___SpeechStatistics | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["global", b"global", "local", b"local", "mask", b"mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["global", b"global", "local", b"local", "mask", b"mask", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["global", b"global", "local", b"local", "mask", b"mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["global", b"global", "local", b"local", "mask", b"mask", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AudioTokens: _TypeAlias = AudioTokens  # noqa: Y015
+
+@_typing.final
+class SpeechStatistics(_message.Message):
+    """What streamed audio is normalised with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    TOTAL_OF_SQUARES_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Audible samples that were counted."""
+    total: _builtins.float
+    """Their sum."""
+    total_of_squares: _builtins.float
+    """The sum of their squares."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        total: _builtins.float = ...,
+        total_of_squares: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "total", b"total", "total_of_squares", b"total_of_squares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpeechStatistics: _TypeAlias = SpeechStatistics  # noqa: Y015
 
 @_typing.final
 class Sink(_message.Message):

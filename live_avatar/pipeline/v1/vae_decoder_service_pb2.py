@@ -16,7 +16,7 @@ from live_avatar.pipeline.v1 import blocks_pb2 as live__avatar_dot_pipeline_dot_
 from live_avatar.v1 import avatar_service_pb2 as live__avatar_dot_v1_dot_avatar__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1live_avatar/pipeline/v1/vae_decoder_service.proto\x12\x17live_avatar.pipeline.v1\x1a$live_avatar/pipeline/v1/blocks.proto\x1a#live_avatar/v1/avatar_service.proto\"g\n\x15\x45ncodePortraitRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12 \n\x03\x66it\x18\x04 \x01(\x0e\x32\x13.live_avatar.v1.Fit\"\xd6\x01\n\x16\x45ncodePortraitResponse\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\x12\n\npart_count\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12H\n\x07novelty\x18\x04 \x01(\x0b\x32\x37.live_avatar.pipeline.v1.EncodePortraitResponse.Novelty\x1a\x42\n\x07Novelty\x12\x10\n\x08measured\x18\x01 \x01(\x01\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\x12\n\ntrained_on\x18\x03 \x01(\t\"\x83\x02\n\x12StreamVideoRequest\x12J\n\tsubscribe\x18\x01 \x01(\x0b\x32\x35.live_avatar.pipeline.v1.StreamVideoRequest.SubscribeH\x00\x12J\n\theartbeat\x18\x02 \x01(\x0b\x32\x35.live_avatar.pipeline.v1.StreamVideoRequest.HeartbeatH\x00\x1a=\n\tSubscribe\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x1a\x0b\n\tHeartbeatB\t\n\x07payload\"\xb8\x05\n\x13StreamVideoResponse\x12M\n\nsubscribed\x18\x01 \x01(\x0b\x32\x37.live_avatar.pipeline.v1.StreamVideoResponse.SubscribedH\x00\x12\x43\n\x05video\x18\x02 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamVideoResponse.VideoH\x00\x12H\n\x08new_sink\x18\x03 \x01(\x0b\x32\x34.live_avatar.pipeline.v1.StreamVideoResponse.NewSinkH\x00\x12K\n\theartbeat\x18\x04 \x01(\x0b\x32\x36.live_avatar.pipeline.v1.StreamVideoResponse.HeartbeatH\x00\x1a>\n\nSubscribed\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x1a\xd2\x01\n\x05Video\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x13\n\x0b\x62lock_index\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_frame\x18\x03 \x01(\x04\x12\x0e\n\x06\x66rames\x18\x04 \x03(\x0c\x12,\n\x07timings\x18\x05 \x03(\x0b\x32\x1b.live_avatar.v1.BlockTiming\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12\x0c\n\x04idle\x18\x07 \x01(\x08\x12\x0c\n\x04last\x18\x08 \x01(\x08\x1aI\n\x07NewSink\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x1a\x0b\n\tHeartbeatB\t\n\x07payload2\xf6\x01\n\x11VaeDecoderService\x12s\n\x0e\x45ncodePortrait\x12..live_avatar.pipeline.v1.EncodePortraitRequest\x1a/.live_avatar.pipeline.v1.EncodePortraitResponse0\x01\x12l\n\x0bStreamVideo\x12+.live_avatar.pipeline.v1.StreamVideoRequest\x1a,.live_avatar.pipeline.v1.StreamVideoResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1live_avatar/pipeline/v1/vae_decoder_service.proto\x12\x17live_avatar.pipeline.v1\x1a$live_avatar/pipeline/v1/blocks.proto\x1a#live_avatar/v1/avatar_service.proto\"g\n\x15\x45ncodePortraitRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12 \n\x03\x66it\x18\x04 \x01(\x0e\x32\x13.live_avatar.v1.Fit\"\xd6\x01\n\x16\x45ncodePortraitResponse\x12\x0c\n\x04part\x18\x01 \x01(\r\x12\x12\n\npart_count\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12H\n\x07novelty\x18\x04 \x01(\x0b\x32\x37.live_avatar.pipeline.v1.EncodePortraitResponse.Novelty\x1a\x42\n\x07Novelty\x12\x10\n\x08measured\x18\x01 \x01(\x01\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\x12\n\ntrained_on\x18\x03 \x01(\t\"\x9c\x02\n\x12StreamVideoRequest\x12J\n\tsubscribe\x18\x01 \x01(\x0b\x32\x35.live_avatar.pipeline.v1.StreamVideoRequest.SubscribeH\x00\x12J\n\theartbeat\x18\x02 \x01(\x0b\x32\x35.live_avatar.pipeline.v1.StreamVideoRequest.HeartbeatH\x00\x1aV\n\tSubscribe\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x17\n\x0f\x66inished_blocks\x18\x02 \x01(\x08\x1a\x0b\n\tHeartbeatB\t\n\x07payload\"\x97\x07\n\x13StreamVideoResponse\x12M\n\nsubscribed\x18\x01 \x01(\x0b\x32\x37.live_avatar.pipeline.v1.StreamVideoResponse.SubscribedH\x00\x12\x43\n\x05video\x18\x02 \x01(\x0b\x32\x32.live_avatar.pipeline.v1.StreamVideoResponse.VideoH\x00\x12H\n\x08new_sink\x18\x03 \x01(\x0b\x32\x34.live_avatar.pipeline.v1.StreamVideoResponse.NewSinkH\x00\x12K\n\theartbeat\x18\x04 \x01(\x0b\x32\x36.live_avatar.pipeline.v1.StreamVideoResponse.HeartbeatH\x00\x12T\n\x0e\x66inished_block\x18\x05 \x01(\x0b\x32:.live_avatar.pipeline.v1.StreamVideoResponse.FinishedBlockH\x00\x1a>\n\nSubscribed\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x1a\xd2\x01\n\x05Video\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x13\n\x0b\x62lock_index\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_frame\x18\x03 \x01(\x04\x12\x0e\n\x06\x66rames\x18\x04 \x03(\x0c\x12,\n\x07timings\x18\x05 \x03(\x0b\x32\x1b.live_avatar.v1.BlockTiming\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\x12\x0c\n\x04idle\x18\x07 \x01(\x08\x12\x0c\n\x04last\x18\x08 \x01(\x08\x1aI\n\x07NewSink\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x1a\x86\x01\n\rFinishedBlock\x12\x30\n\x03key\x18\x01 \x01(\x0b\x32#.live_avatar.pipeline.v1.SessionKey\x12\x13\n\x0b\x62lock_index\x18\x02 \x01(\x04\x12\x0c\n\x04part\x18\x03 \x01(\r\x12\x12\n\npart_count\x18\x04 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x1a\x0b\n\tHeartbeatB\t\n\x07payload2\xf6\x01\n\x11VaeDecoderService\x12s\n\x0e\x45ncodePortrait\x12..live_avatar.pipeline.v1.EncodePortraitRequest\x1a/.live_avatar.pipeline.v1.EncodePortraitResponse0\x01\x12l\n\x0bStreamVideo\x12+.live_avatar.pipeline.v1.StreamVideoRequest\x1a,.live_avatar.pipeline.v1.StreamVideoResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -30,21 +30,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODEPORTRAITRESPONSE_NOVELTY']._serialized_start=407
   _globals['_ENCODEPORTRAITRESPONSE_NOVELTY']._serialized_end=473
   _globals['_STREAMVIDEOREQUEST']._serialized_start=476
-  _globals['_STREAMVIDEOREQUEST']._serialized_end=735
+  _globals['_STREAMVIDEOREQUEST']._serialized_end=760
   _globals['_STREAMVIDEOREQUEST_SUBSCRIBE']._serialized_start=650
-  _globals['_STREAMVIDEOREQUEST_SUBSCRIBE']._serialized_end=711
-  _globals['_STREAMVIDEOREQUEST_HEARTBEAT']._serialized_start=713
-  _globals['_STREAMVIDEOREQUEST_HEARTBEAT']._serialized_end=724
-  _globals['_STREAMVIDEORESPONSE']._serialized_start=738
-  _globals['_STREAMVIDEORESPONSE']._serialized_end=1434
-  _globals['_STREAMVIDEORESPONSE_SUBSCRIBED']._serialized_start=1060
-  _globals['_STREAMVIDEORESPONSE_SUBSCRIBED']._serialized_end=1122
-  _globals['_STREAMVIDEORESPONSE_VIDEO']._serialized_start=1125
-  _globals['_STREAMVIDEORESPONSE_VIDEO']._serialized_end=1335
-  _globals['_STREAMVIDEORESPONSE_NEWSINK']._serialized_start=1337
-  _globals['_STREAMVIDEORESPONSE_NEWSINK']._serialized_end=1410
-  _globals['_STREAMVIDEORESPONSE_HEARTBEAT']._serialized_start=713
-  _globals['_STREAMVIDEORESPONSE_HEARTBEAT']._serialized_end=724
-  _globals['_VAEDECODERSERVICE']._serialized_start=1437
-  _globals['_VAEDECODERSERVICE']._serialized_end=1683
+  _globals['_STREAMVIDEOREQUEST_SUBSCRIBE']._serialized_end=736
+  _globals['_STREAMVIDEOREQUEST_HEARTBEAT']._serialized_start=738
+  _globals['_STREAMVIDEOREQUEST_HEARTBEAT']._serialized_end=749
+  _globals['_STREAMVIDEORESPONSE']._serialized_start=763
+  _globals['_STREAMVIDEORESPONSE']._serialized_end=1682
+  _globals['_STREAMVIDEORESPONSE_SUBSCRIBED']._serialized_start=1171
+  _globals['_STREAMVIDEORESPONSE_SUBSCRIBED']._serialized_end=1233
+  _globals['_STREAMVIDEORESPONSE_VIDEO']._serialized_start=1236
+  _globals['_STREAMVIDEORESPONSE_VIDEO']._serialized_end=1446
+  _globals['_STREAMVIDEORESPONSE_NEWSINK']._serialized_start=1448
+  _globals['_STREAMVIDEORESPONSE_NEWSINK']._serialized_end=1521
+  _globals['_STREAMVIDEORESPONSE_FINISHEDBLOCK']._serialized_start=1524
+  _globals['_STREAMVIDEORESPONSE_FINISHEDBLOCK']._serialized_end=1658
+  _globals['_STREAMVIDEORESPONSE_HEARTBEAT']._serialized_start=738
+  _globals['_STREAMVIDEORESPONSE_HEARTBEAT']._serialized_end=749
+  _globals['_VAEDECODERSERVICE']._serialized_start=1685
+  _globals['_VAEDECODERSERVICE']._serialized_end=1931
 # @@protoc_insertion_point(module_scope)

@@ -120,16 +120,20 @@ class StreamVideoRequest(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         KEY_FIELD_NUMBER: _builtins.int
+        FINISHED_BLOCKS_FIELD_NUMBER: _builtins.int
+        finished_blocks: _builtins.bool
+        """Receive every finished block too."""
         @_builtins.property
         def key(self) -> _blocks_pb2.SessionKey: ...
         def __init__(
             self,
             *,
             key: _blocks_pb2.SessionKey | None = ...,
+            finished_blocks: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_blocks", b"finished_blocks", "key", b"key"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -264,6 +268,41 @@ class StreamVideoResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class FinishedBlock(_message.Message):
+        """A piece of a finished block, of at most 1 MiB; pieces come in order, all before the block's last Video."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        BLOCK_INDEX_FIELD_NUMBER: _builtins.int
+        PART_FIELD_NUMBER: _builtins.int
+        PART_COUNT_FIELD_NUMBER: _builtins.int
+        DATA_FIELD_NUMBER: _builtins.int
+        block_index: _builtins.int
+        part: _builtins.int
+        part_count: _builtins.int
+        data: _builtins.bytes
+        """Of a serialized StreamBlocksRequest.Block with prime set and without a key: what a later incarnation of the
+        session is primed with.
+        """
+        @_builtins.property
+        def key(self) -> _blocks_pb2.SessionKey: ...
+        def __init__(
+            self,
+            *,
+            key: _blocks_pb2.SessionKey | None = ...,
+            block_index: _builtins.int = ...,
+            part: _builtins.int = ...,
+            part_count: _builtins.int = ...,
+            data: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["block_index", b"block_index", "data", b"data", "key", b"key", "part", b"part", "part_count", b"part_count"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Heartbeat(_message.Message):
         """The decoder lives."""
 
@@ -282,6 +321,7 @@ class StreamVideoResponse(_message.Message):
     VIDEO_FIELD_NUMBER: _builtins.int
     NEW_SINK_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    FINISHED_BLOCK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def subscribed(self) -> Global___StreamVideoResponse.Subscribed: ...
     @_builtins.property
@@ -290,6 +330,8 @@ class StreamVideoResponse(_message.Message):
     def new_sink(self) -> Global___StreamVideoResponse.NewSink: ...
     @_builtins.property
     def heartbeat(self) -> Global___StreamVideoResponse.Heartbeat: ...
+    @_builtins.property
+    def finished_block(self) -> Global___StreamVideoResponse.FinishedBlock: ...
     def __init__(
         self,
         *,
@@ -297,12 +339,13 @@ class StreamVideoResponse(_message.Message):
         video: Global___StreamVideoResponse.Video | None = ...,
         new_sink: Global___StreamVideoResponse.NewSink | None = ...,
         heartbeat: Global___StreamVideoResponse.Heartbeat | None = ...,
+        finished_block: Global___StreamVideoResponse.FinishedBlock | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "new_sink", b"new_sink", "payload", b"payload", "subscribed", b"subscribed", "video", b"video"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_block", b"finished_block", "heartbeat", b"heartbeat", "new_sink", b"new_sink", "payload", b"payload", "subscribed", b"subscribed", "video", b"video"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "new_sink", b"new_sink", "payload", b"payload", "subscribed", b"subscribed", "video", b"video"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_block", b"finished_block", "heartbeat", b"heartbeat", "new_sink", b"new_sink", "payload", b"payload", "subscribed", b"subscribed", "video", b"video"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["subscribed", "video", "new_sink", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["subscribed", "video", "new_sink", "heartbeat", "finished_block"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from live_avatar.config import PRESETS, Preset
 from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo
 from live_avatar.serving.chain import shared_devices
-from live_avatar.serving.timing import PROTOCOL_VERSION
+from live_avatar.serving.timing import SERVED_VERSIONS
 
 
 def check_layout(
@@ -63,8 +63,9 @@ def _check_equal(services: Sequence[ServiceInfo], presets: Mapping[str, Preset])
     if head.preset not in presets:
         raise ValueError(f"unknown preset {head.preset!r}; there are {', '.join(presets)}")
     for service in services:
-        if service.protocol_version != PROTOCOL_VERSION:
-            raise ValueError(f"{service.name} speaks protocol {service.protocol_version}, not {PROTOCOL_VERSION}")
+        if service.protocol_version not in SERVED_VERSIONS:
+            served = " or ".join(map(str, SERVED_VERSIONS))
+            raise ValueError(f"{service.name} speaks protocol {service.protocol_version}, not {served}")
         if service.preset != head.preset:
             raise ValueError(f"{service.name} runs preset {service.preset}, {head.name} runs {head.preset}")
         if service.model_digest != head.model_digest:

@@ -146,6 +146,8 @@ class VideoOutput:
         self._subscribed: Board[bool] = Board()
         self._sinks: Board[bytes] = Board()
         self._finished: Board[bool] = Board()
+        self.finished_blocks: dict[tuple[str, int, int], bytes] = {}
+        """What a later incarnation is primed with, by session, epoch and block."""
         self.videos: list[StreamVideoResponse.Video] = []
 
     async def encode_portrait(self, request: EncodePortraitRequest) -> bytes:
@@ -177,7 +179,8 @@ class VideoOutput:
         del self._call, self._stub, self._channel
 
     async def subscribe(self, key: SessionKey) -> None:
-        await self._write(StreamVideoRequest(subscribe=StreamVideoRequest.Subscribe(key=key)))
+        subscribe = StreamVideoRequest.Subscribe(key=key, finished_blocks=True)
+        await self._write(StreamVideoRequest(subscribe=subscribe))
         await asyncio.shield(self._subscribed[name_of(key)])
 
     async def own_sink(self, name: Name) -> blocks_pb2.Sink:
@@ -204,6 +207,10 @@ class VideoOutput:
             self._subscribed.pin(name_of(response.subscribed.key), True)
         elif response.HasField("new_sink"):
             self._sinks.pin(name_of(response.new_sink.key), response.new_sink.data)
+        elif response.HasField("finished_block"):
+            piece = response.finished_block
+            name = (*name_of(piece.key), piece.block_index)
+            self.finished_blocks[name] = self.finished_blocks.get(name, b"") + piece.data
         elif response.HasField("video"):
             self.videos.append(response.video)
             if response.video.last:

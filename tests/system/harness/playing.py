@@ -4,7 +4,7 @@ Knows the order of a session's messages; knows nothing of processes.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,12 +64,43 @@ class Playing:
         first = sink or wire.sink_to_message(*self._system.sink(script))
         await self._head.condition(self.name, 0, ConditioningBody(sink=first, prompt=script.prompt))
 
+    async def resume(self, blocks: Sequence[bytes], next_block: int, own: SinkMessage) -> None:
+        """Opens the session at ``next_block`` with the last finished ``blocks`` before it and the model's ``own`` sink.
+
+        Audio is sent from the left context on where it is heard as it comes, else as a whole again.
+        """
+        script, rules = self.script, self._system.preset.stream
+        first_block = max(0, next_block - rules.window_blocks)
+        request = open_request(
+            self.name, seed=script.seed, width=script.width, height=script.height, streaming=script.streaming
+        )
+        request.first_block, request.primed_blocks = first_block, next_block - first_block
+        await self._head.open(request)
+        await self._output.subscribe(key_of(self.name))
+        first = ConditioningBody(sink=wire.sink_to_message(*self._system.sink(script)), prompt=script.prompt)
+        await self._head.condition(self.name, 0, first)
+        await self._head.condition(self.name, rules.sink_switch_block, ConditioningBody(sink=own))
+        for data in blocks[first_block:next_block]:
+            block = StreamBlocksRequest.Block.FromString(data)
+            block.key.CopyFrom(key_of(self.name))
+            await self._head.link.send(StreamBlocksRequest(block=block))
+        if script.streaming:
+            left_context = round(rules.left_context_s * SAMPLE_RATE_HZ)
+            self._voice.sent = max(0, next_block * self._system.preset.samples_per_block - left_context)
+        for index in range(next_block, script.blocks):
+            await self._send(index)
+
     async def admit(self, block: int) -> None:
         """Sends what the block needs and no other had, then the block."""
         rules = self._system.preset.stream
         if block == rules.sink_switch_block:
             own = await self._output.own_sink(self.name)
             await self._head.condition(self.name, block, ConditioningBody(sink=own))
+        await self._send(block)
+
+    async def _send(self, block: int) -> None:
+        """Sends the audio that the block needs and that has not been sent, then the block."""
+        rules = self._system.preset.stream
         received = (block + 1) * self._system.preset.samples_per_block + round(rules.lookahead_s * SAMPLE_RATE_HZ)
         until = received if self.script.streaming else len(self._voice.samples)
         for request in self._voice.pieces(self.name, until):

@@ -5,7 +5,7 @@ Knows presets and networks; knows no process and no message.
 Letters: N samples, F latents of a block, h and w latent pixels.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +35,7 @@ from live_avatar.model.text import TextEncoder
 from live_avatar.model.vae import VAE
 from live_avatar.streaming.audio_grid import whole_file_blocks
 from live_avatar.streaming.audio_window import AudioWindow, BlockPlan, encode_block
-from live_avatar.streaming.block import Block, Conditioning, Sink
+from live_avatar.streaming.block import Block, Conditioning, Primed, Sink
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.denoiser import Denoiser
 from live_avatar.streaming.local import Generated, generate, warmup_latents
@@ -136,6 +136,33 @@ class System:
         """What the library's loop makes of a session: every latent and every picture."""
         return self._loop(script, self._audio(script), steps)
 
+    @torch.inference_mode()
+    def resumed(self, script: Script, blocks: Sequence[Block], next_block: int) -> list[Generated]:
+        """What the library's loop makes of a session that goes on at ``next_block``.
+
+        Args:
+            script: all of the session but its audio.
+            blocks: all finished blocks of the session, of which the last before ``next_block`` prime it.
+            next_block: the first that is generated again, with the audio that it had.
+        """
+        rules, (sink, warmup) = self.preset.stream, self.sink(script)
+        first_latent = blocks[0].latent
+        assert first_latent is not None
+        own = Conditioning(from_block=rules.sink_switch_block, sink=sink.own(first_latent[:, :1]))
+        primed = Primed(tuple(blocks[max(0, next_block - rules.window_blocks) : next_block]), (own,))
+        with _one_thread():
+            made = generate(
+                [self._stage(rules.steps)],
+                self._decoder,
+                sink=sink,
+                warmup=warmup,
+                text=self._text.encode(script.prompt),
+                audio=[block.audio for block in blocks[next_block:]],
+                seed=script.seed,
+                primed=primed,
+            )
+            return list(made)
+
     def first_latent(self, script: Script, features: Tensor, steps: int) -> Tensor:
         """The first latent [16, 1, h, w] of a session that hears ``features`` in block 0: its sink version 1."""
         return self._loop(script, [self._tokens(features)], steps)[0].latent[:, :1]
@@ -235,9 +262,14 @@ def latents(name: str, script: Script, steps: int = 4) -> list[Tensor]:
 
 def pictures(name: str, script: Script, steps: int = 4) -> list[tuple[int, bytes]]:
     """Number and RGB bytes of every picture of ``solo``."""
+    return numbered(solo(name, script, steps))
+
+
+def numbered(generated: Iterable[Generated]) -> list[tuple[int, bytes]]:
+    """Number and RGB bytes of every picture."""
     return [
         (frames.first + position, picture.numpy().tobytes())
-        for one in solo(name, script, steps)
+        for one in generated
         for frames in one.frames
         for position, picture in enumerate(frames.pixels)
     ]
