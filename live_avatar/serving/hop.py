@@ -34,9 +34,9 @@ from live_avatar.serving.errors import (
 )
 from live_avatar.serving.hop_messages import Message
 from live_avatar.serving.link import Link
-from live_avatar.serving.mailbox import MailboxClosedError
 from live_avatar.serving.observer import NoObserver, Observer
 from live_avatar.serving.sessions import MAX_SESSION_ID_LENGTH, Session
+from live_avatar.serving.streams.mailbox import MailboxClosedError
 from live_avatar.serving.timing import PROTOCOL_VERSION, HopTiming, duration
 from live_avatar.serving.upstream import Context, Upstream
 from live_avatar.serving.work import Work
@@ -149,13 +149,13 @@ class HopServer(PipelineServiceServicer):
         self, request_iterator: AsyncIterator[StreamBlocksRequest], context: Context
     ) -> None:
         """One upstream neighbour, from its hello to its end; its sessions end with it."""
-        upstream = Upstream(context, self._block_credits, self._timing)
+        upstream = Upstream(context, self._heartbeat, self._block_credits, self._timing)
         try:
             await self._handshake(upstream)
             self._upstreams.add(upstream)
             self._log.info("caller connected", peer=upstream.peer)
             upstream.reply(self._welcome())
-            await upstream.run(partial(self._receive, upstream), self._heartbeat)
+            await upstream.run(partial(self._receive, upstream))
         finally:
             self._upstreams.discard(upstream)
             upstream.close()

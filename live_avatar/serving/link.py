@@ -1,25 +1,37 @@
-"""The client half of a hop: one stream to the next service, kept up for ever.
+"""Blocks over the calling half of a stream: one stream to the next service, kept up for ever.
 
-Knows hello, credits, heartbeats and reconnection; knows nothing of sessions.  Used by the gateway (to the head of a
-pipeline) and by every service but the last.
+Knows hello, credits and readiness; knows nothing of sessions.  Used by the gateway (to the head of a pipeline) and by
+every service but the last.
 """
 
 import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle
-from typing import Protocol
+from typing import NoReturn, Protocol, TypeAlias
 
 import structlog
 
-from live_avatar.pipeline.v1.blocks_pb2 import ServiceInfo, StreamBlocksRequest, StreamBlocksResponse
-from live_avatar.serving.backoff import Backoff
-from live_avatar.serving.connection import Connection
-from live_avatar.serving.errors import STAGE_LOST, ServiceError, stage_lost
+from live_avatar.pipeline.v1.blocks_pb2 import (
+    GetServiceInfoRequest,
+    ServiceInfo,
+    SessionKey,
+    StreamBlocksRequest,
+    StreamBlocksResponse,
+)
+from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
+from live_avatar.serving.errors import ServiceError, calling, stage_lost
 from live_avatar.serving.observer import NoObserver, Observer
+from live_avatar.serving.streams.client import Connection, as_lost, keep_up
+from live_avatar.serving.streams.mailbox import MailboxClosedError, always
 from live_avatar.serving.timing import SERVED_VERSIONS, HopTiming
 from live_avatar.serving.tls import ClientTls
+
+_NEXT_SERVICE = "the next service"
+_HEARTBEAT = StreamBlocksRequest(heartbeat=StreamBlocksRequest.Heartbeat())
+_Connection: TypeAlias = Connection[StreamBlocksRequest, StreamBlocksResponse]
 
 
 class LinkHandler(Protocol):
@@ -33,11 +45,6 @@ class LinkHandler(Protocol):
 
     def link_down(self, error: ServiceError) -> None:
         """The stream broke: all sessions sent down it are lost.  Called once per stream that had been up."""
-
-
-def always() -> bool:
-    """The answer of a sender who wants its message sent whatever happens."""
-    return True
 
 
 class Link:
@@ -66,11 +73,13 @@ class Link:
         self._peer = peer
         self._hello = StreamBlocksRequest.Hello(peer=peer, expected_model_digest=expected_model_digest)
         self._versions = cycle(SERVED_VERSIONS)
-        self._version = next(self._versions)
+        self._hello.protocol_version = next(self._versions)
         self._timing = timing or HopTiming()
         self._observer = observer or NoObserver()
         self._tls = tls
-        self._connection: Connection | None = None
+        self._connection: _Connection | None = None
+        self._services: Sequence[ServiceInfo] = ()
+        self._credits = self._granted = 0
         self._ready = asyncio.Event()
         self._log = structlog.get_logger(__name__).bind(service=peer, target=target)
 
@@ -87,12 +96,12 @@ class Link:
     @property
     def services(self) -> Sequence[ServiceInfo]:
         """The next service and those behind it, in order, as of the last time ``ready`` rose; empty while down."""
-        return self._connection.services if self._connection else ()
+        return self._services
 
     @property
     def credits(self) -> int:
         """Blocks that may be sent at once."""
-        return self._connection.credits if self._connection else 0
+        return self._credits
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Returns when the link is ready; raises ServiceError STAGE_LOST if it is not within ``timeout_s``."""
@@ -107,7 +116,7 @@ class Link:
 
         Args:
             request: anything but Hello and Heartbeat.
-            wanted: asked once, at the last moment; where it says no, nothing is sent and no credit is used.
+            still_needed: asked once, at the last moment; where it says no, nothing is sent and no credit is used.
 
         Returns:
             Whether the message was sent.
@@ -115,58 +124,105 @@ class Link:
         Raises:
             ServiceError: STAGE_LOST where the link is down or breaks while this waits.
         """
-        return await self._standing().send(request, still_needed)
+        connection, is_block = self._standing(), request.HasField("block")
+        try:
+            await connection.outbox.room(self._has_credit if is_block else always)
+        except MailboxClosedError:
+            raise stage_lost(f"the link to {connection.peer} broke") from None
+        if not still_needed():
+            return False
+        if is_block:
+            self._credits -= 1
+            request.block.sent_at_ns = time.monotonic_ns()
+        self.post(request)
+        return True
 
     def post(self, request: StreamBlocksRequest) -> None:
         """Sends one control message in order without waiting, for example a Close; nothing happens while down.
 
-        The caller bounds how many it posts.
+        A Close takes the place of audio and conditioning that still wait for its session.  The caller bounds how many
+        it posts.
         """
-        if self._connection is not None:
-            self._connection.post(request)
+        if self._connection is None or self._connection.outbox.closed:
+            return
+        if request.HasField("close"):
+            _withdraw(self._connection, request.close.key)
+        self._connection.outbox.post(request)
 
     async def fetch_services(self, timeout_s: float = math.inf) -> Sequence[ServiceInfo]:
         """Asks for the services behind this link as they are now; raises ServiceError where no answer comes.
 
         Waits for ``timeout_s`` and never longer than for any other sign of life.
         """
-        return await self._standing().fetch_services(timeout_s)
+        connection, timeout_s = self._standing(), min(timeout_s, self._timing.silence_s)
+        with calling(connection.peer):
+            stub = PipelineServiceStub(connection.channel)
+            answer = await stub.GetServiceInfo(GetServiceInfoRequest(), timeout=timeout_s)
+        return tuple(answer.services)
 
     async def run(self, handler: LinkHandler) -> None:
         """Keeps the link up until cancelled; to be run once, in a task of the owner's."""
-        backoff = Backoff(self._timing.backoff_min_s, self._timing.backoff_max_s)
-        while True:
-            began = time.monotonic()
-            error = await self._live_once(handler)
-            self._log.warning("link down", reason=error.reason, error=error.message, detail=error.detail)
-            if time.monotonic() - began > 2 * self._timing.silence_s:
-                backoff.reset()
-            await asyncio.sleep(backoff.next_s())
+        await keep_up(self._open, partial(self._use, handler), self._timing, self._log)
 
-    async def _live_once(self, handler: LinkHandler) -> ServiceError:
-        self._hello.protocol_version = self._version
-        connection = Connection(self.target, self._hello, self._timing, self._tls)
+    def _open(self) -> _Connection:
+        return Connection(self.target, _NEXT_SERVICE, _HEARTBEAT, self._timing, self._tls)
+
+    async def _use(self, handler: LinkHandler, connection: _Connection) -> NoReturn:
+        """Lives on ``connection`` until it ends, which raises ServiceError."""
+        welcome = await self._meet(connection)
+        self._connection = connection
+        self._services = tuple(welcome.services)
+        self._credits = self._granted = welcome.credits
+        self._log.info("link up", services=[service.name for service in self._services])
         try:
-            await connection.open()
-            self._connection = connection
-            self._log.info("link up", services=[service.name for service in connection.services])
-            await connection.run(handler.respond, lambda ready: self._set_ready(ready, handler))
+            self._set_ready(welcome.ready, handler)
+            await connection.run(partial(self._receive, handler))
+        except ServiceError as error:
+            self._disconnect()
+            self._set_ready(False, handler)
+            handler.link_down(as_lost(error))
+            raise
+        finally:
+            self._disconnect()
+
+    async def _meet(self, connection: _Connection) -> StreamBlocksResponse.Welcome:
+        connection.start(PipelineServiceStub(connection.channel).StreamBlocks())
+        try:
+            response = await connection.handshake(StreamBlocksRequest(hello=self._hello))
         except ServiceError as error:
             if error.reason == "PROTOCOL_VERSION":
                 # An older service takes its own version alone.
-                self._version = next(self._versions)
-            lost = error if error.reason == STAGE_LOST else stage_lost(error.message, error.detail)
-            self._fall(lost, handler)
-            return lost
-        finally:
-            self._connection = None
-            await connection.close()
+                self._hello.protocol_version = next(self._versions)
+            raise
+        if not response.HasField("welcome"):
+            raise stage_lost(f"{connection.peer} began with {response.WhichOneof('payload')} instead of a welcome")
+        if response.welcome.services:
+            connection.peer = response.welcome.services[0].name
+        return response.welcome
 
-    def _fall(self, lost: ServiceError, handler: LinkHandler) -> None:
-        was_up, self._connection = self.up, None
-        self._set_ready(False, handler)
-        if was_up:
-            handler.link_down(lost)
+    def _disconnect(self) -> None:
+        self._connection, self._services = None, ()
+        self._credits = self._granted = 0
+
+    async def _receive(self, handler: LinkHandler, response: StreamBlocksResponse) -> None:
+        match response.WhichOneof("payload"):
+            case "heartbeat":
+                await self._receive_heartbeat(handler, response.heartbeat)
+            case "ack":
+                self._take_back_credit()
+                handler.respond(response)
+            case "opened" | "session_failed":
+                handler.respond(response)
+
+    async def _receive_heartbeat(self, handler: LinkHandler, heartbeat: StreamBlocksResponse.Heartbeat) -> None:
+        """Notes whether all services from here on are ready; asks who they are whenever they become so."""
+        connection, age_s = self._standing(), heartbeat.oldest_running_block_age.ToNanoseconds() / 1e9
+        if age_s > self._timing.service_deadline_s:
+            raise stage_lost(f"{connection.peer} has been at one block for {age_s:.1f} s")
+        if heartbeat.ready and not self.ready:
+            self._services = await self.fetch_services()
+            connection.peer = self._services[0].name if self._services else _NEXT_SERVICE
+        self._set_ready(heartbeat.ready, handler)
 
     def _set_ready(self, ready: bool, handler: LinkHandler) -> None:
         if ready == self._ready.is_set():
@@ -178,7 +234,29 @@ class Link:
         self._observer.link_changed(self._peer, self.target, ready)
         handler.link_ready(ready)
 
-    def _standing(self) -> Connection:
+    def _standing(self) -> _Connection:
         if self._connection is None:
             raise stage_lost("the next service is not there", self.target)
         return self._connection
+
+    def _has_credit(self) -> bool:
+        return self._credits > 0
+
+    def _take_back_credit(self) -> None:
+        connection = self._standing()
+        if self._credits >= self._granted:
+            raise stage_lost(f"{connection.peer} acknowledged more blocks than it was sent")
+        self._credits += 1
+        connection.outbox.notify()
+
+
+def _withdraw(connection: _Connection, key: SessionKey) -> None:
+    """Drops what waits to be written for a session that is over, unless a block follows that needs it."""
+    if not any(request.HasField("block") and request.block.key == key for request in connection.outbox):
+        connection.outbox.withdraw(lambda request: _key(request) == key)
+
+
+def _key(request: StreamBlocksRequest) -> SessionKey | None:
+    """The session to whose work a message adds; None where it adds to none."""
+    kind = request.WhichOneof("payload")
+    return getattr(request, kind).key if kind in ("audio", "conditioning_part") else None

@@ -16,10 +16,10 @@ from live_avatar.serving.device import Device, outcome
 from live_avatar.serving.errors import ServiceError, as_service_error, session_failed
 from live_avatar.serving.hop_messages import CloseCommand, Message, Result, begin, check_budget, report, stamp, too_late
 from live_avatar.serving.link import Link
-from live_avatar.serving.mailbox import Mailbox
 from live_avatar.serving.observer import Observer
 from live_avatar.serving.priming import check_chain
 from live_avatar.serving.sessions import Session, SessionTable
+from live_avatar.serving.streams.mailbox import Mailbox
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.work import Completion, Work
 from live_avatar.v1.avatar_service_pb2 import BlockTiming

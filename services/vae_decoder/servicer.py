@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import asdict
-from typing import NoReturn
 
 import grpc
 import numpy as np
@@ -31,6 +30,7 @@ from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry, Vid
 from live_avatar.serving.errors import ServiceError, stage_lost
 from live_avatar.serving.parts import cut
 from live_avatar.serving.portraits import Portraits
+from live_avatar.serving.streams.server import ServerStream
 from live_avatar.serving.timing import HopTiming
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.streaming.local import warmup_latents
@@ -112,22 +112,18 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
             self._streams -= 1
 
     async def _carry(self, context: VideoContext) -> None:
-        stream = VideoStream()
-        lost: BaseException | None = None
+        video = VideoStream()
+
+        async def receive(request: StreamVideoRequest) -> None:
+            if request.HasField("subscribe"):
+                subscribe = request.subscribe
+                self._subscribers.subscribe(subscribe.key, video, finished_blocks=subscribe.finished_blocks)
+
         try:
-            async with asyncio.TaskGroup() as tasks:
-                writer = tasks.create_task(self._write_all(stream, context))
-                await self._read_all(stream, context)
-                writer.cancel()
-        except* ServiceError as group:
-            lost = group.exceptions[0]
-        except* grpc.aio.BaseError as group:
-            lost = lost or group.exceptions[0]
+            await ServerStream(context, video, _heartbeat, self._timing, _gateway_lost).run(receive)
         finally:
-            for key in self._subscribers.unsubscribe_stream(stream):
+            for key in self._subscribers.unsubscribe_stream(video):
                 self._fail_session(key, stage_lost("the gateway that received the video is gone"))
-        if lost is not None:
-            raise lost
 
     async def _read(self, request: EncodePortraitRequest) -> Tensor:
         """The picture as model input [3, H, W]."""
@@ -160,25 +156,13 @@ class VaeDecoderServicer(VaeDecoderServiceServicer):
             novelty = EncodePortraitResponse.Novelty(**asdict(self._training_portraits.novelty(vae, pixels)))
         yield message, novelty
 
-    async def _read_all(self, stream: VideoStream, context: VideoContext) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._timing.silence_s):
-                    request: object = await context.read()
-            except TimeoutError:
-                raise stage_lost(f"the gateway said nothing for {self._timing.silence_s} s") from None
-            if not isinstance(request, StreamVideoRequest):
-                return
-            if request.HasField("subscribe"):
-                subscribe = request.subscribe
-                self._subscribers.subscribe(subscribe.key, stream, finished_blocks=subscribe.finished_blocks)
 
-    async def _write_all(self, stream: VideoStream, context: VideoContext) -> NoReturn:
-        while True:
-            response = await stream.next(self._timing.heartbeat_s)
-            if response is None:
-                response = StreamVideoResponse(heartbeat=StreamVideoResponse.Heartbeat())
-            await context.write(response)
+def _heartbeat() -> StreamVideoResponse:
+    return StreamVideoResponse(heartbeat=StreamVideoResponse.Heartbeat())
+
+
+def _gateway_lost(why: str) -> ServiceError:
+    return stage_lost(f"the gateway {why}")
 
 
 def _invalid(reason: str, message: str, field: str) -> ServiceError:

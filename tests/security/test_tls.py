@@ -14,13 +14,14 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from live_avatar.client import AvatarClient, AvatarError
-from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest
-from live_avatar.serving.connection import Connection
+from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest, StreamBlocksResponse
+from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceStub
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.observer import NoObserver
 from live_avatar.serving.peer_names import PeerNames
 from live_avatar.serving.settings import ClientTlsSettings, ServerTlsSettings
+from live_avatar.serving.streams.client import Connection
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.tls import ClientTls, ServerTls
 
@@ -186,9 +187,13 @@ async def test_a_link_checks_the_name_of_the_next_service_and_says_so(tmp_path: 
     gateway = Files(tmp_path / "gateway", [GATEWAY])
     async with serving(own(tmp_path, ["another.service"]).server(mutual=True)) as server:
         tls = ClientTls(gateway.client(PIPELINE), NoObserver())
-        connection = Connection(server.target, StreamBlocksRequest.Hello(), HopTiming(connect_s=5), tls)
+        hello = StreamBlocksRequest(hello=StreamBlocksRequest.Hello())
+        connection: Connection[StreamBlocksRequest, StreamBlocksResponse] = Connection(
+            server.target, "the next service", hello, HopTiming(connect_s=5), tls
+        )
+        connection.start(PipelineServiceStub(connection.channel).StreamBlocks())
         with pytest.raises(ServiceError) as caught:
-            await connection.open()
+            await connection.handshake(hello)
         await connection.close()
     assert caught.value.reason == "STAGE_LOST"
     assert "Hostname Verification" in (caught.value.detail or "")

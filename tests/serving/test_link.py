@@ -15,10 +15,10 @@ import grpc
 import pytest
 
 from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest, StreamBlocksResponse
-from live_avatar.serving.connection import Connection
 from live_avatar.serving.errors import ServiceError, stage_lost
 from live_avatar.serving.link import Link
 from live_avatar.serving.parts import conditioning_parts
+from live_avatar.serving.streams.client import Connection
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.upstream import Context
 from tests.serving.fakes import (
@@ -225,7 +225,7 @@ def test_a_peer_that_greets_and_falls_silent_is_lost_though_its_transport_lives(
 
 
 def test_a_link_that_breaks_while_it_is_cancelled_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def breaking(_: Connection) -> None:
+    async def breaking(_: Connection[Any, Any]) -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:

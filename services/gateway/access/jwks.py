@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK, PyJWTError
 
 from live_avatar.services.gateway.access.issuer import IssuerClient, IssuerError, check_url
-from live_avatar.serving.backoff import Backoff
+from live_avatar.serving.streams.backoff import Backoff
 
 _WELL_KNOWN = ".well-known/openid-configuration"
 _MAX_KEYS = 100

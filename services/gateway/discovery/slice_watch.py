@@ -20,7 +20,7 @@ from kubernetes.client import ApiException, DiscoveryV1Api
 
 from live_avatar.services.gateway.cluster import ObjectName
 from live_avatar.services.gateway.discovery.slices import Slice
-from live_avatar.serving.backoff import Backoff
+from live_avatar.serving.streams.backoff import Backoff
 
 _GONE, _FIRST_ERROR = 410, 300
 _SERVICE_LABEL = "kubernetes.io/service-name"

@@ -19,8 +19,10 @@ from live_avatar.services.gateway.pipelines.layout import capacity, check_layout
 from live_avatar.services.gateway.pipelines.load import Load
 from live_avatar.services.gateway.pipelines.video_link import EncodedPortrait, Name, VideoLink
 from live_avatar.serving.errors import ServiceError, busy, from_session_failed, stage_lost
-from live_avatar.serving.link import Link, always
+from live_avatar.serving.keys import key_name
+from live_avatar.serving.link import Link
 from live_avatar.serving.observer import Observer
+from live_avatar.serving.streams.mailbox import always
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.tls import ClientTls
 
@@ -129,7 +131,7 @@ class Pipeline:
                 (CAPACITY_EXHAUSTED); nothing is held then.
         """
         self._require_ready()
-        name = _name(request.key)
+        name = key_name(request.key)
         opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._opening[name] = opened
         self._listeners[name] = listener
@@ -163,20 +165,20 @@ class Pipeline:
 
     def close(self, key: SessionKey) -> None:
         """Frees a session on all services.  Idempotent; returns at once."""
-        if self._listeners.pop(_name(key), None) is not None:
+        if self._listeners.pop(key_name(key), None) is not None:
             self._link.post(StreamBlocksRequest(close=StreamBlocksRequest.Close(key=key)))
 
     def respond(self, response: StreamBlocksResponse) -> None:
         """See ``LinkHandler``."""
         match response.WhichOneof("payload"):
             case "opened":
-                opening = self._opening.get(_name(response.opened.key))
+                opening = self._opening.get(key_name(response.opened.key))
                 if opening is not None and not opening.done():
                     opening.set_result(sum(part.bytes for part in response.opened.reservations))
             case "ack":
                 self._slots.notify()
             case "session_failed":
-                self._fail(_name(response.session_failed.key), from_session_failed(response.session_failed))
+                self._fail(key_name(response.session_failed.key), from_session_failed(response.session_failed))
 
     def link_ready(self, ready: bool) -> None:
         """See ``LinkHandler``."""
@@ -194,11 +196,11 @@ class Pipeline:
         if response.WhichOneof("payload") == "video":
             if response.video.last:
                 self._load.note(response.video.timings)
-            listener = self._listeners.get(_name(response.video.key))
+            listener = self._listeners.get(key_name(response.video.key))
             if listener is not None:
                 listener.receive_video(response.video)
         else:
-            listener = self._listeners.get(_name(response.new_sink.key))
+            listener = self._listeners.get(key_name(response.new_sink.key))
             if listener is not None:
                 listener.receive_sink(response.new_sink.data)
 
@@ -247,7 +249,3 @@ class Pipeline:
         if (met.name, met.device) != (last.name, last.device):
             return f"video comes from {met.name} on {met.device}, but the chain ends with {last.name} on {last.device}"
         return ""
-
-
-def _name(key: SessionKey) -> Name:
-    return key.session_id, key.epoch

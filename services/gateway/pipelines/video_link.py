@@ -1,15 +1,14 @@
-"""The stream that brings finished video from a VAE decoder, kept up for ever, and the portraits it encodes.
+"""Video over the calling half of a stream: what a VAE decoder finishes, and the portraits it encodes.
 
-The counterpart of ``live_avatar.serving.link`` at the other end of the chain.  Knows messages and silence; nothing
-of sessions but their keys.
+The counterpart of ``live_avatar.serving.link`` at the other end of the chain.  Knows messages; nothing of sessions but
+their keys.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias
 
-import grpc
 import structlog
 
 from live_avatar.novelty import Novelty
@@ -22,20 +21,21 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import (
     StreamVideoResponse,
 )
 from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceStub
-from live_avatar.serving.backoff import Backoff
-from live_avatar.serving.cancellation import CutShortError, endless
-from live_avatar.serving.errors import STAGE_LOST, ServiceError, busy, calling, stage_lost
-from live_avatar.serving.mailbox import Mailbox, MailboxClosedError
+from live_avatar.serving.errors import ServiceError, busy, calling, stage_lost
+from live_avatar.serving.keys import key_name
 from live_avatar.serving.parts import PartJoiner
-from live_avatar.serving.timing import CHANNEL_OPTIONS, HopTiming
-from live_avatar.serving.tls import ClientTls, open_channel
+from live_avatar.serving.streams.client import Connection, as_lost, keep_up
+from live_avatar.serving.streams.mailbox import MailboxClosedError
+from live_avatar.serving.timing import HopTiming
+from live_avatar.serving.tls import ClientTls
 
 if TYPE_CHECKING:
     from live_avatar.pipeline.v1.vae_decoder_service_pb2_grpc import VaeDecoderServiceAsyncStub
 
-_QUEUE_SIZE = 64
 _PEER = "the decoder"
 """In what clients read: addresses are for the log."""
+_HEARTBEAT = StreamVideoRequest(heartbeat=StreamVideoRequest.Heartbeat())
+_Connection: TypeAlias = Connection[StreamVideoRequest, StreamVideoResponse]
 
 Name = tuple[str, int]
 """Session id and epoch, as a key of dictionaries."""
@@ -73,30 +73,21 @@ class VideoLink:
         """What the decoder says of itself; None while the stream is down."""
         self._timing = timing
         self._tls = tls
-        self._outbox: Mailbox[StreamVideoRequest] | None = None
-        self._decoder: VaeDecoderServiceAsyncStub | None = None
+        self._connection: _Connection | None = None
         self._subscribing: dict[Name, asyncio.Future[None]] = {}
         self._log = structlog.get_logger(__name__).bind(target=target)
 
     async def run(self, handler: VideoHandler) -> None:
         """Keeps the stream up until cancelled; to be run once, in a task of the owner's."""
-        backoff = Backoff(self._timing.backoff_min_s, self._timing.backoff_max_s)
-        while True:
-            error, lived = await self._live_once(handler)
-            self._log.warning("video link down", reason=error.reason, error=error.message, detail=error.detail)
-            if lived:
-                backoff.reset()
-            await asyncio.sleep(backoff.next_s())
+        await keep_up(self._open, partial(self._use, handler), self._timing, self._log)
 
     async def subscribe(self, key: SessionKey) -> None:
         """Asks for the video of a session and waits for the promise; raises ServiceError."""
-        if self._outbox is None:
-            raise stage_lost(f"no video from {_PEER}")
-        name = (key.session_id, key.epoch)
+        outbox, name = self._standing().outbox, key_name(key)
         promised = self._subscribing[name] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self._timing.connect_s):
-                await self._outbox.put(StreamVideoRequest(subscribe=StreamVideoRequest.Subscribe(key=key)))
+                await outbox.put(StreamVideoRequest(subscribe=StreamVideoRequest.Subscribe(key=key)))
                 await promised
         except MailboxClosedError:
             raise stage_lost(f"the video stream of {_PEER} broke") from None
@@ -108,94 +99,61 @@ class VideoLink:
 
     async def encode_portrait(self, request: EncodePortraitRequest, timeout_s: float) -> EncodedPortrait:
         """Sink version 0 of a portrait, and how like the training portraits it is; raises ServiceError."""
-        if self._decoder is None:
-            raise stage_lost(f"no link to {_PEER}")
+        decoder = VaeDecoderServiceStub(self._standing().channel)
         try:
             async with asyncio.timeout(timeout_s):
-                return await _encoded(self._decoder, request)
+                return await _encoded(decoder, request)
         except TimeoutError:
             # As with the promise of video: a decoder that is lost has long ended the call.
             raise busy(f"{_PEER} did not encode the portrait within {timeout_s} s") from None
 
-    async def _live_once(self, handler: VideoHandler) -> tuple[ServiceError, bool]:
-        """One connection from dialling to its end; says why it ended and whether it had been up."""
-        channel = open_channel(self.target, self._tls, CHANNEL_OPTIONS)
-        up = False
-        try:
-            with calling(_PEER):
-                await self._meet(channel)
-                up = True
-                handler.video_up()
-                await self._serve(handler)
-        except ServiceError as lost:
-            error = _lost(lost)
-        except (TimeoutError, CutShortError):
-            error = stage_lost(f"{_PEER} is silent or gone")
-        finally:
-            self._drop_portraits()
-            await channel.close()
-        if up:
-            handler.video_down(error)
-        return error, up
+    def _open(self) -> _Connection:
+        return Connection(self.target, _PEER, _HEARTBEAT, self._timing, self._tls)
 
-    async def _meet(self, channel: grpc.aio.Channel) -> None:
-        """Learns who is there and gets the stream ready."""
-        answer = await PipelineServiceStub(channel).GetServiceInfo(
-            GetServiceInfoRequest(), timeout=self._timing.connect_s
-        )
+    async def _use(self, handler: VideoHandler, connection: _Connection) -> NoReturn:
+        """Lives on ``connection`` until it ends, which raises ServiceError."""
+        self.service = await self._meet(connection)
+        self._connection = connection
+        try:
+            handler.video_up()
+            await connection.run(partial(self._receive, handler))
+        except ServiceError as error:
+            self._disconnect()
+            handler.video_down(as_lost(error))
+            raise
+        finally:
+            self._disconnect()
+
+    async def _meet(self, connection: _Connection) -> ServiceInfo:
+        """Learns who is there and starts the stream."""
+        with calling(_PEER):
+            stub = PipelineServiceStub(connection.channel)
+            answer = await stub.GetServiceInfo(GetServiceInfoRequest(), timeout=self._timing.connect_s)
         if not answer.services:
             raise stage_lost(f"{_PEER} does not say who it is")
-        self._decoder = VaeDecoderServiceStub(channel)
-        self._outbox = Mailbox(_QUEUE_SIZE)
-        self.service = answer.services[0]
+        connection.start(VaeDecoderServiceStub(connection.channel).StreamVideo())
+        connection.outbox.post(_HEARTBEAT)
+        return answer.services[0]
 
-    async def _serve(self, handler: VideoHandler) -> NoReturn:
-        """Lives until the stream breaks, which raises."""
-        assert self._decoder is not None and self._outbox is not None, "whom we met, we can serve"
-        call = self._decoder.StreamVideo()
-        try:
-            await endless(
-                _write_all(self._outbox, call.write), self._heartbeats(self._outbox), self._read_all(call.read, handler)
-            )
-        finally:
-            call.cancel()
+    async def _receive(self, handler: VideoHandler, response: StreamVideoResponse) -> None:
+        match response.WhichOneof("payload"):
+            case "subscribed":
+                promised = self._subscribing.get(key_name(response.subscribed.key))
+                if promised is not None and not promised.done():
+                    promised.set_result(None)
+            case "video" | "new_sink":
+                handler.receive(response)
 
-    async def _heartbeats(self, outbox: Mailbox[StreamVideoRequest]) -> None:
-        while True:
-            await outbox.put(StreamVideoRequest(heartbeat=StreamVideoRequest.Heartbeat()))
-            await asyncio.sleep(self._timing.heartbeat_s)
+    def _standing(self) -> _Connection:
+        if self._connection is None:
+            raise stage_lost(f"no link to {_PEER}")
+        return self._connection
 
-    async def _read_all(self, read: Callable[[], Awaitable[object]], handler: VideoHandler) -> None:
-        while True:
-            async with asyncio.timeout(self._timing.silence_s):
-                response = await read()
-            if not isinstance(response, StreamVideoResponse):
-                raise stage_lost(f"{_PEER} ended the video stream")
-            match response.WhichOneof("payload"):
-                case "subscribed":
-                    self._keep_promise(response.subscribed.key)
-                case "video" | "new_sink":
-                    handler.receive(response)
-
-    def _keep_promise(self, key: SessionKey) -> None:
-        promised = self._subscribing.get((key.session_id, key.epoch))
-        if promised is not None and not promised.done():
-            promised.set_result(None)
-
-    def _drop_portraits(self) -> None:
-        if self._outbox is not None:
-            self._outbox.close()
-        self._outbox = self._decoder = self.service = None
+    def _disconnect(self) -> None:
+        self._connection = self.service = None
         for promised in self._subscribing.values():
             if not promised.done():
                 promised.set_exception(stage_lost(f"the video stream of {_PEER} broke"))
-
-
-async def _write_all(
-    outbox: Mailbox[StreamVideoRequest], write: Callable[[StreamVideoRequest], Awaitable[None]]
-) -> None:
-    while True:
-        await write(await outbox.get())
 
 
 async def _encoded(decoder: "VaeDecoderServiceAsyncStub", request: EncodePortraitRequest) -> EncodedPortrait:
@@ -214,7 +172,3 @@ def _novelty(piece: EncodePortraitResponse) -> Novelty | None:
         return None
     novelty = piece.novelty
     return Novelty(measured=novelty.measured, threshold=novelty.threshold, trained_on=novelty.trained_on)
-
-
-def _lost(error: ServiceError) -> ServiceError:
-    return error if error.reason == STAGE_LOST else stage_lost(error.message, error.detail)

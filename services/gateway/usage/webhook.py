@@ -19,8 +19,8 @@ from google.protobuf.json_format import MessageToDict
 from live_avatar.services.gateway.election.leader import LeaderElection
 from live_avatar.services.gateway.store.posting import PostingCursor
 from live_avatar.services.gateway.store.usage import UsageLog
-from live_avatar.serving.backoff import Backoff
 from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.streams.backoff import Backoff
 from live_avatar.v1.usage_service_pb2 import UsageRecord
 
 TIMESTAMP_HEADER, SIGNATURE_HEADER = "live-avatar-timestamp", "live-avatar-signature"

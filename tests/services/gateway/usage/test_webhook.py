@@ -19,7 +19,7 @@ from live_avatar.services.gateway.store.posting import PostingCursor
 from live_avatar.services.gateway.store.redis_access import IN_MEMORY, connect
 from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.services.gateway.usage.webhook import WebhookPoster
-from live_avatar.serving.backoff import Backoff
+from live_avatar.serving.streams.backoff import Backoff
 from tests.services.gateway.clients import BLOCK_SAMPLES, movie, whole_system
 from tests.services.gateway.store.test_store import open_store, record
 

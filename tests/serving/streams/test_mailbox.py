@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from live_avatar.serving.mailbox import Mailbox, MailboxClosedError
+from live_avatar.serving.streams.mailbox import Mailbox, MailboxClosedError
 
 
 def test_urgent_items_go_first_and_all_others_in_order() -> None:
@@ -88,5 +88,35 @@ def test_urgent_items_wait_for_room_of_their_own() -> None:
         mailbox.close()
         with pytest.raises(MailboxClosedError):
             await closed
+
+    asyncio.run(scenario())
+
+
+def test_room_waits_for_a_permission_too() -> None:
+    async def scenario() -> None:
+        mailbox: Mailbox[str] = Mailbox(1)
+        permitted = False
+        waiting = asyncio.create_task(mailbox.room(lambda: permitted))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await mailbox.room()
+        permitted = True
+        mailbox.notify()
+        await waiting
+        refused = asyncio.create_task(mailbox.room(lambda: False))
+        await asyncio.sleep(0)
+        mailbox.close()
+        with pytest.raises(MailboxClosedError):
+            await refused
+
+    asyncio.run(scenario())
+
+
+def test_the_next_item_or_none_in_time() -> None:
+    async def scenario() -> None:
+        mailbox: Mailbox[str] = Mailbox(1)
+        assert await mailbox.next(0.01) is None
+        mailbox.post("late")
+        assert await mailbox.next(-1.0) == "late"
 
     asyncio.run(scenario())

@@ -11,6 +11,11 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+def always() -> bool:
+    """The permission that nothing has to give."""
+    return True
+
+
 class MailboxClosedError(Exception):
     """The mailbox takes and gives nothing any more."""
 
@@ -42,12 +47,22 @@ class Mailbox(Generic[T]):
         """Nothing can be put in or taken out any more."""
         return self._closed
 
-    async def room(self) -> None:
-        """Returns once an item may be posted within the bound; raises MailboxClosedError when closed."""
-        while not self._closed and len(self._items) >= self._size:
+    async def room(self, permitted: Callable[[], bool] = always) -> None:
+        """Returns once an item may be posted within the bound and ``permitted`` is true.
+
+        Whoever makes ``permitted`` true calls ``notify``.
+
+        Raises:
+            MailboxClosedError: the mailbox is closed.
+        """
+        while not self._closed and (len(self._items) >= self._size or not permitted()):
             self._room.clear()
             await self._room.wait()
         self._check_open()
+
+    def notify(self) -> None:
+        """Makes those who wait for room look again."""
+        self._room.set()
 
     async def put(self, item: T) -> None:
         """Appends an item as soon as there is room; raises MailboxClosedError when closed."""
@@ -89,6 +104,14 @@ class Mailbox(Generic[T]):
         item = self._urgent.popleft() if self._urgent else self._items.popleft()
         self._room.set()
         return item
+
+    async def next(self, timeout_s: float) -> T | None:
+        """``get``, or None where nothing comes for ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.get()
+        except TimeoutError:
+            return None
 
     def close(self) -> None:
         """Drops everything and wakes everyone.  Idempotent."""

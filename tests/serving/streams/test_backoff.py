@@ -2,7 +2,7 @@
 
 import pytest
 
-from live_avatar.serving.backoff import Backoff
+from live_avatar.serving.streams.backoff import Backoff
 
 
 def within(waits: list[float], bounds: list[float]) -> bool:
