@@ -9,6 +9,7 @@
 {{- include "live-avatar.checkCallers" . -}}
 {{- include "live-avatar.checkSecrets" . -}}
 {{- include "live-avatar.checkWebhook" . -}}
+{{- include "live-avatar.checkTls" . -}}
 {{- include "live-avatar.checkScaling" . -}}
 {{- include "live-avatar.checkTrainer" . -}}
 {{- end }}
@@ -122,6 +123,24 @@
 {{- $webhook := .Values.gateway.usage.webhook -}}
 {{- if ne (empty $webhook.url) (empty $webhook.existingSecret) -}}
 {{- fail "gateway.usage.webhook: url and existingSecret belong together" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "live-avatar.checkTls" -}}
+{{- $tls := .Values.tls -}}
+{{- if $tls.enabled -}}
+{{- if and (eq $tls.mode "own") (not (include "live-avatar.seesCluster" .)) -}}
+{{- fail "tls.mode: own makes certificates in the cluster and keeps them; without a cluster to ask (helm template, Argo CD, --dry-run=client) each rendering would make others; take certManager or existingSecret" -}}
+{{- end -}}
+{{- if and (eq $tls.mode "existingSecret") (not (and $tls.existingSecret.gateway $tls.existingSecret.pipeline)) -}}
+{{- fail "tls.existingSecret: tls.mode existingSecret needs gateway and pipeline" -}}
+{{- end -}}
+{{- if and (include "live-avatar.hasIssuer" .) (not (or .Values.gateway.endpoint $tls.names)) -}}
+{{- fail "tls.certManager.issuer: an issuer of your own needs names to certify: gateway.endpoint or tls.names" -}}
+{{- end -}}
+{{- if and $tls.clients.names (not $tls.clients.existingSecret) -}}
+{{- fail "tls.clients.names: they need tls.clients.existingSecret, without it clients show no certificate" -}}
+{{- end -}}
 {{- end -}}
 {{- end }}
 

@@ -1,7 +1,7 @@
 {{/* The gateway's settings from the chart's values. */}}
 
 {{- define "live-avatar.gatewayService" -}}
-{name: gateway, values: gateway, slot: 0}
+{name: gateway, values: gateway, slot: 0, outside: true}
 {{- end }}
 
 {{- define "live-avatar.gatewayArguments" -}}
@@ -21,6 +21,7 @@
 - --auth.oidc.ca-file=/etc/live-avatar-oidc/ca.crt
 {{- end }}
 {{- end }}
+{{- include "live-avatar.tlsGateway" . }}
 {{- include "live-avatar.discoveryArguments" . }}
 - --allow-shared-devices={{ .Values.gpu.allowShared }}
 {{- if .Values.model.description }}

@@ -11,6 +11,7 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
   values: audioEncoder
   slot: 0
   next: 1
+  outside: true
   gpu: {{ ne .Values.audioEncoder.gpu "none" }}
   request: {{ eq .Values.audioEncoder.gpu "decoder" | ternary "vae-decoder" "audio-encoder" }}
   resource: {{ .Values.gpu.resource }}
@@ -43,6 +44,7 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
   image: vae-decoder
   values: vaeDecoder
   slot: {{ $decoder }}
+  outside: true
   gpu: {{ $gpu }}
   request: vae-decoder
   resource: {{ .Values.gpu.resource }}
@@ -79,8 +81,9 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
 {{- define "live-avatar.serverArguments" -}}
 {{- $root := first . -}}
 {{- $service := last . -}}
-- --server.host={{ $root.Values.listenAddress }}
+- --server.host={{ if $service.outside }}{{ $root.Values.listenAddress }}{{ else }}127.0.0.1{{ end }}
 - --server.port={{ include "live-avatar.grpcPort" $service }}
+- --server.health-host={{ $root.Values.listenAddress }}
 - --server.health-port={{ include "live-avatar.healthPort" $service }}
 - --server.drain-seconds={{ $root.Values.drain.seconds }}
 - --telemetry.prometheus-host={{ $root.Values.listenAddress }}
@@ -100,6 +103,7 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
 {{- with $service.next }}
 - --next=127.0.0.1:{{ include "live-avatar.grpcPort" (dict "slot" .) }}
 {{- end }}
+{{- include "live-avatar.tlsChain" . }}
 {{- range $service.args }}
 - {{ . }}
 {{- end }}

@@ -53,6 +53,7 @@ def documents() -> list[Document]:
         # The lab has names, but nothing that leads from a Service's port to another one of the pod.
         "gateway": {"service": {"port": GATEWAY_PORT}},
         "auth": {"mode": "none", "insecure": True},
+        "tls": {"enabled": False},
     }
     return render(merged(ci_values("cpu"), quick))
 

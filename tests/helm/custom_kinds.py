@@ -1,7 +1,7 @@
 """Strict shapes of the objects whose kinds come with operators: as much of each as the chart may use.
 
 ``kubernetes-validate`` knows the kinds of Kubernetes alone.  Fields and types as the operators document them:
-Prometheus operator 0.80, KEDA 2.16, Kubeflow Trainer 2.0 to 2.2.
+Prometheus operator 0.80, KEDA 2.16, Kubeflow Trainer 2.0 to 2.2, cert-manager 1.17.
 """
 
 from typing import Any
@@ -43,6 +43,12 @@ _JOB_TEMPLATE = fields("spec", metadata=fields(labels=LABELS), spec={"type": "ob
 _REPLICATED = fields("name template", name={"const": "node"}, template=_JOB_TEMPLATE)
 _RUNTIME = fields("apiGroup kind name", apiGroup=TEXT, kind=TEXT, name=TEXT)
 
+_ISSUER = fields("name", name=TEXT, kind=TEXT, group=TEXT)
+_PRIVATE_KEY = fields(
+    algorithm={"enum": ["RSA", "ECDSA", "Ed25519"]}, size=COUNT, rotationPolicy={"enum": ["Never", "Always"]}
+)
+_GO_TIME: Schema = {"type": "string", "pattern": r"^([0-9]+(h|m|s))+$"}
+
 SPECS: dict[tuple[str, str], Schema] = {
     ("monitoring.coreos.com/v1", "ServiceMonitor"): fields(
         "selector endpoints",
@@ -62,6 +68,20 @@ SPECS: dict[tuple[str, str], Schema] = {
             horizontalPodAutoscalerConfig=fields(behavior=fields(scaleDown=_DIRECTION, scaleUp=_DIRECTION))
         ),
         triggers=many(_TRIGGER),
+    ),
+    ("cert-manager.io/v1", "Issuer"): fields(selfSigned=fields(), ca=fields("secretName", secretName=TEXT)),
+    ("cert-manager.io/v1", "Certificate"): fields(
+        "secretName issuerRef",
+        secretName=TEXT,
+        isCA={"type": "boolean"},
+        commonName={**TEXT, "maxLength": 64},
+        dnsNames=many(TEXT),
+        ipAddresses=many(TEXT),
+        duration=_GO_TIME,
+        renewBefore=_GO_TIME,
+        usages=many({"enum": ["digital signature", "server auth", "client auth"]}),
+        privateKey=_PRIVATE_KEY,
+        issuerRef=_ISSUER,
     ),
     ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime"): fields(
         "template",

@@ -63,6 +63,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "vaeDecoder": {"forward": "compiled"},
         "pipeline": {"warmSizes": ["704x384", "640x448"]},
     },
+    "tls-off": {"tls": {"enabled": False}},
+    "tls-certManager": {"tls": {"mode": "certManager"}},
+    "tls-issuer": {
+        "gateway": {"endpoint": "avatar.example.com:443"},
+        "tls": {"mode": "certManager", "certManager": {"issuer": {"name": "letsencrypt", "kind": "ClusterIssuer"}}},
+    },
+    "tls-clients": {"tls": {"clients": {"existingSecret": "callers", "names": ["spiffe://example.com/team"]}}},
     "open": {"networkPolicy": {"enabled": False}},
 }
 

@@ -24,6 +24,10 @@ SECRETS = {
         "apiKey": "la_keyofthetests1_and-of-nobody-else-though-it-must-be-long-enough",
     },
     "redis": {"own": {"password": "also-of-the-tests"}},
+    "tls": {
+        "mode": "existingSecret",
+        "existingSecret": {"gateway": "gateway-certificate", "pipeline": "pipeline-certificate"},
+    },
 }
 KUBE_VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 

@@ -21,6 +21,7 @@ from live_avatar.serving.settings import Settings, load
 from tests.helm.matrix import combinations, samples
 from tests.helm.rendering import (
     CHART,
+    SECRETS,
     Document,
     RefusedError,
     Values,
@@ -318,6 +319,7 @@ def test_two_renderings_have_the_same_secrets() -> None:
     given: Values = {
         "auth": {"tokenKey": "k" * 32, "apiKey": OUTSIDE["api-key"]},
         "redis": {"own": {"password": "a-password"}},
+        "tls": SECRETS["tls"],
     }
     for upgrade in (False, True):
         assert render_texts(given, secrets={}) == render_texts(given, secrets={}, upgrade=upgrade)
@@ -354,7 +356,11 @@ def test_secrets_that_each_rendering_would_make_anew_are_refused(given: Values, 
 
 
 def test_secrets_of_ones_own_are_used_and_none_is_made() -> None:
-    given: Values = {"auth": {"existingSecret": "tokens"}, "redis": {"own": {"existingSecret": "valkey"}}}
+    given: Values = {
+        "auth": {"existingSecret": "tokens"},
+        "redis": {"own": {"existingSecret": "valkey"}},
+        "tls": SECRETS["tls"],
+    }
     texts = render_texts(given, secrets={})
     assert "kind: Secret" not in "".join(texts.values())
     gateway = next(text for path, text in texts.items() if path.endswith("deployment.yaml"))
