@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import grpc
@@ -60,8 +60,9 @@ class Amounts:
 
     @classmethod
     def from_json(cls, stored: bytes | str | None) -> "Amounts":
-        """What was stored; nothing where that was nothing."""
-        return cls(**json.loads(stored)) if stored else cls()
+        """What was stored; nothing where that was nothing, and without what a newer version adds."""
+        values: dict[str, Any] = json.loads(stored) if stored else {}
+        return cls(**{one.name: values[one.name] for one in fields(cls) if one.name in values})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +80,12 @@ class _Recorded:
 
     @classmethod
     def from_fields(cls, stored: Mapping[Any, Any]) -> "_Recorded | None":
-        """None where nothing was recorded: the session has not begun."""
-        if _STATE not in stored:
+        """None where nothing was recorded, or nothing that can be read: the session has not begun."""
+        try:
+            epoch, number, ended, total = stored.get(_STATE, b"").split(b" ", 3)
+            return cls(epoch=int(epoch), number=int(number), ended=ended == b"1", total=Amounts.from_json(total))
+        except ValueError:
             return None
-        epoch, number, ended, total = stored[_STATE].split(b" ", 3)
-        return cls(epoch=int(epoch), number=int(number), ended=ended == b"1", total=Amounts.from_json(total))
 
 
 def running_key(session_id: str) -> str:
@@ -143,8 +145,8 @@ class UsageLog:
         async def attempt(pipe: Pipeline) -> int | None:
             await pipe.watch(session_key(record.session_id))
             stored = await pipe.hgetall(session_key(record.session_id))
-            recorded = _Recorded.from_fields(stored)
-            if recorded is None or recorded.ended or not _is_held(stored, record):
+            current, recorded = _read(stored)
+            if current is None or recorded is None or recorded.ended or not _is_held(current, record):
                 return None
             now = await now_ms(pipe)
             if stored.get(_CLAIM) != claim:
@@ -163,7 +165,11 @@ class UsageLog:
     async def running(self, session_id: str) -> Amounts:
         """What a session had used by the last renewal of its lease."""
         async with reported():
-            return Amounts.from_json(await self._redis.get(running_key(session_id)))
+            stored = await self._redis.get(running_key(session_id))
+        try:
+            return Amounts.from_json(stored)
+        except ValueError:
+            return Amounts()
 
     async def late(self) -> Sequence[str]:
         """Sessions that others ended, and whose gateway has not recorded their last use in time; some at once."""
@@ -181,8 +187,9 @@ class UsageLog:
             stored = await pipe.hgetall(session_key(session_id))
             now = await now_ms(pipe)
             begin(pipe)
-            if stored:
-                self.end(pipe, SessionRecord.from_fields(stored), stored, total, now)
+            record, _ = _read(stored)
+            if record is not None:
+                self.end(pipe, record, stored, total, now)
             pipe.zrem(DUE_KEY, session_id)
             await pipe.execute()
 
@@ -242,9 +249,16 @@ def check_position(position: str) -> str:
     return position
 
 
-def _is_held(stored: Mapping[Any, Any], record: SessionRecord) -> bool:
+def _read(stored: Mapping[Any, Any]) -> tuple[SessionRecord | None, _Recorded | None]:
+    """A session and how far its use is recorded; None where the hash holds no session."""
+    try:
+        return SessionRecord.from_fields(stored), _Recorded.from_fields(stored)
+    except ValueError:
+        return None, None
+
+
+def _is_held(current: SessionRecord, record: SessionRecord) -> bool:
     """The session is stored as running in our epoch."""
-    current = SessionRecord.from_fields(stored)
     return current.state not in OVER and current.epoch == record.epoch
 
 

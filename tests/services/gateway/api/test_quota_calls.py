@@ -20,7 +20,7 @@ from live_avatar.services.gateway.quotas.book import QuotaBook
 from live_avatar.services.gateway.store.quotas import Quotas, QuotaTable
 from live_avatar.services.gateway.store.redis_access import IN_MEMORY, connect
 from live_avatar.services.gateway.store.usage import UsageLog
-from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.errors import ServiceError, from_rpc_error
 from live_avatar.v1 import admin_service_pb2 as admin
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1 import usage_service_pb2 as usage
@@ -34,11 +34,13 @@ from tests.services.gateway.clients import (
     Talk,
     create_request,
     failure,
+    gateway,
     movie,
     tone,
     units,
     whole_system,
 )
+from tests.services.gateway.fake_pipeline import fake_pipeline
 from tests.services.gateway.store.test_store import record
 
 Code = grpc.StatusCode
@@ -77,6 +79,29 @@ def test_what_is_left_is_in_the_metadata_of_good_and_bad_answers() -> None:
             assert error.violation.description.startswith("max_concurrent_sessions of tenant default is 1")
             assert error.retry_after_s == 5
             assert remaining(await rejected.trailing_metadata())["max_concurrent_sessions"] == 0
+
+    asyncio.run(scenario())
+
+
+def test_fifty_calls_on_two_gateways_make_five_sessions(redis_server: str) -> None:
+    async def scenario() -> None:
+        settings = limited(max_concurrent_sessions=5) | {"store": {"url": redis_server}, "token_key": "k" * 32}
+        async with (
+            fake_pipeline(64) as pipeline,
+            gateway(pipeline, settings=settings) as one,
+            gateway(pipeline, settings=settings) as two,
+        ):
+            calls = [(one, two)[turn % 2].create() for turn in range(50)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            errors = [from_rpc_error(error) for error in answers if isinstance(error, grpc.aio.AioRpcError)]
+            assert {(error.reason, error.metadata["quota"]) for error in errors} == {
+                ("TENANT_QUOTA", "max_concurrent_sessions")
+            }
+            assert sum(isinstance(answer, api.CreateSessionResponse) for answer in answers) == 5
+            assert (len(errors), pipeline.sessions_held) == (45, 15)
+            made = next(answer for answer in answers if isinstance(answer, api.CreateSessionResponse))
+            await two.stub.CloseSession(api.CloseSessionRequest(session_id=made.session.session_id), timeout=10)
+            await two.create()
 
     asyncio.run(scenario())
 

@@ -328,3 +328,22 @@ def test_a_session_that_expired_is_settled_without_a_record(url: str) -> None:
         assert len(await rows(store)) == 1
 
     play(url, scenario)
+
+
+def test_what_is_no_session_is_left_alone(url: str) -> None:
+    async def scenario(store: SessionStore, client: Redis) -> None:
+        for name, (key, value) in {"strange": ("usage", "what"), "broken": ("epoch", "x")}.items():
+            held = await started(store, name)
+            await client.hset(session_key(name), key, value)
+            await client.set(f"live_avatar:running:{name}", "{")
+            await client.zadd("live_avatar:usage_due", {name: 1})
+            assert await store.usage.record(held, used(1, 1)) is None
+        await store.settle()
+        assert await store.usage.late() == []
+        assert len(await rows(store)) == 2
+
+    play(url, scenario)
+
+
+def test_amounts_of_a_newer_version_are_read() -> None:
+    assert Amounts.from_json('{"media_ns": 5, "pixels": 7}') == Amounts(media_ns=5)
