@@ -153,6 +153,7 @@ class Kill:
     def __call__(self) -> None:
         self.at = time.monotonic()
         self._child.kill()
+        assert self._child.reap(15.0), "or it would count as alive when the dead are started again"
 
 
 async def recorded(redis: str, names: set[str]) -> dict[str, list[UsageRecord]]:
