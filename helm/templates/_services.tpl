@@ -119,7 +119,7 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
 - --max-sessions={{ $root.Values.pipeline.maxSessions }}
 - --memory-fraction={{ $root.Values.pipeline.memoryFraction }}
 - --block-credits={{ $root.Values.pipeline.blockCredits }}
-- --block-deadline-seconds={{ $root.Values.pipeline.blockDeadlineSeconds }}
+- --service-deadline-seconds={{ $root.Values.pipeline.blockDeadlineSeconds | default $root.Values.pipeline.serviceDeadlineSeconds }}
 {{- end }}
 
 {{/* Where a service finds the system it runs. */}}

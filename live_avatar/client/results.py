@@ -94,11 +94,39 @@ Result = VideoUnit | AudioUnit | Event | GoAway
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds that the server enforces; 0: not reported."""
+    """Bounds that the server enforces; 0: not reported.  A tenant's quotas may be lower."""
 
+    max_message_bytes: int
     max_image_bytes: int
+    max_image_pixels: int
     max_prompt_characters: int
+    min_sample_rate_hz: int
+    max_sample_rate_hz: int
+    max_audio_chunk_s: float
     max_whole_file_s: float
+    """Longest recording that is encoded as a whole."""
+    max_session_s: float
+    idle_timeout_s: float
+    open_timeout_s: float
+    """How long a stream may take to send its Open."""
+    max_messages_per_second: int
+    """Of one stream; further ones are read later."""
+    max_calls_per_second: int
+    """Of one caller, streams included."""
+    max_calls_in_progress: int
+    """Of one caller, streams not counted."""
+    max_video_credits: int
+    max_bitrate_kbps: int
+    max_queued_audio_s: float
+    """Streamed speech of an offline session that waits before more of it is read."""
+    max_live_audio_s: float
+    """Speech of a live session that may wait to be spoken."""
+    live_idle_timeout_s: float
+    """Longest time without speech in a live session."""
+    slow_consumer_timeout_s: float
+    """How long finished video waits for a client that neither reads nor grants credits."""
+    live_slow_consumer_timeout_s: float
+    """The same in live delivery."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,18 +163,40 @@ def from_response(response: _Response) -> Result | None:
 
 def server_info(response: api.GetServerInfoResponse) -> ServerInfo:
     """The record of a server's answer."""
-    limits = response.limits
     return ServerInfo(
         version=response.version,
         preset=response.preset,
         session_capacity=response.session_capacity,
         sessions_open=response.sessions_open,
         pipelines=tuple(response.pipelines),
-        limits=Limits(
-            max_image_bytes=limits.max_image_bytes,
-            max_prompt_characters=limits.max_prompt_characters,
-            max_whole_file_s=_seconds(limits.max_whole_file),
-        ),
+        limits=_limits(response.limits),
+    )
+
+
+def _limits(limits: api.Limits) -> Limits:
+    """The record of the bounds."""
+    return Limits(
+        max_message_bytes=limits.max_message_bytes,
+        max_image_bytes=limits.max_image_bytes,
+        max_image_pixels=limits.max_image_pixels,
+        max_prompt_characters=limits.max_prompt_characters,
+        min_sample_rate_hz=limits.min_sample_rate_hz,
+        max_sample_rate_hz=limits.max_sample_rate_hz,
+        max_audio_chunk_s=_seconds(limits.max_audio_chunk),
+        max_whole_file_s=_seconds(limits.max_whole_file),
+        max_session_s=_seconds(limits.max_session),
+        idle_timeout_s=_seconds(limits.idle_timeout),
+        open_timeout_s=_seconds(limits.open_timeout),
+        max_messages_per_second=limits.max_messages_per_second,
+        max_calls_per_second=limits.max_calls_per_second,
+        max_calls_in_progress=limits.max_calls_in_progress,
+        max_video_credits=limits.max_video_credits,
+        max_bitrate_kbps=limits.max_bitrate_kbps,
+        max_queued_audio_s=_seconds(limits.max_queued_audio),
+        max_live_audio_s=_seconds(limits.max_live_audio),
+        live_idle_timeout_s=_seconds(limits.live_idle_timeout),
+        slow_consumer_timeout_s=_seconds(limits.slow_consumer_timeout),
+        live_slow_consumer_timeout_s=_seconds(limits.live_slow_consumer_timeout),
     )
 
 

@@ -29,7 +29,7 @@ Register = Callable[[grpc.aio.Server], None]
 
 def hop_timing(settings: PipelineSettings) -> HopTiming:
     """The waits of a hop under ``settings``."""
-    return HopTiming(service_deadline_s=settings.block_deadline_seconds)
+    return HopTiming(service_deadline_s=settings.service_deadline_seconds)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """Settings that the services of a pipeline share: what they compute with, and how they treat their neighbours."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -11,6 +12,8 @@ from live_avatar.serving.timing import HopTiming
 
 class PipelineSettings(Settings):
     """Base of the settings of a service in the chain."""
+
+    former_names: ClassVar = {"block_deadline_seconds": "service_deadline_seconds"}
 
     preset: str = Field(
         default=TINY.name, description="the system to run: TINY, S2V_14B, or a .json file that describes one"
@@ -33,11 +36,12 @@ class PipelineSettings(Settings):
     block_credits: int = Field(
         default=2, ge=1, le=1024, description="blocks that the previous service may have in flight to this one"
     )
-    block_deadline_seconds: float = Field(
+    service_deadline_seconds: float = Field(
         default=HopTiming.service_deadline_s,
         gt=0,
         le=3600,
-        description="a block that runs for longer makes its service count as lost",
+        description="a block that runs for longer in this service makes it count as lost; "
+        "formerly block_deadline_seconds",
     )
 
     @field_validator("preset")

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, NoReturn, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, NoReturn, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -159,6 +159,9 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
+    former_names: ClassVar[Mapping[str, str]] = {}
+    """Dotted names that fields had before they were renamed, with those of now: accepted like these."""
+
     server: ServerSettings = ServerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
@@ -221,7 +224,7 @@ class _BadSettingsError(ValueError):
 
 def _merge(settings_class: type[_S], fields: _Fields, flags: Mapping[str, Any]) -> _S:
     layers = {
-        "the file": _from_file(flags["config"], fields) if flags["config"] else {},
+        "the file": _from_file(flags["config"], fields, settings_class.former_names) if flags["config"] else {},
         "the environment": _from_environment(settings_class, fields),
         "the flags": {path: flags[path] for path in fields if flags[path] is not None},
     }
@@ -236,7 +239,7 @@ def _merge(settings_class: type[_S], fields: _Fields, flags: Mapping[str, Any]) 
         raise _BadSettingsError(_explain(error, fields, origins)) from None
 
 
-def _from_file(path: Path, fields: _Fields) -> dict[str, Any]:
+def _from_file(path: Path, fields: _Fields, former_names: Mapping[str, str]) -> dict[str, Any]:
     if path.suffix not in {".toml", ".yaml", ".yml"}:
         raise _BadSettingsError(f"--config {path}: the name must end in .yaml, .yml or .toml")
     try:
@@ -246,7 +249,7 @@ def _from_file(path: Path, fields: _Fields) -> dict[str, Any]:
         raise _BadSettingsError(f"--config {path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict | NoneType):
         raise _BadSettingsError(f"--config {path}: holds a {type(values).__name__}, not names with values")
-    flat = _flatten(values or {}, fields)
+    flat = {former_names.get(name, name): value for name, value in _flatten(values or {}, fields).items()}
     for name in flat:
         if name not in fields:
             raise _BadSettingsError(f"--config {path}: unknown setting {name}{_guess(name, fields)}")
@@ -254,12 +257,14 @@ def _from_file(path: Path, fields: _Fields) -> dict[str, Any]:
 
 
 def _from_environment(settings_class: type[Settings], fields: _Fields) -> dict[str, Any]:
-    known = {env_name(path): path for path in fields}
+    former = {env_name(old): path for old, path in settings_class.former_names.items()}
+    known = {env_name(path): path for path in fields} | former
     for name in sorted(os.environ):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
             raise _BadSettingsError(f"the environment: unknown variable {name}{_guess(name.upper(), known)}")
+    renamed = {former[name.upper()]: value for name, value in os.environ.items() if name.upper() in former and value}
     try:
-        return _flatten(EnvSettingsSource(settings_class)(), fields)
+        return renamed | _flatten(EnvSettingsSource(settings_class)(), fields)
     except SettingsError as error:
         raise _BadSettingsError(f"the environment: {error}") from None
 
@@ -315,6 +320,8 @@ def _parser(settings_class: type[Settings], program: str, fields: _Fields) -> ar
         parser.add_argument(
             flag_name(path), dest=path, metavar=value, help=_help(path, info).replace("%", "%%"), **switch
         )
+    for old, path in settings_class.former_names.items():
+        parser.add_argument(flag_name(old), dest=path, help=argparse.SUPPRESS)
     return parser
 
 

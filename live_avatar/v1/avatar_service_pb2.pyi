@@ -1358,6 +1358,17 @@ class Limits(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MIN_SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
     MAX_SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
+    OPEN_TIMEOUT_FIELD_NUMBER: _builtins.int
+    MAX_MESSAGES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MAX_CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MAX_CALLS_IN_PROGRESS_FIELD_NUMBER: _builtins.int
+    MAX_VIDEO_CREDITS_FIELD_NUMBER: _builtins.int
+    MAX_BITRATE_KBPS_FIELD_NUMBER: _builtins.int
+    MAX_QUEUED_AUDIO_FIELD_NUMBER: _builtins.int
+    MAX_LIVE_AUDIO_FIELD_NUMBER: _builtins.int
+    LIVE_IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    SLOW_CONSUMER_TIMEOUT_FIELD_NUMBER: _builtins.int
+    LIVE_SLOW_CONSUMER_TIMEOUT_FIELD_NUMBER: _builtins.int
     max_image_bytes: _builtins.int
     """Bytes of a portrait."""
     max_image_pixels: _builtins.int
@@ -1370,6 +1381,16 @@ class Limits(_message.Message):
     """Lowest rate of audio."""
     max_sample_rate_hz: _builtins.int
     """Highest rate of audio."""
+    max_messages_per_second: _builtins.int
+    """Messages of one stream that are taken per second; further ones are read later."""
+    max_calls_per_second: _builtins.int
+    """Calls that one caller may begin per second, streams included; further ones fail with TOO_MANY_CALLS."""
+    max_calls_in_progress: _builtins.int
+    """Calls of one caller that may be in progress, streams not counted; further ones fail with TOO_MANY_CALLS."""
+    max_video_credits: _builtins.int
+    """Credits for video that a client may have granted and not used."""
+    max_bitrate_kbps: _builtins.int
+    """Highest max_bitrate_kbps of a video format."""
     @_builtins.property
     def max_audio_chunk(self) -> _duration_pb2.Duration:
         """Length of one audio chunk."""
@@ -1386,6 +1407,30 @@ class Limits(_message.Message):
     def idle_timeout(self) -> _duration_pb2.Duration:
         """Longest time without activity in a session."""
 
+    @_builtins.property
+    def open_timeout(self) -> _duration_pb2.Duration:
+        """How long a stream may take to send its Open; later it fails with OPEN_MISSING."""
+
+    @_builtins.property
+    def max_queued_audio(self) -> _duration_pb2.Duration:
+        """Streamed speech of an offline session that waits to be generated before more of it is read."""
+
+    @_builtins.property
+    def max_live_audio(self) -> _duration_pb2.Duration:
+        """Speech of a live session that may wait to be spoken; a tenant's quota may be lower."""
+
+    @_builtins.property
+    def live_idle_timeout(self) -> _duration_pb2.Duration:
+        """Longest time without speech in a live session; it takes the place of idle_timeout there."""
+
+    @_builtins.property
+    def slow_consumer_timeout(self) -> _duration_pb2.Duration:
+        """How long finished video waits for a client that neither reads nor grants credits."""
+
+    @_builtins.property
+    def live_slow_consumer_timeout(self) -> _duration_pb2.Duration:
+        """The same in live delivery."""
+
     def __init__(
         self,
         *,
@@ -1399,10 +1444,21 @@ class Limits(_message.Message):
         max_message_bytes: _builtins.int = ...,
         min_sample_rate_hz: _builtins.int = ...,
         max_sample_rate_hz: _builtins.int = ...,
+        open_timeout: _duration_pb2.Duration | None = ...,
+        max_messages_per_second: _builtins.int = ...,
+        max_calls_per_second: _builtins.int = ...,
+        max_calls_in_progress: _builtins.int = ...,
+        max_video_credits: _builtins.int = ...,
+        max_bitrate_kbps: _builtins.int = ...,
+        max_queued_audio: _duration_pb2.Duration | None = ...,
+        max_live_audio: _duration_pb2.Duration | None = ...,
+        live_idle_timeout: _duration_pb2.Duration | None = ...,
+        slow_consumer_timeout: _duration_pb2.Duration | None = ...,
+        live_slow_consumer_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "max_audio_chunk", b"max_audio_chunk", "max_session", b"max_session", "max_whole_file", b"max_whole_file"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "live_idle_timeout", b"live_idle_timeout", "live_slow_consumer_timeout", b"live_slow_consumer_timeout", "max_audio_chunk", b"max_audio_chunk", "max_live_audio", b"max_live_audio", "max_queued_audio", b"max_queued_audio", "max_session", b"max_session", "max_whole_file", b"max_whole_file", "open_timeout", b"open_timeout", "slow_consumer_timeout", b"slow_consumer_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "max_audio_chunk", b"max_audio_chunk", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_prompt_characters", b"max_prompt_characters", "max_sample_rate_hz", b"max_sample_rate_hz", "max_session", b"max_session", "max_whole_file", b"max_whole_file", "min_sample_rate_hz", b"min_sample_rate_hz"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "live_idle_timeout", b"live_idle_timeout", "live_slow_consumer_timeout", b"live_slow_consumer_timeout", "max_audio_chunk", b"max_audio_chunk", "max_bitrate_kbps", b"max_bitrate_kbps", "max_calls_in_progress", b"max_calls_in_progress", "max_calls_per_second", b"max_calls_per_second", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_live_audio", b"max_live_audio", "max_message_bytes", b"max_message_bytes", "max_messages_per_second", b"max_messages_per_second", "max_prompt_characters", b"max_prompt_characters", "max_queued_audio", b"max_queued_audio", "max_sample_rate_hz", b"max_sample_rate_hz", "max_session", b"max_session", "max_video_credits", b"max_video_credits", "max_whole_file", b"max_whole_file", "min_sample_rate_hz", b"min_sample_rate_hz", "open_timeout", b"open_timeout", "slow_consumer_timeout", b"slow_consumer_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,12 +1,15 @@
-"""The bounds on what clients send, as one table.
+"""The bounds on what clients send, as one table: settings, what is enforced, and what GetServerInfo publishes.
 
-Plain data; GetServerInfo publishes part of it.
+Plain data.
 """
 
-from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import Field
 
 from live_avatar import limits as bounds
 from live_avatar.portrait.limits import PortraitLimits
+from live_avatar.serving.settings import Group
 from live_avatar.v1.media_pb2 import AudioFormat
 
 SAMPLE_BYTES = {AudioFormat.ENCODING_PCM_S16LE: 2, AudioFormat.ENCODING_PCM_F32LE: 4}
@@ -18,54 +21,67 @@ COMFORTABLE_SIDE = 256
 """Pixels that the shorter side should have where H.264 halves the resolution of colour."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """The table."""
+class Limits(Group):
+    """Bounds on what clients send and on how long anything waits for them; class variables cannot be set."""
 
-    max_message_bytes: int = bounds.MAX_MESSAGE_BYTES
-    max_image_bytes: int = bounds.MAX_IMAGE_BYTES
+    max_session_seconds: int = Field(
+        default=12 * 3600, ge=1, description="longest duration of a session, and the default"
+    )
+    idle_timeout_seconds: int = Field(default=60, ge=1, description="a session ends after so long without activity")
+    slow_consumer_seconds: int = Field(default=15, ge=1, description="how long finished video waits for its client")
+    live_idle_seconds: int = Field(default=300, ge=1, description="a live session ends after so long without speech")
+    live_slow_consumer_seconds: float = Field(
+        default=2.0, gt=0, le=60, description="slow_consumer_seconds of live delivery"
+    )
+    max_live_audio_seconds: int = Field(default=120, ge=1, description="speech of a live session that may be queued")
+    block_deadline_seconds: int = Field(default=60, ge=1, description="from the admission of a block to its frames")
+    max_whole_file_seconds: int = Field(
+        default=bounds.MAX_WHOLE_FILE_S,
+        ge=1,
+        description="longest recording that is encoded as a whole; the audio encoder has a bound of the same name",
+    )
+    max_unread_blocks: int = Field(
+        default=0,
+        ge=0,
+        description="blocks of a session that may be in flight or unread; 0: one per service of the pipeline",
+    )
+    open_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=600, description="a stream ends after so long without a first message"
+    )
+    max_unopened_streams: int = Field(default=256, ge=1, description="streams that may wait for their first message")
+    max_calls_per_second: int = Field(
+        default=100,
+        ge=1,
+        description="calls that one credential, or one address without any, may begin per second, streams included; "
+        "those of two seconds at once after a pause; loopback without a credential is not limited",
+    )
+    max_calls_per_caller: int = Field(
+        default=256,
+        ge=1,
+        description="calls of one credential, or of one address without any, that are in progress, without streams",
+    )
+    max_messages_per_second: int = Field(
+        default=500, ge=50, description="rate at which the messages of one stream are read"
+    )
+
+    max_message_bytes: ClassVar[int] = bounds.MAX_MESSAGE_BYTES
+    max_image_bytes: ClassVar[int] = bounds.MAX_IMAGE_BYTES
     """What a message holds beside the image of the longest prompt and everything else."""
-    max_image_pixels: int = bounds.MAX_IMAGE_PIXELS
-    max_prompt_characters: int = bounds.MAX_PROMPT_CHARACTERS
-    max_name_characters: int = 128
+    max_image_pixels: ClassVar[int] = bounds.MAX_IMAGE_PIXELS
+    max_prompt_characters: ClassVar[int] = bounds.MAX_PROMPT_CHARACTERS
+    max_name_characters: ClassVar[int] = 128
     """Of request ids, utterance ids and page tokens."""
-    max_audio_chunk_s: int = 20
-    max_whole_file_s: int = bounds.MAX_WHOLE_FILE_S
-    """Attention over a whole recording grows with its square."""
-    max_session_s: int = 12 * 3600
-    idle_timeout_s: int = 60
-    min_sample_rate_hz: int = bounds.MIN_RATE_HZ
-    max_sample_rate_hz: int = bounds.MAX_RATE_HZ
-    max_video_credits: int = 1_000
-    max_bitrate_kbps: int = bounds.MAX_BITRATE_KBPS
-    max_queued_audio_s: int = 30
+    max_audio_chunk_seconds: ClassVar[int] = 20
+    min_sample_rate_hz: ClassVar[int] = bounds.MIN_RATE_HZ
+    max_sample_rate_hz: ClassVar[int] = bounds.MAX_RATE_HZ
+    max_video_credits: ClassVar[int] = 1_000
+    max_bitrate_kbps: ClassVar[int] = bounds.MAX_BITRATE_KBPS
+    max_queued_audio_seconds: ClassVar[int] = 30
     """Streamed speech that waits in the gateway before the client is read no further."""
-    max_unread_blocks: int = 0
-    """Blocks that are on their way or wait for the client to take them; 0: one per service of the pipeline."""
-    slow_consumer_s: int = 15
-    """How long finished video waits for a client that neither reads nor grants credits."""
-    block_deadline_s: int = 60
-    """From a block's admission to its pictures."""
-    live_idle_s: int = 300
-    """How long nobody may speak in a live session."""
-    live_slow_consumer_s: float = 2.0
-    """``slow_consumer_s`` of live delivery, from the arrival of a block's pictures."""
-    max_unread_bytes: int = 1_000_000
+    max_unread_bytes: ClassVar[int] = 1_000_000
     """Finished video of a live session that waits, where that is more than one block."""
-    max_live_audio_s: int = 120
-    """Speech of a live session that waits to be spoken."""
-    open_timeout_s: float = 10.0
-    """How long a stream may be silent before its open."""
-    max_unopened_streams: int = 256
-    """Streams that may wait for their open at the same time."""
-    max_calls_per_second: int = 100
-    """Calls that one caller may begin, in the long run."""
-    max_calls_per_caller: int = 256
-    """Unary calls of one credential, or of one address without any, that are in progress."""
-    max_messages_per_second: int = 500
-    """How fast one stream's messages are taken in the long run; more are read later."""
-    message_burst: int = 250
-    """How many are taken at once after a pause."""
+    message_burst: ClassVar[int] = 250
+    """How many messages of a stream are taken at once after a pause."""
 
     @property
     def portrait(self) -> PortraitLimits:

@@ -190,10 +190,10 @@ def _policy(settings: GatewaySettings) -> SessionPolicy:
         for secret in (settings.token_key, settings.previous_token_key)
     )
     return SessionPolicy(
-        limits=settings.limits.table(),
+        limits=settings.limits,
         tokens=SessionTokens(key or secrets.token_bytes(_TOKEN_KEY_BYTES), previous),
         endpoint=settings.endpoint,
-        live=settings.live.rules(),
+        live=settings.live,
         drain_s=settings.server.drain_seconds,
         lease_s=settings.store.lease_seconds,
         quotas=settings.quotas.table(),

@@ -1,6 +1,5 @@
 """Settings of the gateway."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -16,8 +15,6 @@ from live_avatar.services.gateway.store.redis_access import IN_MEMORY
 from live_avatar.services.gateway.usage.settings import UsageSettings
 from live_avatar.serving.settings import ClientTlsSettings, CommaSeparated, Group, Settings
 
-_TABLE = Limits()
-_LIVE = LiveRules()
 PipelineAddress = Annotated[str, Field(pattern=r"^[^/\s]+:\d+/[^/\s]+:\d+$")]
 
 
@@ -34,92 +31,6 @@ class StoreSettings(Group):
     retention_seconds: float = Field(
         default=120.0, ge=1, le=86_400, description="how long an ended session can still be read"
     )
-
-
-class LimitSettings(Group):
-    """Bounds on what clients send; all are published to them."""
-
-    max_session_seconds: int = Field(
-        default=_TABLE.max_session_s, ge=1, description="longest duration of a session, and the default"
-    )
-    idle_timeout_seconds: int = Field(
-        default=_TABLE.idle_timeout_s, ge=1, description="a session ends after so long without activity"
-    )
-    slow_consumer_seconds: int = Field(
-        default=_TABLE.slow_consumer_s, ge=1, description="how long finished video waits for its client"
-    )
-    live_idle_seconds: int = Field(
-        default=_TABLE.live_idle_s, ge=1, description="a live session ends after so long without speech"
-    )
-    live_slow_consumer_seconds: float = Field(
-        default=_TABLE.live_slow_consumer_s, gt=0, le=60, description="slow_consumer_seconds of live delivery"
-    )
-    max_live_audio_seconds: int = Field(
-        default=_TABLE.max_live_audio_s, ge=1, description="speech of a live session that may be queued"
-    )
-    block_deadline_seconds: int = Field(
-        default=_TABLE.block_deadline_s, ge=1, description="from the admission of a block to its frames"
-    )
-    max_whole_file_seconds: int = Field(
-        default=_TABLE.max_whole_file_s,
-        ge=1,
-        description="longest recording that is encoded as a whole; the audio encoder has a bound of the same name",
-    )
-    max_unread_blocks: int = Field(
-        default=_TABLE.max_unread_blocks,
-        ge=0,
-        description="blocks of a session that may be in flight or unread; 0: one per service of the pipeline",
-    )
-    open_timeout_seconds: float = Field(
-        default=_TABLE.open_timeout_s, gt=0, le=600, description="a stream ends after so long without a first message"
-    )
-    max_unopened_streams: int = Field(
-        default=_TABLE.max_unopened_streams, ge=1, description="streams that may wait for their first message"
-    )
-    max_calls_per_second: int = Field(
-        default=_TABLE.max_calls_per_second,
-        ge=1,
-        description="calls that one credential, or one address without any, may begin per second, streams included; "
-        "those of two seconds at once after a pause; loopback without a credential is not limited",
-    )
-    max_calls_per_caller: int = Field(
-        default=_TABLE.max_calls_per_caller,
-        ge=1,
-        description="calls of one credential, or of one address without any, that are in progress, without streams",
-    )
-    max_messages_per_second: int = Field(
-        default=_TABLE.max_messages_per_second, ge=50, description="rate at which the messages of one stream are read"
-    )
-
-    def table(self) -> Limits:
-        """The whole table of limits."""
-        own = {name.removesuffix("seconds") + "s" if name.endswith("_seconds") else name: value for name, value in self}
-        return dataclasses.replace(_TABLE, **own)
-
-
-class LiveSettings(Group):
-    """Pacing of live delivery."""
-
-    jitter_ms: int = Field(
-        default=_LIVE.jitter_ms,
-        ge=0,
-        le=10_000,
-        description="jitter buffer: speech held against chunks that arrive late",
-    )
-    margin_ms: int = Field(
-        default=_LIVE.margin_ms, ge=0, le=2_000, description="how long before its due time a block should arrive"
-    )
-    max_lead_ms: int = Field(
-        default=_LIVE.max_lead_ms,
-        ge=0,
-        le=60_000,
-        description="most media that is generated or in flight beyond playback; "
-        "0: two blocks more than the pipeline holds",
-    )
-
-    def rules(self) -> LiveRules:
-        """As the sessions use them."""
-        return LiveRules(jitter_ms=self.jitter_ms, margin_ms=self.margin_ms, max_lead_ms=self.max_lead_ms)
 
 
 class GatewaySettings(Settings):
@@ -151,8 +62,8 @@ class GatewaySettings(Settings):
     auth: AuthSettings = AuthSettings()
     audit: AuditSettings = AuditSettings()
     store: StoreSettings = StoreSettings()
-    limits: LimitSettings = LimitSettings()
-    live: LiveSettings = LiveSettings()
+    limits: Limits = Limits()
+    live: LiveRules = LiveRules()
     quotas: QuotaSettings = QuotaSettings()
     usage: UsageSettings = UsageSettings()
 

@@ -52,6 +52,7 @@ class FakeGateway(AvatarServiceServicer):
         info = api.GetServerInfoResponse(preset=TINY.name, session_capacity=1, pipelines=["one"])
         info.limits.max_image_bytes = 100_000
         info.limits.max_whole_file.FromSeconds(10)
+        info.limits.open_timeout.FromMilliseconds(2500)
         return info
 
     def CreateSession(self, request: api.CreateSessionRequest, context: Any) -> api.CreateSessionResponse:

@@ -5,11 +5,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import fields
 
 import grpc
 import pytest
 
-from live_avatar.client import AudioUnit, AvatarClient, AvatarError, Event, GoAway, SessionOptions, VideoUnit, stream
+from live_avatar.client import (
+    AudioUnit,
+    AvatarClient,
+    AvatarError,
+    Event,
+    GoAway,
+    Limits,
+    SessionOptions,
+    VideoUnit,
+    stream,
+)
 from live_avatar.client.outbox import OUTBOX_SIZE
 from live_avatar.client.stream import VIDEO_CREDITS, AvatarStream
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -250,6 +261,13 @@ def test_an_absent_gateway_is_an_error_with_the_code_as_reason() -> None:
     assert caught.value.reason == "UNAVAILABLE"
 
 
+def test_the_client_has_all_limits_that_are_published() -> None:
+    published = {
+        field.name if field.message_type is None else f"{field.name}_s" for field in api.Limits.DESCRIPTOR.fields
+    }
+    assert {field.name for field in fields(Limits)} == published
+
+
 def test_what_the_server_says_of_itself(gateway: FakeGateway) -> None:
     async def main() -> None:
         with serving(gateway) as address:
@@ -257,5 +275,6 @@ def test_what_the_server_says_of_itself(gateway: FakeGateway) -> None:
                 info = await client.server_info()
         assert (info.preset, info.session_capacity, info.pipelines) == ("TINY", 1, ("one",))
         assert (info.limits.max_image_bytes, info.limits.max_whole_file_s) == (100_000, 10.0)
+        assert (info.limits.open_timeout_s, info.limits.max_calls_per_second) == (2.5, 0)
 
     asyncio.run(main())

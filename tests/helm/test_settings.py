@@ -12,8 +12,10 @@ from live_avatar.config import TINY, preset_json
 from live_avatar.services.audio_encoder.settings import AudioEncoderSettings
 from live_avatar.services.denoise_stage.settings import DenoiseStageSettings
 from live_avatar.services.gateway.access.settings import AuthMode
+from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.quotas.settings import QuotaSettings
-from live_avatar.services.gateway.settings import GatewaySettings, LimitSettings, LiveSettings, StoreSettings
+from live_avatar.services.gateway.sessions.policy import LiveRules
+from live_avatar.services.gateway.settings import GatewaySettings, StoreSettings
 from live_avatar.services.gateway.usage.settings import UsageSettings
 from live_avatar.services.vae_decoder.settings import VaeDecoderSettings
 from live_avatar.serving.pipeline_settings import PipelineSettings
@@ -130,7 +132,7 @@ def test_defaults_of_chart_and_services_are_the_same(monkeypatch: pytest.MonkeyP
         settings = read(container, documents, monkeypatch)
         if isinstance(settings, GatewaySettings):
             continue
-        for name in ("max_sessions", "memory_fraction", "block_credits", "block_deadline_seconds"):
+        for name in ("max_sessions", "memory_fraction", "block_credits", "service_deadline_seconds"):
             assert getattr(settings, name) == getattr(plain, name), f"{container['name']}: {name}"
         if isinstance(settings, AudioEncoderSettings):
             assert (
@@ -158,8 +160,8 @@ def bounds_of(section: type[BaseModel]) -> dict[str, dict[str, float]]:
 @pytest.mark.parametrize(
     ("path", "section"),
     [
-        (("gateway", "limits"), LimitSettings),
-        (("gateway", "live"), LiveSettings),
+        (("gateway", "limits"), Limits),
+        (("gateway", "live"), LiveRules),
         (("gateway", "quotas"), QuotaSettings),
         (("gateway", "usage"), UsageSettings),
         (("gateway", "store"), StoreSettings),

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import pytest
 from pydantic import Field, SecretStr, ValidationError, model_validator
@@ -64,7 +64,7 @@ class Ruled(Settings):
 LEAVES = {
     "server.host", "server.port", "server.health_host", "server.health_port", "server.reflection",
     "server.drain_seconds", "server.tls.certificate", "server.tls.key", "server.tls.client_ca",
-    "server.tls.allowed_names",
+    "server.tls.allowed_names", "server.max_connections", "server.handshake_seconds",
     "telemetry.otlp_endpoint", "telemetry.prometheus_port", "telemetry.prometheus_host", "telemetry.service_name",
     "telemetry.log_level", "steps", "weights", "secret", "outer.inner.depth",
 }  # fmt: skip
@@ -257,3 +257,25 @@ def test_direct_construction_reads_no_environment(monkeypatch: pytest.MonkeyPatc
 def test_settings_do_not_change_under_a_running_service() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Toy().weights = Path("/other")
+
+
+class Renamed(Settings):
+    """A service with a setting that had another name."""
+
+    former_names: ClassVar = {"outer_depth": "inner_depth"}
+
+    inner_depth: int = Field(default=1, ge=0, description="how deep")
+
+
+def test_former_names_are_accepted_wherever_names_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = written(tmp_path, "outer_depth: 2\n")
+    assert load(Renamed, ["--config", config], program="toy").inner_depth == 2
+    monkeypatch.setenv("LIVE_AVATAR__OUTER_DEPTH", "3")
+    assert load(Renamed, ["--config", config], program="toy").inner_depth == 3
+    monkeypatch.setenv("LIVE_AVATAR__INNER_DEPTH", "4")
+    assert load(Renamed, [], program="toy").inner_depth == 4
+    assert load(Renamed, ["--outer-depth", "5"], program="toy").inner_depth == 5
+
+
+def test_a_bad_value_under_a_former_name_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "inner_depth" in fails(capsys, "--outer-depth", "-1", kind=Renamed)

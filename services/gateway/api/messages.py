@@ -34,19 +34,33 @@ def span(first: int, last: int, per_second: int) -> MediaSpan:
 
 def limits(table: Limits) -> api.Limits:
     """The part of the table of limits that clients see."""
-    result = api.Limits(
+    return api.Limits(
         max_image_bytes=table.max_image_bytes,
         max_image_pixels=table.max_image_pixels,
         max_prompt_characters=table.max_prompt_characters,
         max_message_bytes=table.max_message_bytes,
         min_sample_rate_hz=table.min_sample_rate_hz,
         max_sample_rate_hz=table.max_sample_rate_hz,
+        max_messages_per_second=table.max_messages_per_second,
+        max_calls_per_second=table.max_calls_per_second,
+        max_calls_in_progress=table.max_calls_per_caller,
+        max_video_credits=table.max_video_credits,
+        max_bitrate_kbps=table.max_bitrate_kbps,
+        max_audio_chunk=_seconds(table.max_audio_chunk_seconds),
+        max_whole_file=_seconds(table.max_whole_file_seconds),
+        max_session=_seconds(table.max_session_seconds),
+        idle_timeout=_seconds(table.idle_timeout_seconds),
+        open_timeout=_seconds(table.open_timeout_seconds),
+        max_queued_audio=_seconds(table.max_queued_audio_seconds),
+        max_live_audio=_seconds(table.max_live_audio_seconds),
+        live_idle_timeout=_seconds(table.live_idle_seconds),
+        slow_consumer_timeout=_seconds(table.slow_consumer_seconds),
+        live_slow_consumer_timeout=_seconds(table.live_slow_consumer_seconds),
     )
-    result.max_audio_chunk.FromSeconds(table.max_audio_chunk_s)
-    result.max_whole_file.FromSeconds(table.max_whole_file_s)
-    result.max_session.FromSeconds(table.max_session_s)
-    result.idle_timeout.FromSeconds(table.idle_timeout_s)
-    return result
+
+
+def _seconds(seconds: float) -> Duration:
+    return duration(round(seconds * NANOSECONDS))
 
 
 def notice(notice: Notice) -> api.StreamAvatarResponse:

@@ -44,7 +44,7 @@ class AvatarServicer(AvatarServiceServicer):
         self._telemetry = telemetry
         self._lists = 0
         self._limits = manager.policy.limits
-        self._unopened = UnopenedStreams(self._limits.max_unopened_streams, self._limits.open_timeout_s)
+        self._unopened = UnopenedStreams(self._limits.max_unopened_streams, self._limits.open_timeout_seconds)
 
     def _check(self, request: Message) -> None:
         check_message(request, self._limits)

@@ -237,15 +237,15 @@ class Stream:
         """Spends one of the client's credits, waiting for it."""
         session = self._session
         try:
-            async with asyncio.timeout(session.limits.slow_consumer_s):
+            async with asyncio.timeout(session.limits.slow_consumer_seconds):
                 await session.wait_for(lambda: session.credits.available > 0)
         except TimeoutError:
-            raise slow_consumer(f"finished video waited for {session.limits.slow_consumer_s} s") from None
+            raise slow_consumer(f"finished video waited for {session.limits.slow_consumer_seconds} s") from None
         session.credits.spend()
         await self._respond(response)
 
     async def _respond(self, response: api.StreamAvatarResponse) -> None:
-        limit_s = self._session.limits.slow_consumer_s
+        limit_s = self._session.limits.slow_consumer_seconds
         try:
             async with asyncio.timeout(limit_s), self._writing:
                 with self._session.writing(response):

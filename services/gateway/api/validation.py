@@ -60,7 +60,7 @@ def _check_texts(path: str, name: str, values: Iterable[str], limits: Limits) ->
 def _check_messages(path: str, values: Iterable[Any], limits: Limits) -> None:
     for value in values:
         if isinstance(value, Duration):
-            _check_duration(path, value, limits.max_session_s)
+            _check_duration(path, value, limits.max_session_seconds)
         else:
             check_message(value, limits, f"{path}.")
 
@@ -129,8 +129,8 @@ def check_chunk(chunk: api.StreamAvatarRequest.AudioChunk, form: AudioFormat, li
         refuse(AUDIO_FORMAT_UNSUPPORTED, f"{len(chunk.data)} bytes are no whole number of samples", field)
     if not samples:
         refuse(AUDIO_FORMAT_UNSUPPORTED, "the chunk is empty", field)
-    if samples > limits.max_audio_chunk_s * form.sample_rate_hz:
-        refuse(AUDIO_FORMAT_UNSUPPORTED, f"a chunk may last {limits.max_audio_chunk_s} s", field)
+    if samples > limits.max_audio_chunk_seconds * form.sample_rate_hz:
+        refuse(AUDIO_FORMAT_UNSUPPORTED, f"a chunk may last {limits.max_audio_chunk_seconds} s", field)
     return samples
 
 

@@ -3,8 +3,6 @@
 Plain data.
 """
 
-from dataclasses import replace
-
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.store.quotas import QuotaError, Quotas
 from live_avatar.v1.media_pb2 import VideoFormat
@@ -34,4 +32,6 @@ def check_frame(tenant: str, quotas: Quotas, video: VideoFormat) -> None:
 def within(limits: Limits, quotas: Quotas) -> Limits:
     """The table of limits for one session of a tenant."""
     most_s = quotas.max_queued_audio_seconds
-    return replace(limits, max_live_audio_s=min(limits.max_live_audio_s, most_s)) if most_s else limits
+    if not most_s:
+        return limits
+    return limits.model_copy(update={"max_live_audio_seconds": min(limits.max_live_audio_seconds, most_s)})

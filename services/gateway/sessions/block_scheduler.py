@@ -83,7 +83,7 @@ class BlockScheduler:
         session, index = self._session, self._session.ledger.admitted
         span = self._telemetry.begin_block(session.key, index)
         session.ledger.admit(span, waited_s, idle=admission.idle)
-        deadline_s = session.limits.block_deadline_s
+        deadline_s = session.limits.block_deadline_seconds
         return messages.block(session.key, index, traceparent(span), deadline_s, idle=admission.idle)
 
     async def _send_audio(self, pieces: Iterable[AudioPiece]) -> None:

@@ -42,15 +42,15 @@ class LiveDelivery:
         self.speech_at_s: float | None = None
         self.bounds = DeliveryBounds(
             spare_blocks=_SPARE_BLOCKS,
-            idle_timeout_s=limits.live_idle_s,
+            idle_timeout_s=limits.live_idle_seconds,
             quiet_messages=_QUIET,
             idles_in_flight=True,
             held_bytes=limits.max_unread_bytes,
-            take_s=limits.live_slow_consumer_s,
+            take_s=limits.live_slow_consumer_seconds,
         )
         self.punctuality = Punctuality(context, self.pacer, lambda: self.finished)
-        self._barge_ins = BargeIns(self.speech, self.played_ns, context.events, limits.max_live_audio_s)
-        self._most_audio_s = limits.max_live_audio_s
+        self._barge_ins = BargeIns(self.speech, self.played_ns, context.events, limits.max_live_audio_seconds)
+        self._most_audio_s = limits.max_live_audio_seconds
         self._utterances = context.utterances
         self._ledger = context.ledger
         self._preset = preset

@@ -258,8 +258,8 @@ class SessionManager:
             request_id=request.request_id,
             pipeline="",
             endpoint=self.policy.endpoint,
-            max_duration_ms=session_ms(caller.tenant, quotas, wanted_ms, limits.max_session_s * 1000),
-            idle_timeout_ms=limits.idle_timeout_s * 1000,
+            max_duration_ms=session_ms(caller.tenant, quotas, wanted_ms, limits.max_session_seconds * 1000),
+            idle_timeout_ms=limits.idle_timeout_seconds * 1000,
         )
 
     async def _fill(
@@ -362,7 +362,7 @@ class SessionManager:
             notice_s = min(NOTICE_S, session.idle_timeout_s / 2)
             _end_in_time(session, left_s, notice_s, (IDLE, f"nothing happened for {session.idle_timeout_s} s"))
         session.fail_if_due(now)
-        oldest, deadline_s = session.ledger.oldest_admitted_at, self.policy.limits.block_deadline_s
+        oldest, deadline_s = session.ledger.oldest_admitted_at, self.policy.limits.block_deadline_seconds
         if oldest is not None and now - oldest > deadline_s:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
             session.fail(ServiceError(code, "BLOCK_DEADLINE", f"a block took longer than {deadline_s} s"))

@@ -43,7 +43,7 @@ class OfflineDelivery:
         self.speech_at_s: float | None = None
         self.bounds = DeliveryBounds(
             spare_blocks=0,
-            idle_timeout_s=context.limits.idle_timeout_s,
+            idle_timeout_s=context.limits.idle_timeout_seconds,
             quiet_messages=frozenset(),
             idles_in_flight=False,
             held_bytes=None,
@@ -75,7 +75,8 @@ class OfflineDelivery:
 
     def may_read(self, credits: int) -> bool:
         """Not while much speech waits, unless that waits for the client's messages."""
-        return self._whole_file or credits == 0 or self._held < self._limits.max_queued_audio_s * self._speech.rate_hz
+        most = self._limits.max_queued_audio_seconds * self._speech.rate_hz
+        return self._whole_file or credits == 0 or self._held < most
 
     def opened(self) -> None:
         """See ``Delivery``; nothing depends on it."""
@@ -194,11 +195,11 @@ class OfflineDelivery:
 
     def _check_room(self, samples: int) -> None:
         rate_hz, limits = self._speech.rate_hz, self._limits
-        if self._whole_file and self._speech.end + samples > limits.max_whole_file_s * rate_hz:
-            message = f"a recording may last {limits.max_whole_file_s} s; longer speech can be streamed"
+        if self._whole_file and self._speech.end + samples > limits.max_whole_file_seconds * rate_hz:
+            message = f"a recording may last {limits.max_whole_file_seconds} s; longer speech can be streamed"
             raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "AUDIO_TOO_LONG", message)
         # What the client may have sent before it saw that nobody reads: as much again as waits.
-        most_s = 2 * limits.max_queued_audio_s + limits.max_audio_chunk_s
+        most_s = 2 * limits.max_queued_audio_seconds + limits.max_audio_chunk_seconds
         if not self._whole_file and self._held + samples > most_s * rate_hz:
             message = f"{self._held // rate_hz} s of speech wait; take video or grant credits first"
             raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "AUDIO_QUEUE_FULL", message)

@@ -5,25 +5,35 @@ Plain data.
 
 from dataclasses import dataclass, replace
 
+from pydantic import Field
+
 from live_avatar.services.gateway.access.tokens import SessionTokens
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.quotas.rules import within
 from live_avatar.services.gateway.store.quotas import Quotas
 from live_avatar.services.gateway.usage.recorder import RecordingRules
+from live_avatar.serving.settings import Group
 
 _NO_QUOTAS, _RECORDING = Quotas(), RecordingRules()
 
 
-@dataclass(frozen=True, kw_only=True)
-class LiveRules:
+class LiveRules(Group):
     """Pacing of live delivery."""
 
-    max_lead_ms: int = 0
-    """Most that may be generated or on its way beyond what was played; 0: two blocks more than the pipeline holds."""
-    jitter_ms: int = 200
-    """Speech that is kept in hand against late pieces."""
-    margin_ms: int = 80
-    """Time a block should arrive before it is due."""
+    jitter_ms: int = Field(
+        default=200,
+        ge=0,
+        le=10_000,
+        description="jitter buffer: speech held against chunks that arrive late",
+    )
+    margin_ms: int = Field(default=80, ge=0, le=2_000, description="how long before its due time a block should arrive")
+    max_lead_ms: int = Field(
+        default=0,
+        ge=0,
+        le=60_000,
+        description="most media that is generated or in flight beyond playback; "
+        "0: two blocks more than the pipeline holds",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,7 +123,7 @@ class Session:
     def idle_timeout_s(self) -> int:
         """How long nothing may happen; in a live session that streams, how long nobody may speak."""
         streams = self.phase is Phase.STREAMING
-        return self.delivery.bounds.idle_timeout_s if streams else self.limits.idle_timeout_s
+        return self.delivery.bounds.idle_timeout_s if streams else self.limits.idle_timeout_seconds
 
     def life_left_s(self, now: float) -> float:
         """Seconds until the session has lasted as long as it may; negative afterwards."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from live_avatar.services.gateway.settings import GatewaySettings, LimitSettings
+from live_avatar.services.gateway.api.messages import limits
+from live_avatar.services.gateway.limits import Limits
 
 ROOT = Path(__file__).parents[3]
 NOWHERE = "127.0.0.1:1/127.0.0.1:2"
@@ -91,7 +92,7 @@ def test_settings_are_printed_without_secrets() -> None:
     assert "hush" not in done.stdout
 
 
-def test_the_limits_of_the_settings_reach_the_table() -> None:
-    chosen = LimitSettings(max_unread_blocks=3, slow_consumer_seconds=9, max_session_seconds=11)
-    table = GatewaySettings(pipelines=(NOWHERE,), limits=chosen).limits.table()
-    assert (table.max_unread_blocks, table.slow_consumer_s, table.max_session_s) == (3, 9, 11)
+def test_the_limits_of_the_settings_are_published() -> None:
+    published = limits(Limits(open_timeout_seconds=1.5, slow_consumer_seconds=9, max_session_seconds=11))
+    assert published.open_timeout.ToMilliseconds() == 1500
+    assert (published.slow_consumer_timeout.ToSeconds(), published.max_session.ToSeconds()) == (9, 11)

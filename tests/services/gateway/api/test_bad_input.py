@@ -375,7 +375,7 @@ def test_speech_beyond_the_bounds_is_refused() -> None:
 async def flooding(talk: Talk) -> ServiceError:
     """Speaks one second more than may wait, without taking video; the call must not end while this still writes."""
     limits = Limits()
-    for _ in range(2 * limits.max_queued_audio_s + limits.max_audio_chunk_s + 1):
+    for _ in range(2 * limits.max_queued_audio_seconds + limits.max_audio_chunk_seconds + 1):
         await talk.speak(bytes(2 * RATE_HZ))
     return await talk.failure()
 

@@ -1,7 +1,6 @@
 """How much finished video waits for a live client that does not read."""
 
 import asyncio
-from dataclasses import replace
 
 import grpc
 import pytest
@@ -9,8 +8,8 @@ import pytest
 from live_avatar.config import TINY
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.proxies import DIRECT
+from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.sessions.session import Session
-from live_avatar.services.gateway.settings import LimitSettings
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
@@ -54,8 +53,7 @@ async def deaf_for(running: Gateway) -> ServiceError:
 @pytest.mark.parametrize("most", [BLOCK_BYTES * 4 // 3, BLOCK_BYTES * 2 // 3])
 def test_no_more_waits_than_is_promised(held: list[int], monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Two blocks are more than the larger limit, one block is more than the smaller one, which is allowed."""
-    table = LimitSettings.table
-    monkeypatch.setattr(LimitSettings, "table", lambda settings: replace(table(settings), max_unread_bytes=most))
+    monkeypatch.setattr(Limits, "max_unread_bytes", most)
 
     async def scenario() -> ServiceError:
         async with whole_system() as running:

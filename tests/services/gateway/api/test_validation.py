@@ -18,7 +18,7 @@ from live_avatar.v1 import avatar_service_pb2 as api
 LIMITS = Limits()
 REQUESTS = [method.input_type for method in api.DESCRIPTOR.services_by_name["AvatarService"].methods]
 Path = tuple[FieldDescriptor, ...]
-MOST_S = LIMITS.max_session_s
+MOST_S = LIMITS.max_session_seconds
 BAD_DURATIONS = {
     "negative": Duration(seconds=-1),
     "beyond all time": Duration(seconds=2**62),

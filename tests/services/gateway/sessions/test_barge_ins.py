@@ -21,7 +21,7 @@ class Conversation:
     """A live session's speech, and the events that its client gets."""
 
     def __init__(self) -> None:
-        context = live_context(live_config(), limits=Limits(max_live_audio_s=MOST_S))
+        context = live_context(live_config(), limits=Limits(max_live_audio_seconds=MOST_S))
         self.live = LiveDelivery(context)
         self.queue = context.events
         self.events: list[api.StreamAvatarResponse.Event] = []
