@@ -1,4 +1,5 @@
-"""How good the pictures are: ``python -m evaluation``; of videos from elsewhere: ``--videos FOLDER``.
+"""How good the pictures are: ``python -m evaluation``; of videos from elsewhere: ``--videos FOLDER``; of
+sessions that went on after their pipeline was lost: ``--recovery``.
 
 Without ``--videos`` it records people of the held-out synthetic set with every row of the table, measures, and writes
 ``quality.md``, ``quality.json`` and ``quality.png``.  A run that was stopped continues.
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.__main__ import machine
-from evaluation import public
+from evaluation import public, recovery
+from evaluation.avatar import Avatar
 from evaluation.checkpoints import exported
 from evaluation.contact_sheet import Part, people_part, save_sheet, strip_file
 from evaluation.evaluator import fit_evaluator
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         if given.checkpoint is not None:
             given.weights = stack.enter_context(exported(given.checkpoint, given.weights))
+        if given.recovery:
+            return _measure_recovery(given)
         _measure(given, stack)
     return 0
 
@@ -69,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0)
     add("--again", action="store_true", help="measure anew what the result holds already")
     add("--out", type=Path, default=Path("out"), help="folder of the results")
+    add("--recovery", action="store_true", help="instead: sessions that go on after their pipeline was lost")
     add("--videos", type=Path, help="instead: a folder of videos with sound, for the public metrics")
     add("--true-videos", type=Path, help="true videos, which FID and FVD compare with")
     add("--metric-weights", type=Path, default=Path("weights/metrics"), help="folder of the public metrics' weights")
@@ -102,6 +107,13 @@ def _measure(given: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         if isinstance(row, Streamed) and row.name == OURS:
             measure_recordings(recorder, row, near[0], given.speech)
     _write(given, results, rows, missing)
+
+
+def _measure_recovery(given: argparse.Namespace) -> int:
+    system = preset(given.preset)
+    size = largest_size(system)[0]
+    evaluator = fit_evaluator(recovery.session_span(system), system, size)
+    return recovery.measure(Avatar(system, given.weights), evaluator, size, given.clips, given.seed, given.out)
 
 
 def _chosen(rows: list[Variant], names: Sequence[str]) -> list[Variant]:

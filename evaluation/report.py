@@ -30,7 +30,7 @@ def report(
         missing: rows that do not, and why.
         recordings: what recorded speech gave, by file.
     """
-    parts = [f"# Quality: {title}", *_table(lines), "", *_bars(bars), "", "What the rows are:", ""]
+    parts = [f"# Quality: {title}", *_table(lines), "", *bars_table(bars), "", "What the rows are:", ""]
     parts += [f"- **{row.name}**: {row.about}." for row in rows]
     parts += [f"- **{name}** is not there: {why}." for name, why in missing.items()]
     return "\n".join([*parts, *_recordings(recordings), ""])
@@ -72,7 +72,8 @@ def _cells(line: Line, decoded: float | None) -> list[str]:
     ]
 
 
-def _bars(bars: Iterable[Threshold]) -> list[str]:
+def bars_table(bars: Iterable[Threshold]) -> list[str]:
+    """What is wanted and whether it is met, as lines of Markdown."""
     rows = ["| wanted | value | bar | |", "|---|---|---|---|"]
     for bar in bars:
         value = "" if bar.value is None else f"{bar.value:.3g}"
