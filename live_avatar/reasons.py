@@ -44,6 +44,7 @@ _AGAIN = "create a new session"
 _REPORT = "report it: the services disagree about the protocol"
 
 REASONS: Mapping[str, Reason] = {
+    "API_KEY_NOT_FOUND": Reason(("NOT_FOUND",), "there is no such API key, or it is another tenant's", "list the keys"),
     "AUDIO_FORMAT_UNSUPPORTED": Reason(_INVALID, "encoding, rate, channels or size of the audio is not accepted", _FIX),
     "AUDIO_QUEUE_FULL": Reason(_EXHAUSTED, "too much audio is queued", "send audio no faster than it is played"),
     "AUDIO_STARVED": Reason(
@@ -113,6 +114,7 @@ REASONS: Mapping[str, Reason] = {
     "LIST_TOO_LONG": Reason(_INVALID, "a list has too many entries", _FIX),
     "METHOD_DENIED": Reason(_DENIED, "a method without a rule of access", "nothing"),
     "NAME_TOO_LONG": Reason(_INVALID, "an id, a name or a token is too long", _FIX),
+    "NAME_UNPRINTABLE": Reason(_INVALID, "a name has characters that cannot be printed", _FIX),
     "NOT_LIVE": Reason(
         ("FAILED_PRECONDITION", "INVALID_ARGUMENT"), "the call needs live delivery, or cannot be used with it", _FIX
     ),
@@ -137,6 +139,7 @@ REASONS: Mapping[str, Reason] = {
     "PROMPT_TOO_LONG": Reason(_INVALID, "the prompt has too many characters", _FIX),
     "QUOTA_UNKNOWN": Reason(_INVALID, "a quota that does not exist, or a number beyond its range", _FIX),
     "REQUEST_ID_REUSED": Reason(("ALREADY_EXISTS",), "the request id was used for another request", "use a fresh id"),
+    "SCOPES_INVALID": Reason(_INVALID, "a scope that does not exist, or none at all", _FIX),
     "SCOPE_MISSING": Reason(
         _DENIED, "the caller's credential does not have the scope that the call needs", "use a key with that scope"
     ),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from live_avatar.cli import inputs, options
+from live_avatar.cli.access import Access
 
 if TYPE_CHECKING:
     from live_avatar.client import GenerateStats
@@ -14,6 +15,8 @@ def demo(
     out: options.OutOption = Path("out/demo.mp4"),
     gateway: options.GatewayOption = "",
     ca: options.CaOption = None,
+    api_key: options.ApiKeyOption = "",
+    insecure: options.InsecureOption = False,
     layout: options.LayoutOption = "4x1",
     preset: options.PresetOption = inputs.DEFAULT_PRESET,
     weights: options.WeightsOption = None,
@@ -26,7 +29,7 @@ def demo(
 
     files_read = (inputs.SPEECH, inputs.PORTRAIT)
     check_video_path(out, files_read)
-    place = inputs.gateway_or_pipeline(gateway, ca, layout, preset, weights)
+    place = inputs.gateway_or_pipeline(gateway, Access(ca, api_key, insecure), layout, preset, weights)
     portrait = inputs.read_portrait(inputs.PORTRAIT, decode=False)
     with SpeechFile(inputs.SPEECH) as speech, Movie(out, files_read) as movie, place as reached:
         made = make_video(reached, portrait, speech, movie, Warnings())

@@ -6,12 +6,18 @@ Judges the facts of ``machine``; each finding is one line, a WARN with its remed
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from live_avatar.cli import options
+from live_avatar.cli.access import Access
 from live_avatar.cli.machine import Gpu, Machine, TorchBuild, look
+from live_avatar.cli.signals import run
 from live_avatar.proxies import proxies
+
+if TYPE_CHECKING:
+    from live_avatar.cli.gateway import Gateway
 
 BF16_CAPABILITY = (8, 0)
 FP8_CAPABILITY = (8, 9)
@@ -36,15 +42,47 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="The same findings as JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="The same findings as JSON.")] = False,
+    gateway: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="Gateway to reach too, with the API key. Default: none.", show_default=False
+        ),
+    ] = "",
+    ca: options.CaOption = None,
+    api_key: options.ApiKeyOption = "",
+    insecure: options.InsecureOption = False,
+) -> None:
     """GPU, driver, torch build, fast paths on or off, and what makes it slow."""
-    findings = list(examine(look()))
+    findings = [*examine(look()), *_reach(gateway, Access(ca, api_key, insecure))]
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
         return
     for finding in findings:
         remedy = f" -> {finding.remedy}" if finding.remedy else ""
         typer.echo(f"{'OK  ' if finding.ok else 'WARN'}  {finding.topic:12}{finding.text}{remedy}")
+
+
+def _reach(address: str, access: Access) -> Iterator[Finding]:
+    """Whether the gateway that is asked about answers and accepts the credential."""
+    if address:
+        from live_avatar.cli.gateway import gateway_at
+
+        yield run(_answer(gateway_at(address, access)))
+
+
+async def _answer(gateway: "Gateway") -> Finding:
+    from live_avatar.client import AvatarError
+
+    try:
+        async with gateway.connect() as client:
+            info = await client.server_info()
+    except AvatarError as error:
+        remedy = "set LIVE_AVATAR_API_KEY" if error.reason.startswith("CREDENTIAL") else "check address and service"
+        return Finding("gateway", False, f"{gateway.address}: {error}", remedy)
+    text = f"{gateway.address}: version {info.version}, {info.preset or 'no pipeline'}"
+    return Finding("gateway", bool(info.session_capacity), text, "" if info.session_capacity else "start a pipeline")
 
 
 def examine(machine: Machine) -> Iterator[Finding]:

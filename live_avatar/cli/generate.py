@@ -7,6 +7,7 @@ import typer
 
 from live_avatar import limits
 from live_avatar.cli import inputs, options
+from live_avatar.cli.access import Access
 
 
 def generate(
@@ -22,6 +23,8 @@ def generate(
     image: options.ImageOption = inputs.PORTRAIT,
     gateway: options.GatewayOption = "",
     ca: options.CaOption = None,
+    api_key: options.ApiKeyOption = "",
+    insecure: options.InsecureOption = False,
     prompt: options.PromptOption = "",
     seed: options.SeedOption = 0,
     enlargement: options.EnlargementOption = 0,
@@ -38,7 +41,7 @@ def generate(
 
     check_video_path(out, (audio, image))
     inputs.check_prompt(prompt)
-    place = inputs.gateway_or_pipeline(gateway, ca, layout, preset, weights)
+    place = inputs.gateway_or_pipeline(gateway, Access(ca, api_key, insecure), layout, preset, weights)
     portrait, warnings = inputs.read_portrait(image, decode=not gateway), Warnings()
     if not gateway:
         warn_if_unlike(portrait, preset, inputs.weights_of(preset, weights), warnings)

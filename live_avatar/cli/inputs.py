@@ -4,7 +4,6 @@ Checks what it is given before anything starts.  Knows the samples that come wit
 is started; nothing of what is made of them.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from live_avatar import limits
+from live_avatar.cli.access import Access
 from live_avatar.config import PRESETS, TINY, Preset
 from live_avatar.config import preset as preset_named
 from live_avatar.launcher.layout import parse_layout
@@ -165,22 +165,20 @@ def conclude(movie: "Movie | None", *lines: str) -> None:
 
 
 def gateway_or_pipeline(
-    gateway: str, ca: Path | None, layout: str, preset: str, weights: Path | None
+    gateway: str, access: Access, layout: str, preset: str, weights: Path | None
 ) -> AbstractContextManager["Gateway"]:
     """The gateway that is there, or of a local pipeline that lives as long as the context.
 
     Raises:
-        ValueError: at once: the address, the authority or what describes the pipeline is wrong.
+        ValueError: at once: the address, the access or what describes the pipeline is wrong.
         OSError: at once: the authority's file cannot be read.
     """
     parse_layout(layout)
     if gateway:
         from live_avatar.cli.gateway import gateway_at
 
-        # What gRPC itself logs of a line that fails would stand before our own one line about it.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        return nullcontext(gateway_at(gateway, ca))
-    if ca is not None:
+        return nullcontext(gateway_at(gateway, access))
+    if access.ca is not None:
         raise ValueError("--ca needs --gateway: a pipeline that is started here is reached in plain text")
     return gateway_of(plan_of(layout, preset, weights, "give --gateway HOST:PORT of one that runs"))
 

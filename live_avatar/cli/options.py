@@ -50,6 +50,20 @@ CaOption = Annotated[
 RequiredGatewayOption = Annotated[
     str, typer.Option("--gateway", metavar="HOST:PORT", help="Gateway to ask, such as 127.0.0.1:50051.")
 ]
+ApiKeyOption = Annotated[
+    str,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        envvar="LIVE_AVATAR_API_KEY",
+        help="API key or token for the gateway. Other users of this machine can read a command line: prefer the "
+        "environment. Default: none.",
+        show_default=False,
+    ),
+]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Send the API key in plain text to other machines too.")
+]
 PromptOption = Annotated[
     str,
     typer.Option(

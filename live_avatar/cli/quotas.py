@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from live_avatar.cli import options
+from live_avatar.cli.access import Access
 
 if TYPE_CHECKING:
     from live_avatar.v1.admin_service_pb2 import Quotas, QuotaUsage
@@ -17,14 +18,20 @@ _TenantArgument = Annotated[str, typer.Argument(help="Name of the tenant.", show
 
 
 @app.command()
-def show(tenant: _TenantArgument, gateway: options.RequiredGatewayOption, ca: options.CaOption = None) -> None:
+def show(
+    tenant: _TenantArgument,
+    gateway: options.RequiredGatewayOption,
+    ca: options.CaOption = None,
+    api_key: options.ApiKeyOption = "",
+    insecure: options.InsecureOption = False,
+) -> None:
     """Prints the quotas of a tenant and what it has used of them."""
     from live_avatar.cli.gateway import gateway_at
     from live_avatar.cli.gateway_errors import clear_errors
     from live_avatar.client.administration import get_quotas
 
     async def ask() -> None:
-        async with gateway_at(gateway, ca).connect() as client:
+        async with gateway_at(gateway, Access(ca, api_key, insecure)).connect() as client:
             answer = await get_quotas(client, tenant)
         _print(answer.quotas, _used(answer.usage))
 
@@ -58,6 +65,8 @@ def set_(
         int | None, typer.Option(min=0, max=_UINT32, help="Queued speech of a live session; 0: as the installation.")
     ] = None,
     ca: options.CaOption = None,
+    api_key: options.ApiKeyOption = "",
+    insecure: options.InsecureOption = False,
 ) -> None:
     """Changes quotas of a tenant, on all gateways; what is not named stays as it is."""
     from live_avatar.cli.gateway import gateway_at
@@ -78,7 +87,7 @@ def set_(
         raise ValueError("give at least one quota; see live-avatar quotas set --help")
 
     async def ask() -> None:
-        async with gateway_at(gateway, ca).connect() as client:
+        async with gateway_at(gateway, Access(ca, api_key, insecure)).connect() as client:
             _print(await update_quotas(client, tenant, values), {})
 
     with clear_errors(gateway):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from live_avatar.cli import inputs, options
+from live_avatar.cli.access import Access
 
 NO_MICROPHONE = "no microphone can be used here: pip install sounddevice, or give --audio FILE"
 
@@ -20,6 +21,8 @@ def talk(
     image: options.ImageOption = inputs.PORTRAIT,
     gateway: options.GatewayOption = "",
     ca: options.CaOption = None,
+    api_key: options.ApiKeyOption = "",
+    insecure: options.InsecureOption = False,
     prompt: options.PromptOption = "",
     seed: options.SeedOption = 0,
     layout: options.LayoutOption = "4x1",
@@ -38,7 +41,7 @@ def talk(
     if audio is None and not has_microphone():
         raise ValueError(NO_MICROPHONE)
     inputs.check_prompt(prompt)
-    place = inputs.gateway_or_pipeline(gateway, ca, layout, preset, weights)
+    place = inputs.gateway_or_pipeline(gateway, Access(ca, api_key, insecure), layout, preset, weights)
     portrait, warnings = inputs.read_portrait(image, decode=not gateway), Warnings()
     if not gateway:
         warn_if_unlike(portrait, preset, inputs.weights_of(preset, weights), warnings)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from live_avatar.cli import options
+from live_avatar.cli.access import Access
 
 if TYPE_CHECKING:
     from live_avatar.v1.usage_service_pb2 import UsageRecord
@@ -32,6 +33,8 @@ def usage(
     since: Annotated[str, typer.Option(help=f"Time of the first record, {_TIME_HELP}. Default: all.")] = "",
     until: Annotated[str, typer.Option(help=f"Time after the last record, {_TIME_HELP}. Default: now.")] = "",
     ca: options.CaOption = None,
+    api_key: options.ApiKeyOption = "",
+    insecure: options.InsecureOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="A header and one line per record.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line (default).")] = False,
 ) -> None:
@@ -42,7 +45,11 @@ def usage(
     from live_avatar.cli.gateway_errors import clear_errors
     from live_avatar.client.administration import list_usage
 
-    first, last, place = _time(since, "--since"), _time(until, "--until"), gateway_at(gateway, ca)
+    first, last, place = (
+        _time(since, "--since"),
+        _time(until, "--until"),
+        gateway_at(gateway, Access(ca, api_key, insecure)),
+    )
 
     async def write_all() -> None:
         write = _csv_writer() if as_csv else _write_json

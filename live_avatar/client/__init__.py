@@ -3,6 +3,7 @@
 Needs the extra ``client`` alone; never torch.
 """
 
+from live_avatar.client.admin import AdminClient, ApiKeyInfo
 from live_avatar.client.client import AvatarClient, Session
 from live_avatar.client.errors import AvatarError
 from live_avatar.client.generate import GenerateOptions, GenerateStats, ServiceTimes, generate_file
@@ -23,6 +24,8 @@ from live_avatar.client.stream import AvatarStream
 from live_avatar.client.talk import LiveStats, talk
 
 __all__ = [
+    "AdminClient",
+    "ApiKeyInfo",
     "AudioUnit",
     "AvatarClient",
     "AvatarError",

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
+from live_avatar.client.channel import ApiKeySource, open_channel
 from live_avatar.client.errors import AvatarError, from_rpc_error
 from live_avatar.client.late_writes import keep_last_word
 from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import Interruption, ServerInfo, server_info
 from live_avatar.client.stream import AvatarStream
-from live_avatar.client.target import parse_target
 from live_avatar.limits import MAX_IMAGE_BYTES
-from live_avatar.proxies import direct_if_local, proxy_before
+from live_avatar.proxies import proxy_before
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 
@@ -29,18 +29,7 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_S = 5.0
 CREATE_TIMEOUT_S = 60.0
 """Memory is reserved and the portrait encoded before the answer comes."""
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""Largest response that is taken: a raw picture of any size the server makes."""
 _INTERRUPTIONS_KEPT = 64
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", -1),  # the server's limit holds
-    # A gateway that is frozen is noticed after 8 s at most: its kernel goes on to take what is sent.
-    ("grpc.keepalive_time_ms", 3_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),
-    ("grpc.http2.max_pings_without_data", 0),
-)
 
 
 class AvatarClient:
@@ -49,18 +38,23 @@ class AvatarClient:
     Args:
         target: address as host:port; see ``parse_target`` for what else is taken.
         credentials: for TLS; None: plain text.
+        api_key: API key or token of an OpenID Connect provider, or a function that returns the current one and may be
+            asynchronous; None: none.
+        insecure: send ``api_key`` in plain text to other machines too.
 
     Raises:
-        ValueError: ``target`` is no address.
+        ValueError: ``target`` is no address, or ``api_key`` would cross a network in plain text.
     """
 
-    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
-        self.target = parse_target(target, encrypted=credentials is not None)
-        options = (*_CHANNEL_OPTIONS, *direct_if_local(self.target))
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(self.target, options=options)
-        else:
-            self._channel = grpc.aio.secure_channel(self.target, credentials, options=options)
+    def __init__(
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        api_key: ApiKeySource | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self.target, self._channel = open_channel(target, credentials, api_key, insecure=insecure)
         self._stub = AvatarServiceStub(self._channel)
 
     @property

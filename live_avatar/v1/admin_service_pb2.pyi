@@ -101,7 +101,7 @@ class CreateApiKeyRequest(_message.Message):
 
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:
-        """How long it works; absent: until it is revoked."""
+        """How long it works, up to ten years; absent: until it is revoked."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class ListApiKeysRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
-    """Empty: the caller's tenant."""
+    """Empty: the caller's tenant. Callers of the operator's tenant may name any tenant, or "*" for all."""
     page_size: _builtins.int
     """Keys on a page; 0: the service decides, which also limits the number."""
     page_token: _builtins.str

@@ -68,7 +68,7 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
     manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings), telemetry, election)
     servicer = AvatarServicer(manager, telemetry)
     usage = UsageServicer(store.usage, manager.policy.limits)
-    admin = AdminServicer(manager.quotas, manager.policy.limits)
+    admin = AdminServicer(access.admin, manager.quotas, manager.policy.limits)
     audit_log = _open_audit(settings, client, telemetry)
     manager.on_end(partial(session_ended, audit_log.audit))
 
@@ -106,7 +106,7 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
             auditing.cancel()  # what ended just now is in the audit too
             await asyncio.wait([auditing])
             await audit_log.aclose()
-            await access.keys.aclose()
+            await access.aclose()
             await store.aclose()
 
 

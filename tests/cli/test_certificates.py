@@ -7,6 +7,7 @@ import pytest
 from cryptography import x509
 from typer.testing import CliRunner
 
+from live_avatar.cli.access import Access
 from live_avatar.cli.gateway import gateway_at
 from live_avatar.cli.main import app
 from live_avatar.launcher.tls_folder import TlsFolder, make_certificates
@@ -85,13 +86,13 @@ def test_up_refuses_a_key_of_another_certificate(tmp_path: Path) -> None:
 
 def test_the_gateway_of_a_command_is_encrypted_where_its_user_says_so(tmp_path: Path) -> None:
     make_certificates(tmp_path, ["localhost"], 1)
-    assert gateway_at("127.0.0.1:1", None).credentials is None
+    assert gateway_at("127.0.0.1:1", Access()).credentials is None
     for text, ca in (
         ("grpcs://127.0.0.1:1", None),
         ("https://127.0.0.1:1", None),
         ("127.0.0.1:1", tmp_path / "ca.crt"),
     ):
-        gateway = gateway_at(text, ca)
+        gateway = gateway_at(text, Access(ca))
         assert gateway.credentials is not None
         assert gateway.address == "127.0.0.1:1"
 

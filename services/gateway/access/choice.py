@@ -13,6 +13,7 @@ from live_avatar.services.gateway.access.api_key import ApiKey
 from live_avatar.services.gateway.access.authenticator import Authenticator, Credentials
 from live_avatar.services.gateway.access.failure_limit import FailureLimit
 from live_avatar.services.gateway.access.jwks import KeyObserver
+from live_avatar.services.gateway.access.key_admin import KeyAdmin
 from live_avatar.services.gateway.access.key_cache import KeyCache
 from live_avatar.services.gateway.access.key_store import ApiKeyStore
 from live_avatar.services.gateway.access.key_use import KeyUse
@@ -25,7 +26,8 @@ class Access:
     """What decides who is let in; ``run`` must run while it is used."""
 
     authenticator: Authenticator
-    keys: ApiKeyStore
+    admin: KeyAdmin
+    _keys: ApiKeyStore
     _use: KeyUse
     _verifier: OidcVerifier | None
     _needs_issuer: bool
@@ -43,6 +45,10 @@ class Access:
             if self._verifier is not None:
                 tasks.create_task(self._verifier.run())
 
+    async def aclose(self) -> None:
+        """Ends the connections to the store."""
+        await self._keys.aclose()
+
 
 def open_access(settings: AuthSettings, client: Redis, observer: KeyObserver) -> Access:
     """Access by ``settings``; API keys are kept in the Redis of ``client``.
@@ -54,11 +60,10 @@ def open_access(settings: AuthSettings, client: Redis, observer: KeyObserver) ->
     keys, own = ApiKeyStore(client), settings.bootstrap_key
     takes_tokens = AuthMode.OIDC in settings.modes
     verifier = build_verifier(settings.oidc, observer, settings.operator_tenant) if takes_tokens else None
-    use = KeyUse(keys)
-    stored = AuthMode.KEYS in settings.modes
+    use, cache = KeyUse(keys), KeyCache(keys) if AuthMode.KEYS in settings.modes else None
     credentials = Credentials(
-        keys=KeyCache(keys) if stored else None,
-        use=use if stored else None,
+        keys=cache,
+        use=use if cache else None,
         verifier=verifier,
         bootstrap=ApiKey.parse(own.get_secret_value()) if own else None,
     )
@@ -68,4 +73,5 @@ def open_access(settings: AuthSettings, client: Redis, observer: KeyObserver) ->
         )
     failures = FailureLimit(settings.max_failures_per_minute)
     authenticator = Authenticator(settings.modes, credentials, settings.operator_tenant, failures)
-    return Access(authenticator, keys, use, verifier, _needs_issuer=settings.modes == {AuthMode.OIDC})
+    needs_issuer = settings.modes == {AuthMode.OIDC}
+    return Access(authenticator, KeyAdmin(keys, cache), keys, use, verifier, _needs_issuer=needs_issuer)

@@ -62,6 +62,11 @@ class KeyCache:
         entry = self._known.get(key.key_id)
         return entry is not None and entry.record is not None and key.matches(entry.record.digest)
 
+    def forget(self, key_id: str) -> None:
+        """Reads a key again at its next use, as it has just been changed."""
+        self._known.pop(key_id, None)
+        self._unknown.pop(key_id, None)
+
     async def check(self, key: ApiKey) -> ApiKeyRecord:
         """The stored key that ``key`` is.
 

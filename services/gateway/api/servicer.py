@@ -18,8 +18,7 @@ from live_avatar.services.gateway.api import messages
 from live_avatar.services.gateway.api.quota_calls import quota_header
 from live_avatar.services.gateway.api.stream import Stream, first_open
 from live_avatar.services.gateway.api.unopened import UnopenedStreams
-from live_avatar.services.gateway.api.validation import check_create, check_message, check_update
-from live_avatar.services.gateway.refusals import INVALID
+from live_avatar.services.gateway.api.validation import check_create, check_message, check_update, page_size
 from live_avatar.services.gateway.sessions.manager import SessionManager
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.serving.errors import INTERNAL, ServiceError
@@ -29,7 +28,6 @@ from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer
 
 CLIENT_GONE = "CLIENT_GONE"
 """Why a session is over whose client cancelled its stream or vanished."""
-DEFAULT_PAGE, LARGEST_PAGE = 50, 1_000
 MAX_LISTS = 8
 """Lists that are made at the same time; each asks the store a thousand times at most."""
 
@@ -69,10 +67,7 @@ class AvatarServicer(AvatarServiceServicer):
     async def ListSessions(self, request: api.ListSessionsRequest, context: Context) -> api.ListSessionsResponse:
         """Reads a page of sessions, newest first; the token of the next page is the last session on this one."""
         self._check(request)
-        if request.page_size < 0:
-            message = f"page_size {request.page_size} is negative"
-            raise ServiceError(INVALID, "PAGE_SIZE_OUT_OF_RANGE", message, field="page_size")
-        size = min(request.page_size or DEFAULT_PAGE, LARGEST_PAGE)
+        size = page_size(request.page_size)
         if self._lists >= MAX_LISTS:
             message = f"{MAX_LISTS} lists are being made"
             raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", message, retry_after_s=1.0)

@@ -22,6 +22,9 @@ _MAX_ENTRIES = 64
 """Of any list."""
 _PROMPT = "prompt"
 """Text of a person's, held to its own limit where it is used."""
+DEFAULT_PAGE, LARGEST_PAGE = 50, 1_000
+_LONGER_TIMES = {"lifetime": 10 * 365 * 86_400}
+"""Fields that hold a time, in seconds, which is none of a session."""
 _LONGER_NAMES = {"session_token": MAX_TOKEN_CHARACTERS}
 """Fields that hold more than a name."""
 _NS_PER_S = 10**9
@@ -60,16 +63,23 @@ def _check_texts(path: str, name: str, values: Iterable[str], limits: Limits) ->
 def _check_messages(path: str, values: Iterable[Any], limits: Limits) -> None:
     for value in values:
         if isinstance(value, Duration):
-            _check_duration(path, value, limits.max_session_seconds)
+            _check_duration(path, value, _LONGER_TIMES.get(path, limits.max_session_seconds))
         else:
             check_message(value, limits, f"{path}.")
 
 
 def _check_duration(path: str, duration: Duration, most_s: int) -> None:
-    """A time in a session is never negative, and never beyond the longest session."""
+    """A time is never negative, and one in a session never beyond the longest session."""
     lasts_ns = duration.seconds * _NS_PER_S + duration.nanos
     if duration.seconds < 0 or not 0 <= duration.nanos < _NS_PER_S or lasts_ns > most_s * _NS_PER_S:
         refuse("DURATION_OUT_OF_RANGE", f"{path} must lie in 0..{most_s} s", path)
+
+
+def page_size(requested: int) -> int:
+    """Entries on a page where a request asks for ``requested``, 0 for the default; raises ServiceError."""
+    if requested < 0:
+        refuse("PAGE_SIZE_OUT_OF_RANGE", f"page_size {requested} is negative", "page_size")
+    return min(requested or DEFAULT_PAGE, LARGEST_PAGE)
 
 
 def check_create(request: api.CreateSessionRequest, limits: Limits) -> None:

@@ -85,7 +85,7 @@ def test_a_token_of_the_issuer_is_taken(issuer: FakeIssuer, number: int) -> None
         ({"tenant": ["team-a"]}, FORBIDDEN),
         ({"tenant": "operators"}, FORBIDDEN),
     ],
-    ids=str,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value[1],
 )
 def test_claims_that_are_not_taken(issuer: FakeIssuer, claims: dict[str, Any], expected: tuple[str, str]) -> None:
     assert rejected(issuer, issuer.token(**claims)) == expected
