@@ -24,7 +24,7 @@ ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test abuse test-containers test-cluster test-go endurance proofs demo bench quality protos reference docs images lab lock
+.PHONY: help setup programs check test abuse test-containers test-cluster test-go endurance proofs demo bench quality protos reference docs images lab lock sbom audit-dependencies
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -115,6 +115,12 @@ images: setup ## the container images of all services, with docker, podman or bu
 
 lab: ## a podman of its own on Debian, for images and container tests where there is no other
 	tools/containers/setup.sh
+
+sbom: setup ## a software bill of materials (CycloneDX) for each image, in out/sbom
+	$(BIN)/python tools/sbom.py
+
+audit-dependencies: setup ## known vulnerabilities of all locked packages; code 2 where the database cannot be reached
+	$(BIN)/python tools/audit_dependencies.py
 
 lock: setup ## locks/: the versions that images are built from, as installed here
 	$(BIN)/python tools/lock.py
