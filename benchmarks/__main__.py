@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import sections
+from benchmarks.access import access
 from benchmarks.codec_bench import edges
 from benchmarks.networks import networks
 from benchmarks.sections import Numbers, Workplace
@@ -32,6 +33,7 @@ SECTIONS: Mapping[str, Callable[[Workplace], Numbers]] = {
     "sequential": sections.sequential,
     "sharing": sections.sharing,
     "reaction": sections.reaction,
+    "access": access,
 }
 
 
@@ -63,6 +65,9 @@ THRESHOLDS: Mapping[str, Threshold] = {
     "tiny_realtime_factor": Threshold(least=1.0),
     "tiny_128_realtime_factor": Threshold(least=1.0),
     "control_ms_per_block": Threshold(most=2.0),
+    "tls_control_ratio": Threshold(most=1.15),
+    "tls_ttff_ratio": Threshold(most=1.03),
+    "auth_create_ms": Threshold(most=3.0),
     "compiled_over_eager": Threshold(least=1.5),
 }
 

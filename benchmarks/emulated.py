@@ -34,8 +34,9 @@ from live_avatar.serving.parts import cut
 from live_avatar.serving.pipeline_settings import PipelineSettings
 from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.server import Service, run
-from live_avatar.serving.settings import load
+from live_avatar.serving.settings import ClientTlsSettings, load
 from live_avatar.serving.telemetry import Telemetry
+from live_avatar.serving.tls import ClientTls
 from live_avatar.streaming.decoder import FrameDecoder
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
@@ -60,6 +61,7 @@ class EmulatedSettings(PipelineSettings):
     role: Role = Field(description="encoder, stage, decoder, or end: takes blocks and drops them")
     wait_ms: float = Field(default=0.0, ge=0, description="what one block takes, in milliseconds")
     next: str | None = Field(default=None, description="address of the next service, as host:port; a decoder has none")
+    tls: ClientTlsSettings = ClientTlsSettings()
     steps: str = Field(default="0", description="steps of a stage, counted from 0: 2, or 0-3, or 0,1")
     step_count: int = Field(default=4, ge=1, description="steps of the whole schedule")
     trace: Path | None = Field(default=None, description="file that gets a line of JSON per block")
@@ -170,7 +172,10 @@ async def build(settings: EmulatedSettings, telemetry: Telemetry) -> AsyncIterat
             more.append(partial(add_VaeDecoderServiceServicer_to_server, servicer))
         else:
             work = _WORKS[settings.role](system, wait_s)
-        async with running_hop(info, work, device, settings=settings, target=settings.next, observer=observer) as hop:
+        tls = ClientTls.of(settings.tls, telemetry)
+        async with running_hop(
+            info, work, device, settings=settings, target=settings.next, observer=observer, tls=tls
+        ) as hop:
             yield as_service(hop, {"emulates": settings.role, "wait_ms": settings.wait_ms}, *more)
 
 

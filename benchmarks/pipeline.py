@@ -11,8 +11,19 @@ from typing import Self
 from live_avatar.config import S2V_14B, Preset
 from live_avatar.launcher.child import Program
 from live_avatar.launcher.layout import Layout
-from live_avatar.launcher.pipeline import DECODER, ENCODER, GATEWAY, HOST, IN_MEMORY, LocalPipeline, Plan, Report
+from live_avatar.launcher.pipeline import (
+    DECODER,
+    ENCODER,
+    GATEWAY,
+    HOST,
+    IN_MEMORY,
+    LocalPipeline,
+    Plan,
+    Report,
+    with_tls,
+)
 from live_avatar.launcher.ports import free_ports
+from live_avatar.launcher.tls_folder import TlsFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 _DRAIN = ("--server.drain-seconds", "1.0")
@@ -31,6 +42,10 @@ class Emulation:
     traces: Path | None = None
     """Folder that gets one file of ``benchmarks.emulated`` traces per service."""
     gateway_flags: tuple[str, ...] = ()
+    tls: TlsFolder | None = None
+    """Certificates of all services; None: plain text."""
+    api_key: str = ""
+    """That callers of the gateway need; empty: none."""
 
     @property
     def slowest_s(self) -> float:
@@ -48,7 +63,14 @@ class EmulatedPipeline(LocalPipeline):
     """All processes of an emulation, as a context manager; see ``LocalPipeline``."""
 
     def __init__(self, emulation: Emulation, logs: Path, report: Report) -> None:
-        super().__init__(Plan(layout=emulation.layout, preset=emulation.preset.name, logs=logs), report)
+        plan = Plan(
+            layout=emulation.layout,
+            preset=emulation.preset.name,
+            logs=logs,
+            tls=emulation.tls,
+            api_key=emulation.api_key,
+        )
+        super().__init__(plan, report)
         self._emulation = emulation
 
     def __enter__(self) -> Self:
@@ -72,8 +94,12 @@ class EmulatedPipeline(LocalPipeline):
             programs.append(self._emulated(name, "stage", emulation.step_ms * len(steps), *own, *following[name]))
         address = f"{HOST}:{ports[ENCODER]}/{HOST}:{ports[DECODER]}"
         flags = ("--pipelines", address, "--store.url", IN_MEMORY, "--allow-shared-devices", *_DRAIN)
-        gateway = Program(name=GATEWAY, module="live_avatar.services.gateway", flags=(*flags, *emulation.gateway_flags))
-        return [*((program, ports[program.name]) for program in programs), (gateway, 0)]
+        keys = ("--auth.mode", "keys", "--auth.bootstrap-key", emulation.api_key) if emulation.api_key else ()
+        gateway = Program(
+            name=GATEWAY, module="live_avatar.services.gateway", flags=(*flags, *keys, *emulation.gateway_flags)
+        )
+        placed = [*((program, ports[program.name]) for program in programs), (gateway, 0)]
+        return [(with_tls(program, emulation.tls), port) for program, port in placed]
 
     def _emulated(self, name: str, role: str, wait_ms: float, *flags: str) -> Program:
         traces = self._emulation.traces

@@ -85,6 +85,8 @@ class Plan:
     speed: Speed = Speed()
     tls: TlsFolder | None = None
     """Certificates of all services; None: plain text."""
+    api_key: str = ""
+    """With which the gateway is asked whether it is ready; empty: it authenticates nobody."""
 
 
 class LocalPipeline:
@@ -179,7 +181,7 @@ class LocalPipeline:
         gateway = _program(GATEWAY, "gateway", *pipeline, "--store.url", plan.redis, shared)
         gateway = replace(gateway, environment=QUIET)  # no tensors: what portraits took goes back to the system
         placed = [*((program, ports[program.name]) for program in programs), (gateway, plan.gateway_port)]
-        return [(_with_tls(program, plan.tls), port) for program, port in placed]
+        return [(with_tls(program, plan.tls), port) for program, port in placed]
 
     def _start(self, program: Program, port: int) -> None:
         self._make(program, port)
@@ -205,7 +207,7 @@ class LocalPipeline:
         deadline = time.monotonic() + READY_TIMEOUT_S
         with self._channel() as channel:
             gateway = AvatarServiceStub(channel)
-            while reason := _why_not_ready(gateway):
+            while reason := _why_not_ready(gateway, self._plan.api_key):
                 for child in self.ended():
                     raise LaunchError(child.obituary(child.process.returncode))
                 if time.monotonic() > deadline:
@@ -243,7 +245,7 @@ def _program(name: str, service: str, *flags: str) -> Program:
     return Program(name=name, module=f"live_avatar.services.{service}", flags=(*flags, *place))
 
 
-def _with_tls(program: Program, tls: TlsFolder | None) -> Program:
+def with_tls(program: Program, tls: TlsFolder | None) -> Program:
     """``program`` with the flags of its certificates: all but the gateway, which strangers call, demand one."""
     if tls is None:
         return program
@@ -251,10 +253,11 @@ def _with_tls(program: Program, tls: TlsFolder | None) -> Program:
     return replace(program, flags=(*program.flags, *tls.server_flags(mutual=program.name != GATEWAY), *calls))
 
 
-def _why_not_ready(gateway: AvatarServiceStub) -> str:
+def _why_not_ready(gateway: AvatarServiceStub, api_key: str) -> str:
     """What keeps the gateway from taking sessions; empty where nothing does."""
     try:
-        info = gateway.GetServerInfo(GetServerInfoRequest(), timeout=_CALL_TIMEOUT_S)
+        metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        info = gateway.GetServerInfo(GetServerInfoRequest(), timeout=_CALL_TIMEOUT_S, metadata=metadata)
     except grpc.RpcError as error:
         return str(error)
     return "" if info.session_capacity else "; ".join(info.pipelines)
