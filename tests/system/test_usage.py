@@ -26,7 +26,7 @@ from tests.services.gateway.clients import RATE_HZ, Talk, create_request, tone
 from .harness.processes import free_port
 from .harness.running import STAGES, address, ready, revive
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.proof
 
 LEASE_S = 2.0
 SPEECH_S = 20

@@ -139,10 +139,14 @@ class IssuerKeys:
         self._log = structlog.get_logger(__name__).bind(issuer=issuer)
         self.current = KeySet()
         """Empty until the first fetch succeeds."""
-        self.changed: Callable[[], None] = lambda: None
+        self._changed: Callable[[], None] = lambda: None
         """Called when other keys are current."""
         self.last_failed = True
         """The last fetch gave nothing: what is not in ``current`` may still be a key of the issuer."""
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Calls ``changed`` when other keys are current."""
+        self._changed = changed
 
     async def run(self) -> None:
         """Fetches again and again, until it is cancelled."""
@@ -200,7 +204,7 @@ class IssuerKeys:
         self._observer.issuer_keys(self._count)
         if changed:
             self._log.info("keys of the OIDC issuer", keys=sorted({key_id for key_id, _ in found.keys}))
-            self.changed()
+            self._changed()
         return True
 
     async def _fetch_keys(self) -> KeySet:

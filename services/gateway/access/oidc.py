@@ -61,7 +61,7 @@ class OidcVerifier:
         self._settings, self._keys, self._operator_tenant = settings, keys, operator_tenant
         self._cache: OrderedDict[bytes, _Cached] = OrderedDict()
         self._log = structlog.get_logger(__name__)
-        keys.changed = self._cache.clear  # a key that was taken back makes its tokens invalid
+        keys.on_change(self._cache.clear)  # a key that was taken back makes its tokens invalid
 
     async def run(self) -> None:
         """Keeps the issuer's keys fresh, until it is cancelled."""

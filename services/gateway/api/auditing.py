@@ -67,8 +67,7 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: Any) -> Any:
             call = _Call(self._audit, details, context.peer(), request)
             with call:
-                call.response = await behaviour(request, context)
-                return call.response
+                return call.answered(await behaviour(request, context))
 
         async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
             with _Call(self._audit, details, context.peer(), request):
@@ -89,7 +88,7 @@ class _Call:
         self._peer = peer_address(peer)
         self._request = request
         self._own = AuditedCall(self._record_message)
-        self.response: object = None
+        self._response: object = None
 
     def __enter__(self) -> None:
         set_audited_call(self._own)
@@ -98,12 +97,17 @@ class _Call:
         outcome = _outcome(error)
         if self._action.startswith(_READS) and outcome.code not in _DENIALS:
             return
-        about = _about(self._request) | _about(self.response)
+        about = _about(self._request) | _about(self._response)
         session_id = str(about.pop("session_id", "")) or self._own.session_id
         decision = replace(self._decision(), session_id=session_id, about=about)
         code = outcome.code.name if outcome.code is not None else _CANCELLED
         decision = replace(decision, code=code, reason=outcome.reason)
         self._audit.record(decision, self._repeats(decision))
+
+    def answered(self, response: Any) -> Any:
+        """Takes note of the response of the call, and returns it."""
+        self._response = response
+        return response
 
     def _decision(self) -> Decision:
         caller = current_caller()
@@ -143,18 +147,25 @@ def _about(message: object) -> dict[str, Value]:
     """What a request or a response is about, without anything that people wrote."""
     if not isinstance(message, Message):
         return {}
+    # By name, not by ListFields: that would copy a portrait to look at the name of its field.
+    names = message.DESCRIPTOR.fields_by_name
     found: dict[str, Value] = {}
-    for descriptor, value in message.ListFields():
-        form = _FORMS.get(descriptor.name)
-        if form is not None:
-            found[descriptor.name] = value if form.fullmatch(value) else _MALFORMED
-        elif descriptor.name in ("session", "api_key"):
-            found |= _about(value)
-        elif descriptor.name == "scopes":
-            found["scopes"] = [scope for scope in list(value)[:8] if re.fullmatch("[a-z]{1,16}", scope)]
-        elif descriptor.name == "quotas":
-            found |= {field.name: int(number) for field, number in value.ListFields()}
+    for name, form in _FORMS.items():
+        if name in names and (value := _field(message, name)):
+            found[name] = value if form.fullmatch(value) else _MALFORMED
+    for name in ("session", "api_key"):
+        if name in names and message.HasField(name):
+            found |= _about(_field(message, name))
+    if "scopes" in names:
+        scopes = [scope for scope in _field(message, "scopes")[:8] if re.fullmatch("[a-z]{1,16}", scope)]
+        found |= {"scopes": scopes} if scopes else {}
+    if "quotas" in names:
+        found |= {field.name: int(number) for field, number in _field(message, "quotas").ListFields()}
     return found
+
+
+def _field(message: Message, name: str) -> Any:
+    return getattr(message, name)
 
 
 def _claimed_key(metadata: Any) -> str:

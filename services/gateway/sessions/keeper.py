@@ -81,7 +81,7 @@ class Keeper:
         self._ends: dict[str, End] = {}
         self._late_since: dict[str, float] = {}
         """When sessions were first seen without a lease."""
-        self.on_end: Ended = lambda record, reason: None
+        self._ended: Ended = lambda record, reason: None
         """Called once for each session that ends here, or that this gateway ends for one that was lost."""
         self._log = structlog.get_logger(__name__)
 
@@ -91,6 +91,10 @@ class Keeper:
             tasks.create_task(self._election.run())
             for work in (self._renew_all, self._store_ends, self._reap):
                 tasks.create_task(self._repeat(work))
+
+    def on_end(self, ended: Ended) -> None:
+        """Calls ``ended`` with the record and the reason of each session that ends."""
+        self._ended = ended
 
     @property
     def ends_waiting(self) -> int:
@@ -123,7 +127,7 @@ class Keeper:
     def _note_end(self, end: End) -> None:
         held = self._held.get(end.session_id)
         if held is not None:
-            self.on_end(held.record, end.reason)
+            self._ended(held.record, end.reason)
 
     async def end_all(self, ends: Sequence[End]) -> None:
         """Ends sessions, and gives up what the store does not take soon: the gateway itself ends."""
@@ -210,7 +214,7 @@ class Keeper:
             gone = [name for name, since in self._late_since.items() if now - since >= self._lease_s / 3]
             for record in await self._store.reap(gone):
                 self._log.warning("a gateway left a session behind", session=session_name(record.session_id))
-                self.on_end(record, GATEWAY_LOST)
+                self._ended(record, GATEWAY_LOST)
             await self._store.settle()
         except ServiceError as error:
             self._log.warning("leases could not be looked at", reason=error.reason)

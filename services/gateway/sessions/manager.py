@@ -113,7 +113,7 @@ class SessionManager:
 
     def on_end(self, ended: Ended) -> None:
         """Calls ``ended`` with the record and the reason of each session that ends; an empty reason: as asked."""
-        self._keeper.on_end = ended
+        self._keeper.on_end(ended)
 
     async def drain(self) -> None:
         """Refuses new sessions from now on; returns when none is left.  Cancelled, it ends those that are left."""
