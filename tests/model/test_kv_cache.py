@@ -84,6 +84,20 @@ def test_a_block_sees_the_sink_and_the_filled_slots_alone() -> None:
         attend_block(window, seed=block)
 
 
+def test_a_window_that_begins_later_fills_from_its_first_slot_and_stands_where_the_block_stands() -> None:
+    late = KVWindow(GEOMETRY, latents_per_block=LATENTS, window_blocks=BLOCKS, first_block=10)
+    late.set_sink(sink_states(100))
+    early = ready_window()
+    for index in range(2 * BLOCKS):
+        there, here = early.place(30), late.place(30)
+        assert (here.slot, here.visible) == (there.slot, there.visible)
+        assert here.first_frame == there.first_frame + 10 * LATENTS == (10 + index) * LATENTS
+        attend_block(early, index)
+        attend_block(late, index)
+    late.reset()
+    assert (late.block, late.has_sink) == (10, False)
+
+
 def test_sink_values_and_motion_keys_are_written_once_and_the_reference_rolls() -> None:
     window, states = ready_window(), sink_states(100)
     reference = GEOMETRY.latent_tokens
