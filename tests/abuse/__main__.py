@@ -8,7 +8,9 @@ from pathlib import Path
 
 from live_avatar.config import TINY
 from live_avatar.launcher.layout import parse_layout
-from live_avatar.launcher.pipeline import LocalPipeline, Plan
+from live_avatar.launcher.pipeline import Plan
+from live_avatar.services.gateway.access.api_key import ApiKey
+from tests.abuse.callers import GuardedPipeline
 from tests.abuse.measure import run
 
 OUT = Path("out/abuse.json")
@@ -21,9 +23,10 @@ def main() -> None:
     parser.add_argument("--preset", default=TINY.name, help="name, or .json file that describes one")
     parser.add_argument("--layout", default="1x4", help="stages x steps, as of live-avatar up")
     arguments = parser.parse_args()
-    plan = Plan(layout=parse_layout(arguments.layout), preset=arguments.preset, logs=Path("out/logs"))
-    with LocalPipeline(plan, lambda line: None) as system:
-        result = run(system.gateway, quiet_s=QUIET_S, storm_s=STORM_S)
+    key = ApiKey.generate().text
+    plan = Plan(layout=parse_layout(arguments.layout), preset=arguments.preset, logs=Path("out/logs"), api_key=key)
+    with GuardedPipeline(plan, lambda line: None) as system:
+        result = run(system, quiet_s=QUIET_S, storm_s=STORM_S)
     result |= {"preset": arguments.preset, "layout": arguments.layout, "processors": os.cpu_count()}
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(result, indent=2) + "\n")

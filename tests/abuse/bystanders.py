@@ -16,6 +16,7 @@ import grpc
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 from live_avatar.v1.media_pb2 import VideoFormat
+from tests.abuse.callers import connect
 from tests.services.gateway.clients import Talk, create_request, video_format
 from tests.services.gateway.live_client import CREDITS, Viewer
 
@@ -28,7 +29,7 @@ Bystander = Callable[[str, asyncio.Event], Coroutine[Any, Any, object]]
 async def creator(target: str, over: asyncio.Event) -> list[tuple[float, float]]:
     """When each session was asked for, and the seconds until it was made; minus one where it was refused."""
     noticed = list[tuple[float, float]]()
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with connect(target) as channel:
         stub = AvatarServiceStub(channel)
         say_ready()
         while not over.is_set():
@@ -47,7 +48,7 @@ async def creator(target: str, over: asyncio.Event) -> list[tuple[float, float]]
 async def viewer(target: str, over: asyncio.Event) -> dict[str, Any]:
     """When the picture stood still, once for each block that came too late, and why the stream ended too early."""
     stalled = list[float]()
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with connect(target) as channel:
         stub = AvatarServiceStub(channel)
         request = create_request(delivery=api.DELIVERY_LIVE, video=video_format(VideoFormat.ENCODING_H264_ANNEXB))
         made = await stub.CreateSession(request, timeout=CALL_S)

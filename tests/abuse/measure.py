@@ -4,6 +4,7 @@ Knows processes and times; nothing of what storms do.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tests.abuse.callers import VARIABLE, GuardedPipeline, make_key
 from tests.abuse.storms import STORMS
 
 ROOT = Path(__file__).parents[2]
@@ -41,10 +43,12 @@ class Phase:
 
 
 @contextmanager
-def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A module of this package as a process that is ready; it is gone on exit."""
-    command = [sys.executable, "-m", *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
+def process(key: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A module of this package as a process with an API key, when it is ready; it is gone on exit."""
+    command, environment = [sys.executable, "-m", *arguments], {**os.environ, VARIABLE: key}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    ) as running:
         try:
             assert _line(running.stdout) == "ready", f"{arguments} did not start"
             yield running
@@ -77,21 +81,28 @@ def quiet(seconds: float) -> Phase:
     return Phase("quiet", began, time.monotonic())
 
 
-def run(target: str, *, quiet_s: float, storm_s: float, names: Sequence[str] = tuple(STORMS)) -> dict[str, Any]:
-    """Quiet, all storms one after the other, quiet again; the result of ``evaluated``."""
+def run(
+    system: GuardedPipeline, *, quiet_s: float, storm_s: float, names: Sequence[str] = tuple(STORMS)
+) -> dict[str, Any]:
+    """Quiet, all storms one after the other, quiet again; the result of ``evaluated``.
+
+    Those who storm and those who do not are callers of two tenants.
+    """
+    target = system.gateway
+    hostile, honest = (make_key(target, system.operator_key, tenant) for tenant in ("hostile", "honest"))
     with ExitStack() as stack:
         # Programs start before anything is measured: that takes the machine more than most storms do.
-        storms = {name: _storming(stack, name, target, str(storm_s)) for name in names}
-        viewer = stack.enter_context(process("tests.abuse.bystanders", "viewer", target))
-        creator = stack.enter_context(process("tests.abuse.bystanders", "creator", target))
+        storms = {name: _storming(stack, hostile, name, target, str(storm_s)) for name in names}
+        viewer = stack.enter_context(process(honest, "tests.abuse.bystanders", "viewer", target))
+        creator = stack.enter_context(process(honest, "tests.abuse.bystanders", "creator", target))
         time.sleep(CALM_S)
         phases = [quiet(quiet_s / 2), *(storm(name, one) for name, one in storms.items()), quiet(quiet_s / 2)]
         creates, watched = (json.loads(one.communicate(timeout=END_S)[0]) for one in (creator, viewer))
     return evaluated(phases, creates, watched["stalls"]) | {"neighbour_ended": watched["ended"]}
 
 
-def _storming(stack: ExitStack, *arguments: str) -> subprocess.Popen[str]:
-    return stack.enter_context(process("tests.abuse.storms", *arguments))
+def _storming(stack: ExitStack, key: str, *arguments: str) -> subprocess.Popen[str]:
+    return stack.enter_context(process(key, "tests.abuse.storms", *arguments))
 
 
 def evaluated(

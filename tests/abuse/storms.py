@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from PIL import Image
 
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
+from tests.abuse.callers import connect
 from tests.services.gateway.clients import Request, Talk, create_request, tone
 
 LOWEST_PRIORITY = 19
@@ -28,19 +30,15 @@ MASK = FieldMask(paths=["prompt"])
 SILENT_STREAMS, STREAMS_PER_CHANNEL = 900, 90
 PORTRAIT_SIDE, PORTRAITS_AT_ONCE, CREATES_AT_ONCE = 1_400, 8, 8
 PROMPT = "a person in a red coat talks to the camera in front of a window, number {}, " + "and so on " * 30
+GUESSES_PER_SECOND, GUESSES_AT_ONCE = 2_000, 100
 Counter = Callable[[], None]
 Storm = Callable[[str, Counter], Coroutine[Any, Any, None]]
 SendAudio = Callable[[Talk, int], Awaitable[None]]
 
 
-def channel(target: str) -> grpc.aio.Channel:
-    """A connection of its own."""
-    return grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
-
-
 async def live_flood(target: str, count: Counter, say: SendAudio) -> None:
     """A session, live where there is room, on whose stream something is said until the services end it."""
-    async with channel(target) as connection:
+    async with connect(target) as connection:
         stub = AvatarServiceStub(connection)
         made = await _created(stub)
         async with Talk(stub) as talk:
@@ -129,7 +127,7 @@ async def unopened(target: str, count: Counter) -> None:
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(SILENT_STREAMS // STREAMS_PER_CHANNEL):
-            stub = AvatarServiceStub(channel(target))
+            stub = AvatarServiceStub(connect(target))
             for _ in range(STREAMS_PER_CHANNEL):
                 tasks.create_task(keep_open(stub))
 
@@ -158,9 +156,26 @@ async def create_all(target: str, count: Counter, request: api.CreateSessionRequ
             except grpc.aio.AioRpcError:
                 await asyncio.sleep(0.1)
 
-    async with channel(target) as connection, asyncio.TaskGroup() as tasks:
+    async with connect(target) as connection, asyncio.TaskGroup() as tasks:
         for _ in range(at_once):
             tasks.create_task(create_on(AvatarServiceStub(connection)))
+
+
+async def credentials(target: str, count: Counter) -> None:
+    """API keys that are not valid, each another one."""
+
+    async def guess(stub: Any, numbers: "itertools.count[int]", began: float) -> None:
+        for number in numbers:
+            await asyncio.sleep(began + number / GUESSES_PER_SECOND - time.monotonic())
+            count()
+            key = (("authorization", f"Bearer la_{number:012d}_{'0' * 43}"),)
+            with suppress(grpc.aio.AioRpcError):
+                await stub.ListSessions(api.ListSessionsRequest(), timeout=CALL_S, metadata=key)
+
+    async with connect(target) as connection, asyncio.TaskGroup() as tasks:
+        stub, numbers = AvatarServiceStub(connection), itertools.count()
+        for _ in range(GUESSES_AT_ONCE):
+            tasks.create_task(guess(stub, numbers, time.monotonic()))
 
 
 def slow_portrait() -> bytes:
@@ -173,7 +188,7 @@ def slow_portrait() -> bytes:
 
 STORMS: dict[str, Storm] = {
     storm.__name__: storm
-    for storm in (updates, unopened, credits, interrupts, utterances, portraits, creates)
+    for storm in (updates, unopened, credits, interrupts, utterances, portraits, creates, credentials)
 }  # fmt: skip
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from live_avatar.config import preset_json
 from live_avatar.launcher.layout import parse_layout
-from live_avatar.launcher.pipeline import LocalPipeline, Plan
+from live_avatar.launcher.pipeline import Plan
+from live_avatar.services.gateway.access.api_key import ApiKey
+from tests.abuse.callers import GuardedPipeline
 from tests.abuse.measure import Phase, evaluated, run
 from tests.abuse.storms import STORMS
 from tests.system.harness.running import TRIVIAL
@@ -23,9 +25,10 @@ WORST_MS = 15_000
 def test_honest_callers_are_served_in_every_storm(tmp_path: Path) -> None:
     preset = tmp_path / "trivial.json"
     preset.write_text(preset_json(TRIVIAL))
-    plan = Plan(layout=parse_layout("1x4"), preset=str(preset), logs=tmp_path)
-    with LocalPipeline(plan, lambda line: None) as system:
-        result = run(system.gateway, quiet_s=2, storm_s=1)
+    key = ApiKey.generate().text
+    plan = Plan(layout=parse_layout("1x4"), preset=str(preset), logs=tmp_path, api_key=key)
+    with GuardedPipeline(plan, lambda line: None) as system:
+        result = run(system, quiet_s=2, storm_s=1)
     assert set(result["storms"]) == set(STORMS)
     assert result["storms_without_effect"] == []
     for name, storm in result["storms"].items():
