@@ -24,7 +24,7 @@ class WithKey(grpc.aio.UnaryUnaryClientInterceptor):
         """See the class."""
         call = client_call_details
         key = grpc.aio.Metadata(("authorization", f"Bearer {os.environ[VARIABLE]}"))
-        metadata = key if call.metadata is None else call.metadata
+        metadata = call.metadata or key
         details = grpc.aio.ClientCallDetails(call.method, call.timeout, metadata, call.credentials, call.wait_for_ready)
         return await continuation(details, request)
 
