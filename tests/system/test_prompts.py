@@ -3,13 +3,13 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from live_avatar.launcher.pipeline import LocalPipeline
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
-from tests.abuse.storms import channel
 from tests.services.gateway.clients import RATE_HZ, Request, Response, Talk, create_request, tone, units
 
 from .harness.running import freed
@@ -28,7 +28,7 @@ def test_a_prompt_may_change_as_soon_as_the_stream_is_open(
     system: LocalPipeline, delivery: api.Delivery.ValueType, door: str
 ) -> None:
     async def scenario() -> None:
-        async with channel(system.gateway) as connection:
+        async with grpc.aio.insecure_channel(system.gateway) as connection:
             for _ in range(TIMES):
                 reported = await changed_at_once(AvatarServiceStub(connection), delivery, door)
                 assert reported and reported[0] <= 1, "the change came late"
