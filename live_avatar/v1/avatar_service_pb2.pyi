@@ -139,7 +139,7 @@ class Session(_message.Message):
         STATE_ACTIVE: Session._State.ValueType  # 2
         """It holds a slot on a pipeline, streaming or not."""
         STATE_SUSPENDED: Session._State.ValueType  # 3
-        """Reserved for sessions that wait for their client to reconnect; not sent yet."""
+        """A live session that has lost its pipeline and waits for that, or for a place on another one."""
         STATE_CLOSED: Session._State.ValueType  # 5
         """Ended as requested: all video was received, or CloseSession was called."""
         STATE_FAILED: Session._State.ValueType  # 6
@@ -155,7 +155,7 @@ class Session(_message.Message):
     STATE_ACTIVE: Session.State.ValueType  # 2
     """It holds a slot on a pipeline, streaming or not."""
     STATE_SUSPENDED: Session.State.ValueType  # 3
-    """Reserved for sessions that wait for their client to reconnect; not sent yet."""
+    """A live session that has lost its pipeline and waits for that, or for a place on another one."""
     STATE_CLOSED: Session.State.ValueType  # 5
     """Ended as requested: all video was received, or CloseSession was called."""
     STATE_FAILED: Session.State.ValueType  # 6
@@ -1043,7 +1043,10 @@ class StreamAvatarResponse(_message.Message):
             KIND_UPDATE_APPLIED: StreamAvatarResponse.Event._Kind.ValueType  # 4
             """block_index is the first block with a new prompt."""
             KIND_DISCONTINUITY: StreamAvatarResponse.Event._Kind.ValueType  # 5
-            """Reserved for the resumption of broken streams; not sent yet."""
+            """The pipeline was lost, and the session goes on with another, or with its own after a restart: block_index is the
+            first block from there, media_time where it begins, and warning the cause, such as STAGE_LOST. No frame or sample
+            is lost or repeated; what the frames show may jump a little.
+            """
             KIND_DEGRADED: StreamAvatarResponse.Event._Kind.ValueType  # 6
             """A problem that does not end the session began; warning has the reason AUDIO_STARVED, PIPELINE_SLOW or
             CLIENT_SLOW.
@@ -1067,7 +1070,10 @@ class StreamAvatarResponse(_message.Message):
         KIND_UPDATE_APPLIED: StreamAvatarResponse.Event.Kind.ValueType  # 4
         """block_index is the first block with a new prompt."""
         KIND_DISCONTINUITY: StreamAvatarResponse.Event.Kind.ValueType  # 5
-        """Reserved for the resumption of broken streams; not sent yet."""
+        """The pipeline was lost, and the session goes on with another, or with its own after a restart: block_index is the
+        first block from there, media_time where it begins, and warning the cause, such as STAGE_LOST. No frame or sample
+        is lost or repeated; what the frames show may jump a little.
+        """
         KIND_DEGRADED: StreamAvatarResponse.Event.Kind.ValueType  # 6
         """A problem that does not end the session began; warning has the reason AUDIO_STARVED, PIPELINE_SLOW or
         CLIENT_SLOW.

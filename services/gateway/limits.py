@@ -64,6 +64,16 @@ class Limits(Group):
         default=500, ge=50, description="rate at which the messages of one stream are read"
     )
 
+    resume_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=600,
+        description="a live session that lost its pipeline ends after so long without another; 0: at once",
+    )
+    max_losses_per_minute: int = Field(
+        default=5, ge=1, le=60, description="a live session that loses its pipeline more often ends"
+    )
+
     max_message_bytes: ClassVar[int] = bounds.MAX_MESSAGE_BYTES
     max_image_bytes: ClassVar[int] = bounds.MAX_IMAGE_BYTES
     """What a message holds beside the image of the longest prompt and everything else."""

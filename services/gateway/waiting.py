@@ -4,8 +4,9 @@ Knows nothing of sessions.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from live_avatar.serving.cancellation import first_cause
 
@@ -42,6 +43,30 @@ class Condition:
             await waiter
         finally:
             del self._waiting[waiter]
+
+
+async def run_until(
+    ends: Callable[[], bool], changed: Condition, work: Coroutine[Any, Any, None]
+) -> BaseException | None:
+    """Runs ``work``, and cancels it where ``ends`` holds before.
+
+    Args:
+        ends: whether nobody needs the work any more.
+        changed: notified by whoever changes that.
+        work: what is done.
+
+    Returns:
+        What the work raised; None where it returned or was cancelled.
+    """
+    working = asyncio.create_task(work)
+    ending = asyncio.create_task(changed.wait_for(ends))
+    try:
+        await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ending.cancel()
+        working.cancel()
+        await asyncio.wait([working])
+    return None if working.cancelled() else working.exception()
 
 
 @asynccontextmanager

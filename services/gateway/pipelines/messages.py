@@ -14,8 +14,10 @@ from live_avatar.v1.media_pb2 import VideoFormat
 _SAMPLE_BYTES = 4
 
 
-def open_request(key: SessionKey, config: api.SessionConfig, size: tuple[int, int]) -> StreamBlocksRequest.Open:
-    """What reserves a session; ``size`` is (width, height)."""
+def open_request(
+    key: SessionKey, config: api.SessionConfig, size: tuple[int, int], first_block: int = 0, primed_blocks: int = 0
+) -> StreamBlocksRequest.Open:
+    """What reserves a session; ``size`` is (width, height), ``primed_blocks`` finished ones come first."""
     raw = config.video.encoding == VideoFormat.ENCODING_RAW_RGB24
     encoding = VideoProfile.ENCODING_RAW_RGB24 if raw else VideoProfile.ENCODING_H264_ANNEXB
     return StreamBlocksRequest.Open(
@@ -24,6 +26,8 @@ def open_request(key: SessionKey, config: api.SessionConfig, size: tuple[int, in
         width=size[0],
         height=size[1],
         listening=config.listening,
+        first_block=first_block,
+        primed_blocks=primed_blocks,
         video=VideoProfile(
             encoding=encoding,
             max_bitrate_kbps=config.video.max_bitrate_kbps,

@@ -32,7 +32,7 @@ SERVICE = "gateway"
 class Listener(Protocol):
     """A session, as its pipeline sees it.  Called in the event loop; must neither wait nor raise."""
 
-    def fail(self, error: ServiceError) -> None:
+    def lose(self, error: ServiceError) -> None:
         """The pipeline has ended the session and freed it."""
 
     def receive_video(self, video: StreamVideoResponse.Video) -> None:
@@ -40,6 +40,9 @@ class Listener(Protocol):
 
     def receive_sink(self, data: bytes) -> None:
         """The model's own first latent, as a serialized Sink."""
+
+    def receive_finished(self, piece: StreamVideoResponse.FinishedBlock) -> None:
+        """A piece of a finished block."""
 
 
 class Pipeline:
@@ -119,12 +122,24 @@ class Pipeline:
         measured = self._load.live_sessions(self.services, self.preset)
         return self.capacity if measured is None else min(self.capacity, measured)
 
+    @property
+    def model_digest(self) -> str:
+        """What its services have loaded; empty while that is unknown."""
+        return self.services[0].model_digest if self.services else ""
+
     def __str__(self) -> str:
         state = "ready" if self.ready else f"not ready: {self._fault or 'a service is missing'}"
         return f"{self.name}: {describe(self.services) or 'unknown'} ({state})"
 
-    async def open(self, request: StreamBlocksRequest.Open, listener: Listener) -> int:
+    async def open(
+        self, request: StreamBlocksRequest.Open, listener: Listener, *, finished_blocks: bool = False
+    ) -> int:
         """Reserves a session on all services and its video; returns the bytes reserved.
+
+        Args:
+            request: what is reserved.
+            listener: the session.
+            finished_blocks: it receives the finished blocks too.
 
         Raises:
             ServiceError: a service refused, was lost (STAGE_LOST), or lives and did not answer in time
@@ -139,7 +154,7 @@ class Pipeline:
             async with asyncio.timeout(self._timing.connect_s):
                 await self._link.send(StreamBlocksRequest(open=request))
                 reserved = await opened
-                await self._video.subscribe(request.key)
+                await self._video.subscribe(request.key, finished_blocks=finished_blocks)
         except TimeoutError:
             self.close(request.key)
             # A service that is lost would have ended the wait: it is silent for half as long.
@@ -193,16 +208,18 @@ class Pipeline:
 
     def receive(self, response: StreamVideoResponse) -> None:
         """See ``VideoHandler``."""
-        if response.WhichOneof("payload") == "video":
-            if response.video.last:
-                self._load.note(response.video.timings)
-            listener = self._listeners.get(key_name(response.video.key))
-            if listener is not None:
-                listener.receive_video(response.video)
-        else:
-            listener = self._listeners.get(key_name(response.new_sink.key))
-            if listener is not None:
-                listener.receive_sink(response.new_sink.data)
+        match response.WhichOneof("payload"):
+            case "video":
+                if response.video.last:
+                    self._load.note(response.video.timings)
+                if listener := self._listeners.get(key_name(response.video.key)):
+                    listener.receive_video(response.video)
+            case "new_sink":
+                if listener := self._listeners.get(key_name(response.new_sink.key)):
+                    listener.receive_sink(response.new_sink.data)
+            case "finished_block":
+                if listener := self._listeners.get(key_name(response.finished_block.key)):
+                    listener.receive_finished(response.finished_block)
 
     def video_up(self) -> None:
         """See ``VideoHandler``."""
@@ -222,7 +239,7 @@ class Pipeline:
         if opening is not None and not opening.done():
             opening.set_exception(error)
         elif listener is not None:
-            listener.fail(error)
+            listener.lose(error)
 
     def _require_ready(self) -> None:
         if not self.ready:

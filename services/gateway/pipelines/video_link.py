@@ -55,7 +55,7 @@ class VideoHandler(Protocol):
     """Who owns a video link.  Called in the event loop; must neither wait nor raise."""
 
     def receive(self, response: StreamVideoResponse) -> None:
-        """Video or a new sink of a session came."""
+        """Video, a new sink or a finished block of a session came."""
 
     def video_up(self) -> None:
         """The stream stands; ``VideoLink.service`` says with whom."""
@@ -81,13 +81,14 @@ class VideoLink:
         """Keeps the stream up until cancelled; to be run once, in a task of the owner's."""
         await keep_up(self._open, partial(self._use, handler), self._timing, self._log)
 
-    async def subscribe(self, key: SessionKey) -> None:
-        """Asks for the video of a session and waits for the promise; raises ServiceError."""
+    async def subscribe(self, key: SessionKey, *, finished_blocks: bool = False) -> None:
+        """Asks for the video of a session, and its finished blocks, and waits for the promise; raises ServiceError."""
         outbox, name = self._standing().outbox, key_name(key)
         promised = self._subscribing[name] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self._timing.connect_s):
-                await outbox.put(StreamVideoRequest(subscribe=StreamVideoRequest.Subscribe(key=key)))
+                subscribe = StreamVideoRequest.Subscribe(key=key, finished_blocks=finished_blocks)
+                await outbox.put(StreamVideoRequest(subscribe=subscribe))
                 await promised
         except MailboxClosedError:
             raise stage_lost(f"the video stream of {_PEER} broke") from None
@@ -141,7 +142,7 @@ class VideoLink:
                 promised = self._subscribing.get(key_name(response.subscribed.key))
                 if promised is not None and not promised.done():
                     promised.set_result(None)
-            case "video" | "new_sink":
+            case "video" | "new_sink" | "finished_block":
                 handler.receive(response)
 
     def _standing(self) -> _Connection:

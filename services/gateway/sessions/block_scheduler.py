@@ -7,24 +7,19 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-import grpc
-from google.protobuf.message import DecodeError
-
 from live_avatar.config import SAMPLE_RATE_HZ
-from live_avatar.novelty import PORTRAIT_UNLIKE_TRAINING
-from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, Sink, StreamBlocksRequest
+from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksRequest
 from live_avatar.services.gateway.pipelines import messages
-from live_avatar.services.gateway.refusals import PRECONDITION
 from live_avatar.services.gateway.sessions.conditioning import IDLE_PERIOD_S
 from live_avatar.services.gateway.sessions.delivery import Admission, AudioPiece
-from live_avatar.services.gateway.sessions.events import Event, EventKind
-from live_avatar.services.gateway.sessions.session import Phase, Session
-from live_avatar.serving.errors import ServiceError, as_service_error
+from live_avatar.services.gateway.sessions.line import Line
+from live_avatar.services.gateway.sessions.portrait import parsed_sink
+from live_avatar.services.gateway.sessions.session import Session
+from live_avatar.services.gateway.waiting import run_until
+from live_avatar.serving.errors import as_service_error
 from live_avatar.serving.parts import conditioning_parts
 from live_avatar.serving.telemetry import Telemetry, traceparent
 
-CONDITION_S = 60.0
-"""From a portrait to its sink, on the slowest device."""
 _RECORDED_TOGETHER = SAMPLE_RATE_HZ
 """Of a recording the encoder makes nothing before its end: samples that go down together."""
 
@@ -36,9 +31,26 @@ class BlockScheduler:
         self._session = session
         self._delivery = session.delivery
         self._telemetry = telemetry
+        self._line: Line = session.line
 
     async def run(self) -> None:
-        """Returns when no block follows; raises what ended the session."""
+        """Works until cancelled; rests while no block follows or the session is suspended.
+
+        Raises:
+            ServiceError: what ended the session.
+        """
+        session, delivery = self._session, self._delivery
+        while True:
+            await session.wait_for(lambda: session.is_served and not delivery.finished)
+            self._line = session.line
+            error = await run_until(lambda: not session.is_on(self._line), session.changed, self._feed_all())
+            if error is not None and session.failure is None:
+                session.lose(self._line, as_service_error(error))
+            if session.failure is not None:
+                raise session.failure
+
+    async def _feed_all(self) -> None:
+        """Feeds the pipeline on which the session is."""
         session, delivery = self._session, self._delivery
         while not delivery.finished:
             await session.wait_for(lambda: session.may_admit or self._has_control or delivery.finished)
@@ -70,8 +82,8 @@ class BlockScheduler:
         if slot_ns is None:
             return
         asked = time.monotonic()
-        async with session.pipeline.slot(slot_ns):
-            if self._has_control or self._delivery.finished or session.failure is not None:
+        async with self._line.pipeline.slot(slot_ns):
+            if self._has_control or self._delivery.finished or not self._still_needed():
                 return
             admission = self._delivery.admit(time.monotonic_ns())
             block = self._admit(admission, time.monotonic() - asked)
@@ -88,79 +100,45 @@ class BlockScheduler:
 
     async def _send_audio(self, pieces: Iterable[AudioPiece]) -> None:
         for piece in pieces:
-            key, first = self._session.key, piece.first
+            key, first = self._line.key, piece.first
             await self._send(messages.audio(key, piece.samples, first, silence=piece.silence, last=piece.last))
 
     async def _send(self, request: StreamBlocksRequest) -> None:
-        session = self._session
-        await session.pipeline.send(request, lambda: session.failure is None)
+        await self._line.pipeline.send(request, self._still_needed)
+
+    def _still_needed(self) -> bool:
+        """The session goes on where it is."""
+        return self._session.failure is None and self._session.is_on(self._line)
 
     async def _send_sink(self) -> None:
         session, conditioning = self._session, self._session.conditioning
-        body = ConditioningBody(sink=parsed_sink(conditioning.new_sink()))
+        sink = parsed_sink(conditioning.new_sink())
         first = max(conditioning.switch_block, session.ledger.admitted)
-        for part in conditioning_parts(session.key, first, body.SerializeToString()):
-            await session.pipeline.send(part)
-        conditioning.sink_sent()
+        await self._send_body(first, ConditioningBody(sink=sink))
+        if session.is_on(self._line):
+            conditioning.sink_sent(first, sink)
 
     async def _send_update(self) -> None:
         """Sends a new prompt, which holds from the next block on; it takes turns with all sessions' blocks."""
-        session = self._session
-        async with session.pipeline.slot(self._delivery.slot_ns(time.monotonic_ns())):
-            block = session.ledger.admitted
-            update = session.conditioning.prompts.take(block)
+        session, prompts = self._session, self._session.conditioning.prompts
+        async with self._line.pipeline.slot(self._delivery.slot_ns(time.monotonic_ns())):
+            block = prompts.first_block(session.ledger.admitted)
+            update = prompts.take(block) if self._still_needed() else None
             if update is None:
                 return
-            body = ConditioningBody(prompt=update.prompt)
-            for part in conditioning_parts(session.key, block, body.SerializeToString()):
-                await self._send(part)
-            session.conditioning.prompts.apply(update, block)
+            is_sent = False
+            try:
+                await self._send_body(block, ConditioningBody(prompt=update.prompt))
+                is_sent = self._still_needed()
+            finally:
+                if is_sent:
+                    prompts.sent(update, block)
+                else:
+                    prompts.put_back(update)
         session.changed.notify()
         # Whether another may follow without a block in between is a question of time.
         asyncio.get_running_loop().call_later(IDLE_PERIOD_S, session.changed.notify)
 
-
-async def condition(session: Session, image: bytes, timeout_s: float = CONDITION_S) -> None:
-    """Encodes the portrait and sends it down with the prompt; whatever fails ends that session and no other.
-
-    Stops when the session is over: the portraits of those that are gone would keep later ones waiting.
-    """
-    working = asyncio.create_task(send_portrait(session, image, timeout_s))
-    over = asyncio.create_task(session.changed.wait_for(lambda: session.phase is Phase.OVER))
-    try:
-        await asyncio.wait([working, over], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        over.cancel()
-        working.cancel()
-    await asyncio.wait([working])
-    error = None if working.cancelled() else working.exception()
-    if error is not None:
-        session.fail(as_service_error(error))
-
-
-async def send_portrait(session: Session, image: bytes, timeout_s: float) -> None:
-    """Encodes the portrait and sends it down with the prompt; warns of one the weights do not know.
-
-    Raises:
-        ServiceError: the portrait cannot be used, or the pipeline failed.
-    """
-    request = messages.portrait_request(image, session.config)
-    encoded = await session.pipeline.encode_portrait(request, timeout_s)
-    sink = parsed_sink(encoded.sink)
-    novelty = encoded.novelty
-    if novelty is not None and not novelty.is_familiar:
-        problem = ServiceError(PRECONDITION, PORTRAIT_UNLIKE_TRAINING, novelty.message, novelty.metadata)
-        session.events.add(Event(kind=EventKind.WARNING, problem=problem))
-    body = ConditioningBody(sink=sink, prompt=session.conditioning.prompts.compose())
-    for part in conditioning_parts(session.key, 0, body.SerializeToString()):
-        await session.pipeline.send(part)
-    session.conditioning.portrait_sent()
-    session.changed.notify()
-
-
-def parsed_sink(data: bytes) -> Sink:
-    """A decoder's sink; raises ServiceError INTERNAL where it is none."""
-    try:
-        return Sink.FromString(data)
-    except DecodeError as error:
-        raise ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", "the decoder's sink is no sink") from error
+    async def _send_body(self, first: int, body: ConditioningBody) -> None:
+        for part in conditioning_parts(self._line.key, first, body.SerializeToString()):
+            await self._send(part)

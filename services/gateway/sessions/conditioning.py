@@ -7,17 +7,21 @@ Knows nothing of streams or pipelines.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
 
+from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, Sink
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 
 MAX_WAITING_CALLS = 16
 """Calls of one session that may wait for their change to go down."""
+_PROMPTS_KEPT = 64
+"""Changes that are remembered, at most one per block: more than a window and all blocks on their way."""
 IDLE_PERIOD_S = 1.0
 """A second change of the same block may follow after so long: while no block is admitted, one must not wait for it."""
 
@@ -47,11 +51,27 @@ class Prompts:
         self._sent_block = -1
         self._sent_at = 0.0
         self._calls = 0
+        self._history: deque[tuple[int, str]] = deque(maxlen=_PROMPTS_KEPT)
+        """Prompts that were sent down, with the first block of each; blocks never go back."""
 
     def compose(self) -> str:
         """The prompt of the first conditioning, which is sent now; later changes need a conditioning of their own."""
         self._composed = True
+        self._note_sent(0, self._config.prompt)
         return self._config.prompt
+
+    def sent_since(self, block: int) -> list[tuple[int, str]]:
+        """What was sent down: the prompt that holds for ``block``, and those after it, with their first blocks."""
+        if not self._history:
+            return [(0, self.compose())]
+        history = list(self._history)
+        while len(history) > 1 and history[1][0] <= block:
+            history.pop(0)
+        return history
+
+    def first_block(self, block: int) -> int:
+        """The first block that a change sent now can hold for: ``block``, or that of the change before it."""
+        return max(block, self._history[-1][0] if self._history else 0)
 
     def ask(self, prompt: str, block: int) -> "asyncio.Future[int]":
         """Asks for ``prompt`` in place of whatever waits; ``block`` is the next to be admitted.
@@ -75,18 +95,35 @@ class Prompts:
         return block > self._sent_block or time.monotonic() - self._sent_at >= IDLE_PERIOD_S
 
     def take(self, block: int) -> Update | None:
-        """The change to send down before ``block``; ``apply`` follows.  None where it has become needless."""
+        """The change to send down before ``block``; ``sent`` or ``put_back`` follows; None: it is needless by now."""
         update, self._pending = self._pending, None
         if update is not None:
             self._config.prompt = update.prompt
             self._sent_block, self._sent_at = block, time.monotonic()
         return update
 
+    def sent(self, update: Update, block: int) -> None:
+        """``update`` went down, and holds from ``block`` on."""
+        self._note_sent(block, update.prompt)
+        self.apply(update, block)
+
+    def put_back(self, update: Update) -> None:
+        """``update`` did not go down after all: it waits again, or whatever came after it waits in its place."""
+        if self._pending is None:
+            self._pending = update
+            return
+        self._pending.applied.add_done_callback(lambda later: _answer(update.applied, later))
+
     def apply(self, update: Update, block: int) -> None:
         """``update`` holds from ``block`` on."""
         self._note_applied(block)
         if not update.applied.done():
             update.applied.set_result(block)
+
+    def _note_sent(self, block: int, prompt: str) -> None:
+        if self._history and self._history[-1][0] == block:
+            self._history.pop()
+        self._history.append((block, prompt))
 
     @contextmanager
     def waiting_call(self) -> Iterator[None]:
@@ -117,8 +154,18 @@ class Conditioning:
         self.prompts = prompts
         self.switch_block = switch_block
         self._ready = False
+        self._first_sink: Sink | None = None
         self._new_sink: bytes | None = None
+        self._own: tuple[int, Sink] | None = None
+        """The model's own first latent as it was sent down, and its first block."""
         self._switched = False
+        self.portrait = b""
+        """The client's image, until its sink is there."""
+
+    @property
+    def has_portrait(self) -> bool:
+        """Sink version 0 is there."""
+        return self._first_sink is not None
 
     @property
     def has_sink(self) -> bool:
@@ -137,6 +184,32 @@ class Conditioning:
         """Everything that ``block`` is conditioned on is on its way."""
         return self._ready and (block < self.switch_block or self._switched)
 
+    def take_portrait(self, image: bytes) -> None:
+        """Keeps the client's image until its sink is there."""
+        self.portrait = image
+
+    def portrait_encoded(self, sink: Sink) -> None:
+        """Takes sink version 0."""
+        self._first_sink, self.portrait = sink, b""
+
+    def first_body(self) -> ConditioningBody:
+        """What goes down before block 0."""
+        return ConditioningBody(sink=self._first_sink, prompt=self.prompts.compose())
+
+    def rewind(self, block: int) -> None:
+        """Nothing is down any more, and ``block`` is the next to be admitted."""
+        self._ready = False
+        if block == 0:
+            self._new_sink, self._own, self._switched = None, None, False
+
+    def bodies_since(self, block: int) -> list[tuple[int, ConditioningBody]]:
+        """Everything that was sent down and that ``block`` or a later one needs, with its first block, in order."""
+        (first, prompt), *changes = self.prompts.sent_since(block)
+        bodies = [(min(first, block), ConditioningBody(sink=self._first_sink, prompt=prompt))]
+        if self._own is not None:
+            bodies.append((self._own[0], ConditioningBody(sink=self._own[1])))
+        return bodies + [(at, ConditioningBody(prompt=changed)) for at, changed in changes]
+
     def portrait_sent(self) -> None:
         """Sink version 0 and the prompt are on their way now."""
         self._ready = True
@@ -150,6 +223,12 @@ class Conditioning:
         assert self._new_sink is not None, "a sink is sent only where one came"
         return self._new_sink
 
-    def sink_sent(self) -> None:
-        """The model's own first latent is on its way now."""
-        self._new_sink, self._switched = None, True
+    def sink_sent(self, block: int, sink: Sink) -> None:
+        """The model's own first latent is on its way now and holds from ``block`` on."""
+        self._new_sink, self._own, self._switched = None, (block, sink), True
+
+
+def _answer(waiting: "asyncio.Future[int]", later: "asyncio.Future[int]") -> None:
+    """Gives those who wait for a change the answer of the one that replaced it."""
+    if not waiting.done() and not later.cancelled():
+        waiting.set_result(later.result())

@@ -50,6 +50,8 @@ class DeliveryBounds:
     """Bytes of finished video that may wait for the client; None: any number."""
     take_s: float | None
     """How long a finished block may wait for the client; None: as long as any unit."""
+    outlives_pipeline: bool
+    """The session goes on with another pipeline where its own is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +164,9 @@ class Delivery(Protocol):
 
     def delivered(self, arrived: ArrivedBlock) -> None:
         """The client has all of a block; before the ledger counts it."""
+
+    def move(self) -> None:
+        """Another pipeline goes on with the next block, and has none of the speech."""
 
     async def watch(self) -> None:
         """Reports a viewer who waits; returns where nobody does, else runs until cancelled."""

@@ -29,6 +29,7 @@ class EventKind(Enum):
     WARNING = auto()
     DEGRADED = auto()
     RECOVERED = auto()
+    DISCONTINUITY = auto()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,8 @@ class EventQueue:
         self._waiting: deque[Notice] = deque()
         self._applied: deque[int] = deque()
         """First blocks of updates of which the event was not added yet."""
+        self._losses: dict[int, ServiceError] = {}
+        """Why sessions went on anew with blocks that have not been delivered yet."""
         self._announced_ends: set[str] = set()
         self._consumed = 0
 
@@ -138,8 +141,16 @@ class EventQueue:
         if not self._applied or self._applied[-1] != block:
             self._applied.append(block)
 
+    def goes_on_with(self, block: int, cause: ServiceError) -> None:
+        """The pipeline was lost for ``cause``, and ``block`` comes from another; added when that is delivered."""
+        self._losses[block] = cause
+
     def block_begins(self, block: int, end: int) -> None:
         """The video of ``block`` comes next, whose last sample is ``end`` - 1."""
+        cause = self._losses.pop(block, None)
+        if cause is not None:
+            at = media_ns(block * self._preset.frames_per_block, self._preset.stream.fps)
+            self.add(Event(kind=EventKind.DISCONTINUITY, media_ns=at, block=block, problem=cause))
         while self._applied and self._applied[0] <= block:
             first = self._applied.popleft()
             at = media_ns(first * self._preset.frames_per_block, self._preset.stream.fps)

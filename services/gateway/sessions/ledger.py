@@ -155,12 +155,26 @@ class BlockLedger:
         self._arrived.pop(self._delivered, None)
         self._delivered += 1
 
+    def rewind(self) -> int:
+        """Forgets the blocks that have not come as a whole: they are admitted again; returns the first of them."""
+        first = self._delivered
+        while first in self._arrived:
+            first += 1
+        self._end_spans()
+        self._arrived = {index: block for index, block in self._arrived.items() if index < first}
+        self._admitted = first
+        return first
+
     def end(self) -> None:
         """Lets go of all blocks."""
+        self._end_spans()
+        self._arrived.clear()
+
+    def _end_spans(self) -> None:
+        """Lets go of the blocks in the pipeline."""
         for block in self._in_flight.values():
             block.span.end()
         self._in_flight.clear()
-        self._arrived.clear()
 
     def _check_room(self, block: BlockInFlight, size: int, most_bytes: int) -> None:
         """Refuses ``size`` bytes more of ``block`` before they are taken; one block may have any size."""

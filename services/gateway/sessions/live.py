@@ -6,6 +6,7 @@ See ``Delivery``.  Joins the pacing arithmetic, the speech that waits and the wa
 import time
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.services.gateway.audio.kept_sound import KeptSound
 from live_avatar.services.gateway.audio.live_speech import Filled, LiveSpeech
 from live_avatar.services.gateway.audio.speech import Samples
 from live_avatar.services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
@@ -47,6 +48,7 @@ class LiveDelivery:
             idles_in_flight=True,
             held_bytes=limits.max_unread_bytes,
             take_s=limits.live_slow_consumer_seconds,
+            outlives_pipeline=True,
         )
         self.punctuality = Punctuality(context, self.pacer, lambda: self.finished)
         self._barge_ins = BargeIns(self.speech, self.played_ns, context.events, limits.max_live_audio_seconds)
@@ -57,6 +59,15 @@ class LiveDelivery:
         self._lookahead = round(preset.stream.lookahead_s * SAMPLE_RATE_HZ)
         self._was_idle = True
         """The block before was."""
+        self._sound = KeptSound()
+        """What the encoder was sent, from the left context of the next block to be delivered on."""
+        self._left_context = round(preset.stream.left_context_s * SAMPLE_RATE_HZ) if limits.resume_seconds else 0
+        self._sent = 0
+        """Samples that the encoder has been sent, without silence after them."""
+        self._settled = 0
+        """Blocks of which is settled what they hold: more than were admitted, where they are admitted again."""
+        self._idle: dict[int, bool] = {}
+        """Which of those that are not delivered hold no sample of the client's."""
 
     @property
     def has_next(self) -> bool:
@@ -105,7 +116,12 @@ class LiveDelivery:
 
     def interrupt(self, utterance_id: str, request_id: str, *, in_order: bool) -> Interruption:
         """See ``Delivery``."""
-        return self._barge_ins.interrupt(utterance_id, request_id, self._ledger.admitted, in_order=in_order)
+        done = self._barge_ins.interrupt(utterance_id, request_id, self._ledger.admitted, in_order=in_order)
+        left = self.speech.audio_in.first
+        if left < self._sound.end:
+            self._sound.truncate(left)
+            self._sent, self._settled = min(self._sent, left), min(self._settled, self._ledger.admitted)
+        return done
 
     def report_playback(self, media_ns: int) -> None:
         """See ``Delivery``."""
@@ -146,11 +162,20 @@ class LiveDelivery:
     def admit(self, now_ns: int) -> Admission:
         """What is known of the next block and its look-ahead, and silence that later speech may replace."""
         block = self._ledger.admitted
-        filled = self.fill(block, now_ns)
-        first = self.speech.audio_in.first
-        samples = self.speech.audio_in.take((block + 1) * self._preset.samples_per_block + self._lookahead)
-        piece = AudioPiece(samples=samples, first=first, silence=self.speech.look_ahead(block))
-        return Admission(pieces=(piece,), idle=filled.idle)
+        if block < self._settled:
+            self.pacer.admit(block, now_ns)
+        else:
+            self._idle[block], self._settled = self.fill(block, now_ns).idle, block + 1
+        end = (block + 1) * self._preset.samples_per_block + self._lookahead
+        self._sound.append(self.speech.audio_in.take(end))
+        samples, first = self._sound.read(self._sent, end), self._sent
+        self._sent += samples.size
+        piece = AudioPiece(samples=samples, first=first, silence=end - self._sent)
+        return Admission(pieces=(piece,), idle=self._idle[block])
+
+    def move(self) -> None:
+        """See ``Delivery``."""
+        self._sent = max(0, self._ledger.admitted * self._preset.samples_per_block - self._left_context)
 
     def fill(self, block: int, now_ns: int) -> Filled:
         """Settles what ``block`` holds, which is admitted now."""
@@ -179,6 +204,9 @@ class LiveDelivery:
     def delivered(self, arrived: ArrivedBlock) -> None:
         """See ``Delivery``."""
         self.block_shown(arrived, time.monotonic_ns())
+        self._idle.pop(arrived.index, None)
+        before = (arrived.index + 1) * self._preset.samples_per_block - self._left_context
+        self._sound.forget(min(before, self._sent))
 
     def block_shown(self, arrived: ArrivedBlock, now_ns: int) -> None:
         """All frames of a block were written to the client by ``now_ns``."""

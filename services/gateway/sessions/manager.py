@@ -9,8 +9,9 @@ import hashlib
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import structlog
@@ -24,13 +25,15 @@ from live_avatar.services.gateway.pipelines.pipeline import SERVICE, Pipeline
 from live_avatar.services.gateway.quotas.book import QuotaBook
 from live_avatar.services.gateway.quotas.rules import check_frame, session_ms
 from live_avatar.services.gateway.refusals import CAUSE, PRECONDITION, expired
-from live_avatar.services.gateway.sessions.block_scheduler import condition
 from live_avatar.services.gateway.sessions.creation import Creations, create_failed
 from live_avatar.services.gateway.sessions.events import Interruption
 from live_avatar.services.gateway.sessions.failures import Failures
 from live_avatar.services.gateway.sessions.keeper import End, Ended, Keeper, session_closed
 from live_avatar.services.gateway.sessions.negotiation import negotiated
+from live_avatar.services.gateway.sessions.placement import Placement
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
+from live_avatar.services.gateway.sessions.portrait import condition
+from live_avatar.services.gateway.sessions.recovery import Recovery
 from live_avatar.services.gateway.sessions.session import IDLE, NOTICE_S, Phase, Session
 from live_avatar.services.gateway.store.probe import StoreProbe
 from live_avatar.services.gateway.store.quotas import QuotaError, Quotas
@@ -38,7 +41,7 @@ from live_avatar.services.gateway.store.records import OVER, SessionRecord
 from live_avatar.services.gateway.store.store import SessionStore, not_found
 from live_avatar.services.gateway.usage.recorder import UsageRecorder
 from live_avatar.services.gateway.waiting import Condition
-from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, stage_lost
+from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError
 from live_avatar.serving.logs import session_name
 from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
@@ -61,6 +64,8 @@ class SessionManager:
         self.store = store
         self._fleet = fleet
         self._keeper = Keeper(store, policy.lease_s, election or NoElection())
+        self._placement = Placement(store, fleet)
+        self._recovery = Recovery(store, self._keeper, self._placement)
         self._probe = StoreProbe(store)
         self.policy = policy
         self._telemetry = telemetry
@@ -107,7 +112,7 @@ class SessionManager:
         self._sessions.clear()
         for session in sessions:
             session.fail(_draining("this gateway ends"))
-            session.pipeline.close(session.key)
+            session.line.close()
             session.end()
         await self._keeper.end_all([_end(session, api.Session.STATE_FAILED) for session in sessions])
 
@@ -198,7 +203,7 @@ class SessionManager:
         session.touch("update")
         with session.conditioning.prompts.waiting_call():
             applied = session.update(prompt)
-            await session.wait_for(lambda: applied.done() or session.phase is Phase.OVER)
+            await session.wait_for(lambda: (applied.done() and session.is_served) or session.phase is Phase.OVER)
         if not applied.done():
             raise expired("the session ended before the next block")
         record = session.refresh_record()
@@ -226,7 +231,7 @@ class SessionManager:
             return
         self._recorder.drop(session.record.session_id)
         self._failures.note(session.record.session_id, session.failure)
-        session.pipeline.close(session.key)
+        session.line.close()
         session.end()
         self._telemetry.session_closed(SERVICE, session.key, 0)
         self._changed.notify()
@@ -236,14 +241,20 @@ class SessionManager:
 
     def end_soon(self, session: Session, state: int, reason: str = "") -> None:
         """``end``, for those who may not wait."""
+        self._begin_task(self.end(session, state, reason))
+
+    def _recover_soon(self, session: Session) -> None:
+        self._begin_task(self._recovery.recover(session))
+
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
         if self._tasks is None:
+            work.close()
             return
-        ending = self.end(session, state, reason)
         try:
-            self._tasks.create_task(ending)
+            self._tasks.create_task(work)
         except RuntimeError:
             # The group is ending, and ``run`` ends all sessions itself.
-            ending.close()
+            work.close()
 
     def _record(self, caller: Caller, request: api.CreateSessionRequest, quotas: Quotas) -> SessionRecord:
         limits = self.policy.limits
@@ -268,7 +279,7 @@ class SessionManager:
         """Gets a stored session everything it needs."""
         self._keeper.hold(record)
         try:
-            record, pipeline = await self._place(record)
+            record, pipeline = await self._placement.place(record)
             self._keeper.hold(record)
             area = pipeline.preset.max_area
             shape = await self._portraits.measure(request.reference_image, math.isqrt(area), turn)
@@ -282,7 +293,8 @@ class SessionManager:
                 preset=pipeline.preset.name,
             )
             session = Session(record, config, pipeline, self.policy.within(quotas), self._telemetry)
-            await pipeline.open(messages.open_request(session.key, config, (width, height)), session)
+            opening = messages.open_request(session.key, config, (width, height))
+            await pipeline.open(opening, session.line, finished_blocks=session.outlives_pipeline)
             await self._begin(session, request.reference_image)
         except ServiceError as error:
             self._telemetry.admission_rejected(error.reason)
@@ -293,12 +305,13 @@ class SessionManager:
         name = session.record.session_id
         # Before the store knows it: who sees it there finds it here.
         self._sessions[name] = session
+        session.recover_with(self._recover_soon)
         self._keeper.hold(session.record, session.fail, lambda: session.used)
         try:
             await self.store.activate(session.record)
         except BaseException as error:
             self._sessions.pop(name, None)
-            session.pipeline.close(session.key)
+            session.line.close()
             if isinstance(error, ServiceError) and error.reason == SESSION_NOT_FOUND:
                 raise session.failure or create_failed("the session was ended while it was being made") from error
             raise
@@ -307,22 +320,6 @@ class SessionManager:
         self._telemetry.session_opened(SERVICE, session.key, 0)
         self._log.info("session begun", session=session_name(name))
         self._tasks.create_task(condition(session, image))
-
-    async def _place(self, record: SessionRecord) -> tuple[SessionRecord, Pipeline]:
-        """A slot on the pipeline with most room."""
-        ready = [pipeline for pipeline in self.pipelines if pipeline.ready]
-        if not ready:
-            raise stage_lost("no pipeline is ready")
-        live = api.SessionConfig.FromString(record.config).delivery == api.DELIVERY_LIVE
-        most = {pipeline.name: pipeline.live_capacity if live else pipeline.capacity for pipeline in ready}
-        taken = await self.store.count_all_slots(most)
-        room = {name: most[name] - taken[name] for name in most}
-        for pipeline in sorted(ready, key=lambda one: -room[one.name]):
-            placed = await self.store.reserve_slot(record, pipeline.name, most[pipeline.name])
-            if placed is not None:
-                return placed, pipeline
-        code = grpc.StatusCode.RESOURCE_EXHAUSTED
-        raise ServiceError(code, "CAPACITY_EXHAUSTED", "every place on every pipeline is taken")
 
     async def _held(self, record: SessionRecord) -> Session:
         """The session of a record; raises ServiceError where it is over, or another gateway's."""

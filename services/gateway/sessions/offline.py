@@ -48,6 +48,7 @@ class OfflineDelivery:
             idles_in_flight=False,
             held_bytes=None,
             take_s=None,
+            outlives_pipeline=False,
         )
 
     @property
@@ -155,6 +156,10 @@ class OfflineDelivery:
 
     def delivered(self, arrived: ArrivedBlock) -> None:
         """See ``Delivery``; nothing depends on it."""
+
+    def move(self) -> None:
+        """See ``Delivery``; an offline session ends with its pipeline."""
+        raise AssertionError("an offline session ends with its pipeline")
 
     async def watch(self) -> None:
         """See ``Delivery``; nobody waits."""

@@ -22,9 +22,12 @@ from live_avatar.services.gateway.sessions.credits import CreditWindow
 from live_avatar.services.gateway.sessions.delivery import Delivery, DeliveryContext
 from live_avatar.services.gateway.sessions.events import EventQueue
 from live_avatar.services.gateway.sessions.ledger import BlockLedger
+from live_avatar.services.gateway.sessions.line import Line
 from live_avatar.services.gateway.sessions.live import LiveDelivery
 from live_avatar.services.gateway.sessions.offline import OfflineDelivery
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
+from live_avatar.services.gateway.sessions.recovery_point import FinishedBlocks
+from live_avatar.services.gateway.sessions.suspension import Suspension
 from live_avatar.services.gateway.store.records import SessionRecord
 from live_avatar.services.gateway.store.usage import Amounts
 from live_avatar.services.gateway.usage.meter import UsageMeter
@@ -49,7 +52,7 @@ class Phase(Enum):
 
 
 class Session:
-    """A session that this gateway holds; a pipeline's ``Listener``.
+    """A session that this gateway holds.
 
     Args:
         record: as it is stored.
@@ -69,15 +72,19 @@ class Session:
     ) -> None:
         self.record = record
         self.config = config
-        self.pipeline = pipeline
+        self.line = Line(self, pipeline, SessionKey(session_id=record.session_id, epoch=record.epoch))
+        """Where it is in its present epoch, or was before it was suspended."""
         self.preset: Preset = pipeline.preset
         self.limits = policy.limits
-        self.key = SessionKey(session_id=record.session_id, epoch=record.epoch)
+        self.model_digest = pipeline.model_digest
         self.phase = Phase.RESERVED
         self.failure: ServiceError | None = None
         self.changed = Condition()
         self.credits = CreditWindow(self.limits.max_video_credits)
         self.ledger = BlockLedger()
+        self.finished_blocks = FinishedBlocks(self.preset.stream.window_blocks)
+        self.suspension = Suspension(self.limits)
+        self._recover: Callable[[Session], None] = lambda session: session.fail(session.suspension.expire())
         utterances, rate_hz = Utterances(), config.audio.sample_rate_hz
         self.events = EventQueue(utterances, rate_hz, self.preset, self.changed.notify, self.fail)
         prompts = Prompts(config, self.events.update_applied)
@@ -102,6 +109,16 @@ class Session:
         """When the session ends for a reason that its client was warned of."""
         self._began_at = time.monotonic()
         self._active_at = self._began_at
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """On which it is, or was before it was suspended."""
+        return self.line.pipeline
+
+    @property
+    def key(self) -> SessionKey:
+        """Of its present epoch."""
+        return self.line.key
 
     def attach(self) -> None:
         """A client opens the stream.
@@ -221,13 +238,73 @@ class Session:
             raise self.failure
 
     def fail(self, error: ServiceError) -> None:
-        """See ``Listener``; the first failure stays."""
+        """Ends the session; the first failure stays."""
         if self.failure is None and self.phase is not Phase.OVER:
             self.failure = error
             self.changed.notify()
 
-    def receive_video(self, video: StreamVideoResponse.Video) -> None:
-        """See ``Listener``."""
+    @property
+    def outlives_pipeline(self) -> bool:
+        """Another pipeline could go on with it."""
+        return self.delivery.bounds.outlives_pipeline and self.limits.resume_seconds > 0
+
+    @property
+    def is_served(self) -> bool:
+        """The session is not suspended."""
+        return self.suspension.cause is None
+
+    def is_on(self, line: Line) -> bool:
+        """The session is on ``line``, and not suspended."""
+        return self.line is line and self.is_served
+
+    def lose(self, line: Line, error: ServiceError) -> None:
+        """See ``LineOwner``; suspends the session where another pipeline can go on with it, else fails it."""
+        if not self.is_on(line):
+            return
+        may_go_on = self.phase is Phase.STREAMING and self.outlives_pipeline and self.failure is None
+        if not may_go_on or not self.suspension.begin(error, time.monotonic()):
+            self.fail(self.suspension.refusal or error)
+            return
+        line.close()
+        first = self.ledger.rewind()
+        self.finished_blocks.rewind(first)
+        self.conditioning.rewind(first)
+        if first and not self.finished_blocks.count_before(first):
+            self.fail(self.suspension.expire())
+            return
+        self.changed.notify()
+        self._recover(self)
+
+    def recover_with(self, recover: Callable[["Session"], None]) -> None:
+        """Calls ``recover`` where the session is suspended: it goes on with it, or fails it."""
+        self._recover = recover
+
+    def move(self, record: SessionRecord) -> None:
+        """The store has it as ``record`` now."""
+        self.record = record
+
+    def resume(self, line: Line) -> None:
+        """The pipeline of ``line`` is primed and goes on with the next block."""
+        block = self.ledger.admitted
+        self.events.goes_on_with(block, self.suspension.end())
+        self.line = line
+        self.delivery.move()
+        self.conditioning.portrait_sent()
+        self.changed.notify()
+
+    def receive_finished(self, line: Line, piece: StreamVideoResponse.FinishedBlock) -> None:
+        """See ``LineOwner``."""
+        if not self.is_on(line):
+            return
+        try:
+            self.finished_blocks.receive(piece)
+        except ServiceError as error:
+            self.fail(error)
+
+    def receive_video(self, line: Line, video: StreamVideoResponse.Video) -> None:
+        """See ``LineOwner``."""
+        if not self.is_on(line):
+            return
         try:
             arrived = self.ledger.receive(video, self.delivery.bounds.held_bytes)
         except ServiceError as error:
@@ -236,10 +313,11 @@ class Session:
         if arrived:
             self.changed.notify()
 
-    def receive_sink(self, data: bytes) -> None:
-        """See ``Listener``."""
-        self.conditioning.receive_sink(data)
-        self.changed.notify()
+    def receive_sink(self, line: Line, data: bytes) -> None:
+        """See ``LineOwner``."""
+        if self.is_on(line):
+            self.conditioning.receive_sink(data)
+            self.changed.notify()
 
     def end(self) -> None:
         """Nothing happens any more; what was held is free."""

@@ -101,7 +101,7 @@ class Renewals:
                 begin(pipe)
                 for record in ours:
                     pipe.pexpire(lease_key(record.session_id), self._lease_ms)
-                    _claim_until(pipe, record, now + self._lease_ms)
+                    claim_until(pipe, record, now + self._lease_ms)
                     if record.session_id in used:
                         kept_ms = max(0, record.expire_ms - now) + _USE_KEPT_MS
                         pipe.set(running_key(record.session_id), used[record.session_id].to_json(), px=kept_ms)
@@ -128,7 +128,7 @@ class Renewals:
                 stored, is_ours = as_record(fields), lease == self._value(record)
                 may_go_on = stored is not None and stored.state not in OVER and stored.epoch == record.epoch
                 if is_ours and may_go_on:
-                    _claim_until(pipe, record, int(seconds) * 1000 + self._lease_ms)
+                    claim_until(pipe, record, int(seconds) * 1000 + self._lease_ms)
                 elif is_ours:
                     pipe.delete(lease_key(record.session_id))
                 lost = LeaseLostError(record.session_id, stored)
@@ -148,7 +148,7 @@ def as_record(fields: Mapping[Any, Any]) -> SessionRecord | None:
         return None
 
 
-def _claim_until(pipe: Pipeline, record: SessionRecord, until: int) -> None:
+def claim_until(pipe: Pipeline, record: SessionRecord, until: int) -> None:
     """Prolongs what stands beside a lease."""
     pipe.zadd(OPEN_KEY, {record.session_id: until})
     pipe.zadd(concurrent_key(record.tenant), {record.session_id: until})

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from live_avatar.services.gateway.store import quotas
+from live_avatar.services.gateway.store.move import move
 from live_avatar.services.gateway.store.pages import read_page
 from live_avatar.services.gateway.store.records import (
     OPEN_KEY,
@@ -310,6 +311,13 @@ class SessionStore:
             return replace(record, pipeline=pipeline)
 
         return await transact(self._redis, attempt)
+
+    async def move(self, record: SessionRecord, pipeline: str, capacity: int) -> SessionRecord | None:
+        """Gives a session of ours a place in the next epoch, see ``move.move``; raises ServiceError NOT_FOUND."""
+        try:
+            return await move(self._redis, record, pipeline, capacity, self.owner, self._lease_ms)
+        except LookupError:
+            raise not_found(record.session_id) from None
 
     async def count_slots(self, pipeline: str) -> int:
         """Places taken on a pipeline, by all gateways."""

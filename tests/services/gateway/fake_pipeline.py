@@ -34,6 +34,7 @@ from live_avatar.serving.hop import HopServer
 from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.link import Link
 from live_avatar.serving.parts import cut
+from live_avatar.serving.priming import finished_block
 from live_avatar.serving.timing import HopTiming
 from live_avatar.serving.work import Completion, Work
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
@@ -57,12 +58,17 @@ class PassingWork:
         self.samples: dict[Name, bytearray] = {}
         self.next_samples: dict[Name, int] = {}
         """First sample of the block that comes next: what lies before is heard for good."""
+        self.spoken: dict[tuple[str, int], bytes] = {}
+        """Samples of every block that was made, by session id and block, as they were when it was."""
+        self.primed: list[int] = []
+        """Finished blocks that came back."""
         self.ended: set[Name] = set()
         self.bodies: list[tuple[int, ConditioningBody]] = []
         self.blocks_seen = 0
         self.before_block: Callable[[StreamBlocksRequest.Block], None] = lambda block: None
         self.before_audio: Callable[[StreamBlocksRequest.Audio], None] = lambda audio: None
         self._joiners: dict[Name, ConditioningJoiner] = {}
+        self._first_samples: dict[Name, int] = {}
 
     def open(self, request: StreamBlocksRequest.Open) -> int:
         if len(self.sessions) >= self.capacity:
@@ -73,9 +79,12 @@ class PassingWork:
 
     def audio(self, request: StreamBlocksRequest.Audio) -> Iterable[StreamBlocksRequest]:
         self.before_audio(request)
-        received = self.samples.setdefault(_name(request.key), bytearray())
-        assert self.next_samples.get(_name(request.key), 0) * 4 <= request.sample_offset * 4 <= len(received)
-        del received[request.sample_offset * 4 :]
+        name, offset = _name(request.key), request.sample_offset
+        received = self.samples.setdefault(name, bytearray())
+        first = self._first_samples.setdefault(name, offset)
+        assert not received or self.next_samples.get(name, 0) <= offset
+        assert offset * 4 <= first * 4 + len(received)
+        del received[(offset - first) * 4 :]
         received += request.samples
         if request.last:
             self.ended.add(_name(request.key))
@@ -90,10 +99,27 @@ class PassingWork:
     def block(self, block: StreamBlocksRequest.Block) -> Iterable[StreamBlocksRequest] | Completion:
         self.blocks_seen += 1
         self.before_block(block)
-        self.next_samples[_name(block.key)] = (block.index + 1) * TINY.samples_per_block
+        self._check(block)
+        name, first = _name(block.key), block.index * TINY.samples_per_block
+        self.next_samples[name] = first + TINY.samples_per_block
+        if name in self.samples and not block.prime:
+            at = (first - self._first_samples[name]) * 4
+            self.spoken[block.key.session_id, block.index] = bytes(
+                self.samples[name][at:][: TINY.samples_per_block * 4]
+            )
         return [StreamBlocksRequest(block=block)]
 
+    def _check(self, block: StreamBlocksRequest.Block) -> None:
+        """Only the first blocks are finished ones, as Open said."""
+        request = self.sessions[_name(block.key)]
+        end = request.first_block + request.primed_blocks
+        assert request.first_block <= block.index
+        assert block.prime == (block.index < end)
+        if block.prime:
+            self.primed.append(block.index)
+
     def close(self, key: SessionKey) -> int:
+        self._first_samples.pop(_name(key), None)
         self._joiners.pop(_name(key), None)
         self.samples.pop(_name(key), None)
         self.next_samples.pop(_name(key), None)
@@ -119,6 +145,8 @@ class CountingDecoder(PassingWork, VaeDecoderServiceServicer):
         self.portrait_encoded.set()
         self._encoders: dict[Name, VideoEncoder] = {}
         self._outboxes: dict[Name, asyncio.Queue[StreamVideoResponse]] = {}
+        self._keepers: set[Name] = set()
+        """Sessions whose gateway receives finished blocks."""
 
     def open(self, request: StreamBlocksRequest.Open) -> int:
         reserved = super().open(request)
@@ -131,13 +159,18 @@ class CountingDecoder(PassingWork, VaeDecoderServiceServicer):
 
     def block(self, block: StreamBlocksRequest.Block) -> Completion:
         self.before_block(block)
+        self._check(block)
         name, request = _name(block.key), self.sessions[_name(block.key)]
+        if block.prime:
+            return _nothing
         first = max(0, block.index * TINY.frames_per_block - TINY.stream.dropped_frames)
         levels = self.levels(block)
         pixels = np.broadcast_to(levels[:, None, None, None], (len(levels), request.height, request.width, 3))
         frames = self._encoders[name].encode(np.ascontiguousarray(pixels), starts_block=True)
 
         async def deliver(timing: BlockTiming) -> None:
+            for piece in finished_block(block) if name in self._keepers else ():
+                self._send(name, piece)
             if block.index == 0 and self.sends_sink:
                 self._send(name, StreamVideoResponse(new_sink=_own_sink(block.key)))
             half = len(frames) // 2
@@ -195,6 +228,7 @@ class CountingDecoder(PassingWork, VaeDecoderServiceServicer):
                 if request.HasField("subscribe"):
                     key = request.subscribe.key
                     self._outboxes[_name(key)] = outbox
+                    self._keepers |= {_name(key)} if request.subscribe.finished_blocks else set()
                     outbox.put_nowait(StreamVideoResponse(subscribed=StreamVideoResponse.Subscribed(key=key)))
             writer.cancel()
 
@@ -292,6 +326,10 @@ async def _start(
 
     stack.push_async_callback(stop)
     return f"127.0.0.1:{port}"
+
+
+async def _nothing(timing: BlockTiming) -> None:
+    """No video comes of a finished block."""
 
 
 def _own_sink(key: SessionKey) -> StreamVideoResponse.NewSink:

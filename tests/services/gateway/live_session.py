@@ -46,7 +46,9 @@ def live_session(telemetry: Telemetry | None = None) -> Session:
         session_id="one", tenant="", state=0, config=b"", request_hash=b"", request_id="",
         pipeline="", endpoint="",
     )  # fmt: skip
-    pipeline = cast(Pipeline, SimpleNamespace(preset=TINY, services=("hearing", "denoising", "decoding")))
+    pipeline = cast(
+        Pipeline, SimpleNamespace(preset=TINY, services=("hearing", "denoising", "decoding"), model_digest="")
+    )
     session = Session(record, live_config(), pipeline, POLICY, telemetry or Telemetry("test"))
     session.attach()
     session.credits.grant(POLICY.limits.max_video_credits)

@@ -46,6 +46,10 @@ class Wire:
         for writer in self._writers:
             writer.close()
 
+    def mend(self) -> None:
+        """Takes new connections again."""
+        self._whole = True
+
     def hold(self) -> None:
         """Relays nothing any more, while both ends believe that the connection stands."""
         self._flows.clear()

@@ -9,6 +9,7 @@ from live_avatar.config import TINY
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.proxies import DIRECT
 from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.sessions.line import Line
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -27,8 +28,8 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     receive = Session.receive_video
 
-    def watch(session: Session, video: StreamVideoResponse.Video) -> None:
-        receive(session, video)
+    def watch(session: Session, line: Line, video: StreamVideoResponse.Video) -> None:
+        receive(session, line, video)
         sizes.append(session.ledger.held_bytes)
 
     monkeypatch.setattr(Session, "receive_video", watch)

@@ -10,6 +10,7 @@ import pytest
 
 from live_avatar.portrait.limits import DEFAULT_LIMITS
 from live_avatar.services.gateway.sessions import manager
+from live_avatar.services.gateway.sessions.placement import Placement
 from live_avatar.serving.decode_pool import PoolRules
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.portraits import Portraits
@@ -106,7 +107,7 @@ def test_nothing_is_decoded_where_there_is_no_room(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_a_header_shows_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager.SessionManager, "_place", lambda *_: pytest.fail("a place was taken"))
+    monkeypatch.setattr(Placement, "place", lambda *_: pytest.fail("a place was taken"))
 
     async def scenario() -> None:
         async with whole_system() as running:

@@ -1,0 +1,64 @@
+"""What a session has that any pipeline can go on from, beside its sound: its last finished blocks.
+
+Knows messages of the decoder and indexes; nothing of pipelines or sessions.
+"""
+
+from collections import OrderedDict
+
+from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
+from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
+from live_avatar.serving.parts import PartJoiner
+
+MAX_BLOCK_BYTES = 16 << 20
+"""Of one finished block; those of the 14B system have 0.6 MB."""
+_SPARE_BLOCKS = 4
+"""Blocks beyond a window: those that are finished before the video of an earlier one has come as a whole."""
+
+
+class FinishedBlocks:
+    """The newest finished blocks of a session, serialized; older ones are forgotten.
+
+    Args:
+        window_blocks: blocks that a pipeline is primed with at most.
+    """
+
+    def __init__(self, window_blocks: int) -> None:
+        self._window_blocks = window_blocks
+        self._joiner = PartJoiner(MAX_BLOCK_BYTES)
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+
+    def receive(self, piece: StreamVideoResponse.FinishedBlock) -> None:
+        """Takes a piece of a block.
+
+        Raises:
+            ServiceError: pieces come out of order, or a block is too large.
+        """
+        data = self._joiner.add(piece.part, piece.part_count, piece.data, piece.block_index)
+        if data is None:
+            return
+        self._blocks[piece.block_index] = data
+        if len(self._blocks) > self._window_blocks + _SPARE_BLOCKS:
+            self._blocks.popitem(last=False)
+
+    def rewind(self, next_block: int) -> None:
+        """Forgets the blocks from ``next_block`` on: they are made again."""
+        self._joiner = PartJoiner(MAX_BLOCK_BYTES)
+        for index in [index for index in self._blocks if index >= next_block]:
+            del self._blocks[index]
+
+    def count_before(self, next_block: int) -> int:
+        """How many blocks without a gap end before ``next_block``, at most those of a window."""
+        count = 0
+        while count < self._window_blocks and next_block - count - 1 in self._blocks:
+            count += 1
+        return count
+
+    def messages(self, key: SessionKey, next_block: int, deadline_s: int) -> list[StreamBlocksRequest]:
+        """What primes a pipeline so that it goes on at ``next_block``, oldest block first."""
+        requests = []
+        for index in range(next_block - self.count_before(next_block), next_block):
+            block = StreamBlocksRequest.Block.FromString(self._blocks[index])
+            block.key.CopyFrom(key)
+            block.budget.FromSeconds(deadline_s)
+            requests.append(StreamBlocksRequest(block=block))
+        return requests

@@ -1,0 +1,150 @@
+"""What a session goes on from: bounded, without gaps, and as it was sent."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, SessionKey, Sink, StreamBlocksRequest
+from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
+from live_avatar.services.gateway.audio.kept_sound import KeptSound
+from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.sessions.conditioning import Conditioning, Prompts
+from live_avatar.services.gateway.sessions.recovery_point import FinishedBlocks
+from live_avatar.services.gateway.sessions.suspension import LOSSES, Suspension
+from live_avatar.serving.errors import ServiceError, stage_lost
+from live_avatar.serving.priming import finished_block
+from live_avatar.v1 import avatar_service_pb2 as api
+
+WINDOW = 4
+KEY = SessionKey(session_id="a", epoch=2)
+
+
+def pieces(index: int, size: int = 10) -> list[StreamVideoResponse.FinishedBlock]:
+    block = StreamBlocksRequest.Block(key=SessionKey(session_id="a", epoch=1), index=index)
+    block.latent.data = bytes(size)
+    return [one.finished_block for one in finished_block(block)]
+
+
+def filled(*indexes: int) -> FinishedBlocks:
+    blocks = FinishedBlocks(WINDOW)
+    for index in indexes:
+        for piece in pieces(index):
+            blocks.receive(piece)
+    return blocks
+
+
+@pytest.mark.parametrize(
+    ("indexes", "next_block", "count"),
+    [
+        ((), 0, 0),
+        ((0, 1), 2, 2),
+        (range(9), 9, 4),
+        (range(9), 8, 4),
+        ((0, 2, 3), 4, 2),
+        ((0, 1), 3, 0),
+        (range(99), 5, 0),
+    ],
+)
+def test_blocks_without_a_gap_prime_a_pipeline(indexes: tuple[int, ...], next_block: int, count: int) -> None:
+    blocks = filled(*indexes)
+    assert blocks.count_before(next_block) == count
+    messages = blocks.messages(KEY, next_block, 60)
+    assert [one.block.index for one in messages] == list(range(next_block - count, next_block))
+    assert all(one.block.key == KEY and one.block.prime and one.block.budget.seconds == 60 for one in messages)
+
+
+def test_a_block_in_pieces_counts_once_all_have_come() -> None:
+    blocks, (first, second, third) = filled(0), pieces(1, 2 << 20)
+    blocks.receive(first)
+    blocks.receive(second)
+    assert blocks.count_before(2) == 0
+    blocks.receive(third)
+    assert blocks.count_before(2) == 2
+
+
+def test_half_a_block_of_a_lost_pipeline_is_forgotten() -> None:
+    blocks, (first, *_) = filled(0, 1, 2), pieces(3, 2 << 20)
+    blocks.receive(first)
+    blocks.rewind(2)
+    assert (blocks.count_before(2), blocks.count_before(3)) == (2, 0)
+    for index in (2, 3):
+        blocks.receive(pieces(index)[0])
+    assert blocks.count_before(4) == 4
+
+
+def test_a_block_that_is_too_large_is_refused() -> None:
+    blocks = FinishedBlocks(WINDOW)
+    with pytest.raises(ServiceError):
+        for piece in pieces(0, 17 << 20):
+            blocks.receive(piece)
+
+
+def test_sound_is_kept_between_two_positions() -> None:
+    sound, samples = KeptSound(), np.arange(100, dtype=np.float32)
+    sound.append(samples[:60])
+    sound.append(samples[60:])
+    sound.forget(30)
+    sound.truncate(80)
+    assert (sound.first, sound.end) == (30, 80)
+    assert sound.read(40, 50).tolist() == list(range(40, 50))
+    assert sound.read(70, 200).tolist() == list(range(70, 80))
+    assert sound.read(80, 70).size == 0
+    sound.forget(1_000)
+    assert (sound.first, sound.end) == (80, 80)
+
+
+def test_only_losses_suspend_and_not_too_many_of_them() -> None:
+    suspension = Suspension(Limits(max_losses_per_minute=2))
+    assert not suspension.begin(ServiceError(stage_lost("").code, "INTERNAL", ""), 0.0)
+    for now in (0.0, 30.0):
+        assert suspension.begin(stage_lost("a stage"), now)
+        assert suspension.end().message == "a stage"
+    assert not suspension.begin(stage_lost("a stage"), 59.0)
+    assert suspension.refusal is not None and "3 times within a minute" in suspension.refusal.message
+    assert suspension.begin(stage_lost("a stage"), 61.0)
+    assert {"STAGE_LOST", "DRAINING"} <= LOSSES
+
+
+def test_conditioning_comes_again_with_the_blocks_from_which_it_held() -> None:
+    async def scenario() -> None:
+        config = api.SessionConfig(prompt="first")
+        conditioning = Conditioning(Prompts(config, lambda block: None), switch_block=4)
+        conditioning.portrait_encoded(Sink(version=0))
+        conditioning.first_body()
+        conditioning.sink_sent(4, Sink(version=1))
+        for block, prompt in ((2, "second"), (6, "third")):
+            conditioning.prompts.ask(prompt, block)
+            update = conditioning.prompts.take(block)
+            assert update is not None
+            conditioning.prompts.sent(update, block)
+        own = (4, ConditioningBody(sink=Sink(version=1)))
+        third = (6, ConditioningBody(prompt="third"))
+        assert conditioning.bodies_since(3) == [
+            (2, ConditioningBody(sink=Sink(version=0), prompt="second")), own, third
+        ]  # fmt: skip
+        assert conditioning.bodies_since(7) == [(6, ConditioningBody(sink=Sink(version=0), prompt="third")), own]
+        assert conditioning.prompts.first_block(5) == 6
+        conditioning.rewind(0)
+        assert not conditioning.allows(0)
+        assert own not in conditioning.bodies_since(0)
+
+    asyncio.run(scenario())
+
+
+def test_an_update_that_did_not_go_down_waits_again() -> None:
+    async def scenario() -> None:
+        prompts = Prompts(api.SessionConfig(prompt="first"), lambda block: None)
+        prompts.compose()
+        answer = prompts.ask("second", 1)
+        update = prompts.take(1)
+        assert update is not None
+        later = prompts.ask("third", 1)
+        prompts.put_back(update)
+        update = prompts.take(2)
+        assert update is not None and update.prompt == "third"
+        prompts.sent(update, 2)
+        await asyncio.sleep(0)
+        assert (answer.result(), later.result()) == (2, 2)
+
+    asyncio.run(scenario())
