@@ -13,7 +13,8 @@ import pytest
 from live_avatar.config import TINY
 from live_avatar.serving.errors import from_rpc_error
 from live_avatar.v1 import avatar_service_pb2 as api
-from tests.services.gateway.clients import BLOCK_SAMPLES, Gateway, gateway, is_movie, levels, tone
+from live_avatar.v1.media_pb2 import VideoFormat
+from tests.services.gateway.clients import BLOCK_SAMPLES, Gateway, gateway, is_movie, levels, tone, video_format
 from tests.services.gateway.fake_pipeline import FakePipeline, fake_pipeline
 from tests.services.gateway.live_client import Event, Viewer, viewer
 from tests.services.gateway.wire import Wire, relayed
@@ -149,6 +150,27 @@ def test_another_pipeline_goes_on(moment: Callable[[Viewer], Any], decoder: bool
             window = TINY.stream.window_blocks
             primed = list(range(max(0, event.block_index - window), event.block_index))
             assert [work.primed for work in running.pipelines[1 - lost].works] == [primed] * 3
+
+    asyncio.run(scenario())
+
+
+def test_an_mp4_stream_goes_on_after_its_pipeline_froze() -> None:
+    """One MP4 file, though its frames come from two encoders."""
+
+    async def scenario() -> None:
+        form = video_format(VideoFormat.ENCODING_FMP4)
+        async with system() as running, speaking(running, video=form) as one:
+            await one.until_block(3)
+            lost = running.serving
+            running.heads[lost].hold()
+            running.tails[lost].hold()
+            await one.until_event(Event.KIND_DISCONTINUITY)
+            await one.finish()
+            units = [unit for unit in one.units() if unit.frame_count]
+            assert [unit.block_index for unit in units] == list(range(len(units)))
+            frames = sum(unit.frame_count for unit in units)
+            assert is_movie(levels(b"".join(unit.data for unit in one.units())), frames)
+            assert len(discontinuities(one)) == 1
 
     asyncio.run(scenario())
 
