@@ -24,7 +24,7 @@ ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test abuse test-containers test-cluster test-go endurance proofs demo bench quality protos reference docs images lab lock sbom audit-dependencies
+.PHONY: help setup programs check test abuse test-containers test-cluster test-go endurance proofs demo bench quality mark protos reference docs images lab lock sbom audit-dependencies
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -109,6 +109,9 @@ bench: setup ## how close the pipeline is to its limits on this machine: out/ben
 
 quality: setup ## how good the pictures are: out/quality.md and a contact sheet; ARGS="--services" and more, see docs/performance/quality.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m evaluation $(ARGS)
+
+mark: setup ## how well the invisible mark survives: out/watermark.json and a contact sheet; ARGS="--clips 200 --photographs DIR"
+	OMP_NUM_THREADS=1 $(BIN)/python -m evaluation.watermark $(ARGS)
 
 images: setup ## the container images of all services, with docker, podman or buildah; ARGS="--torch cuda" and more
 	$(BIN)/python tools/images.py $(ARGS)

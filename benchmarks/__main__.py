@@ -19,6 +19,7 @@ from rich.table import Table
 from benchmarks import sections
 from benchmarks.access import access
 from benchmarks.codec_bench import edges
+from benchmarks.mark import mark
 from benchmarks.networks import networks
 from benchmarks.sections import Numbers, Workplace
 from live_avatar.files import write_text
@@ -34,6 +35,7 @@ SECTIONS: Mapping[str, Callable[[Workplace], Numbers]] = {
     "sharing": sections.sharing,
     "reaction": sections.reaction,
     "access": access,
+    "mark": mark,
 }
 
 
@@ -69,6 +71,7 @@ THRESHOLDS: Mapping[str, Threshold] = {
     "tls_ttff_ratio": Threshold(most=1.03),
     "auth_create_ms": Threshold(most=3.0),
     "compiled_over_eager": Threshold(least=1.5),
+    "mark_share": Threshold(most=0.03),
 }
 
 

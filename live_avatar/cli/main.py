@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from live_avatar.cli import certificates, demo, doctor, generate, keys, quotas, talk, up, usage, weights
+from live_avatar.cli import certificates, demo, doctor, generate, keys, quotas, talk, up, usage, verify, weights
 from live_avatar.cli.signals import exit_process, signals_as_exits
 
 FAILED = 2
@@ -96,5 +96,14 @@ app = typer.Typer(
 app.add_typer(weights.app, name="weights")
 app.add_typer(keys.app, name="keys")
 app.add_typer(quotas.app, name="quotas")
-for command in (demo.demo, generate.generate, talk.talk, up.up, certificates.certificates, doctor.doctor, usage.usage):
+for command in (
+    demo.demo,
+    generate.generate,
+    talk.talk,
+    up.up,
+    certificates.certificates,
+    doctor.doctor,
+    usage.usage,
+    verify.verify,
+):
     app.command()(command)

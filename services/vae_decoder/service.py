@@ -52,7 +52,12 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
         networks, decoder, memory_budget = loaded.networks, loaded.decoder, loaded.memory_budget
         subscribers = SubscriberRegistry()
         work = VaeDecoderWork(
-            networks.preset, decoder, memory_budget=memory_budget, encoder=encoder, subscribers=subscribers
+            networks.preset,
+            decoder,
+            memory_budget=memory_budget,
+            encoder=encoder,
+            subscribers=subscribers,
+            watermark=settings.watermark,
         )
         info = _info(settings, networks, work.capacity)
         async with (
@@ -70,6 +75,7 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
                 timing=hop_timing(settings),
             )
             facts = {"networks": networks.description, "device": info.device, "capacity": work.capacity, "cut": _cut()}
+            facts["watermark"] = "none: no key" if settings.watermark.key is None else "on"
             register = partial(add_VaeDecoderServiceServicer_to_server, servicer)
             yield as_service(hop, facts, register, grpc_names=(_DECODER_SERVICE,))
 

@@ -20,7 +20,9 @@ from live_avatar.model.vae import decoder_cache_nbytes
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.services.vae_decoder.encoder_thread import Encoded, EncoderThread
-from live_avatar.services.vae_decoder.h264 import VideoEncoder, open_encoder
+from live_avatar.services.vae_decoder.h264 import Pixels, VideoEncoder, open_encoder
+from live_avatar.services.vae_decoder.marking import SessionMarks
+from live_avatar.services.vae_decoder.settings import WatermarkSettings
 from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
@@ -32,9 +34,11 @@ from live_avatar.streaming.decoder import DecoderSession, FrameDecoder, Frames
 from live_avatar.streaming.picture import latent_size
 from live_avatar.streaming.sinks import SinkSchedule
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
+from live_avatar.watermark.embedding import Marker
 
 MAX_MESSAGE_BYTES = 1 << 20
 """Encoded pictures in one message, one picture apart."""
+NO_MARK = WatermarkSettings()
 _ENCODER_BYTES, _ENCODER_PICTURES = 1 << 20, 12
 """What an encoder holds, the second in pictures in YUV: measured 1.1 MB at 64x64 and 5.4 MB at 704x384."""
 
@@ -47,6 +51,7 @@ class _Session:
     """Of a block's latents [16, F, h, w]."""
     decoding: DecoderSession
     encoder: VideoEncoder
+    marker: Marker | None
     priming: Priming
     parts: ConditioningJoiner = field(default_factory=ConditioningJoiner)
     sink_version: int | None = None
@@ -71,12 +76,14 @@ class VaeDecoderWork:
         memory_budget: MemoryBudget,
         encoder: EncoderThread,
         subscribers: SubscriberRegistry,
+        watermark: WatermarkSettings = NO_MARK,
     ) -> None:
         self._preset = preset
         self._decoder = decoder
         self._sinks = SinkSchedule(preset.stream)
         self._encoder = encoder
         self._subscribers = subscribers
+        self._marks = SessionMarks(watermark, preset, self._device)
         self._sessions: AdmittedSessions[_Session] = AdmittedSessions(memory_budget)
         self._bytes_per_latent_pixel = decoder_cache_nbytes(preset.vae, 1, 1, DTYPES[preset.vae_dtype])
 
@@ -160,7 +167,7 @@ class VaeDecoderWork:
         except ValueError as error:
             raise _invalid("VIDEO_FORMAT_UNSUPPORTED", str(error)) from error
         priming = Priming.of(request, self._preset.stream.window_blocks)
-        return _Session(shape, self._decoder.open(priming.first_block), encoder, priming)
+        return _Session(shape, self._decoder.open(priming.first_block), encoder, self._marks.open(request.key), priming)
 
     def _send_sink(self, key: SessionKey, sink: Sink) -> None:
         data = wire.sink_to_message(sink).SerializeToString()
@@ -176,8 +183,8 @@ class VaeDecoderWork:
             yield previous
 
     def _encode(self, session: _Session, frames: Frames, *, starts_block: bool) -> _Piece:
-        pixels = frames.pixels.contiguous().cpu().numpy()
-        return _Piece(frames.first, self._encoder.submit(session.encoder, pixels, starts_block=starts_block))
+        pixels = frames.pixels if session.marker is None else session.marker.mark(frames.pixels, frames.first)
+        return _Piece(frames.first, self._encoder.submit(session.encoder, _rgb(pixels), starts_block=starts_block))
 
     def _send_early(self, block: StreamBlocksRequest.Block, piece: _Piece) -> None:
         def send(encoded: Future[Encoded]) -> None:
@@ -209,6 +216,11 @@ class _Delivery:
 
 async def _nothing(timing: BlockTiming) -> None:
     """The delivery of a block that has no video."""
+
+
+def _rgb(pixels: Tensor) -> Pixels:
+    rgb: Pixels = pixels.contiguous().cpu().numpy()
+    return rgb
 
 
 def _videos(block: StreamBlocksRequest.Block, first: int, frames: list[bytes]) -> list[StreamVideoResponse.Video]:
