@@ -185,7 +185,7 @@ def _leaving(method: str) -> Iterator[None]:
 async def _answered(context: Context, limit_s: float | None) -> AsyncIterator[None]:
     """Makes a status of what the body raises, but for what gRPC raises by itself."""
     try:
-        async with _deadline(limit_s):
+        async with within(limit_s):
             yield
     except grpc.aio.BaseError:
         raise
@@ -221,7 +221,8 @@ async def _refuse(error: ServiceError) -> NoReturn:
 
 
 @asynccontextmanager
-async def _deadline(limit_s: float | None) -> AsyncIterator[None]:
+async def within(limit_s: float | None) -> AsyncIterator[None]:
+    """Ends the body with ServiceError DEADLINE_EXCEEDED/DEADLINE after ``limit_s``; None: never."""
     try:
         async with asyncio.timeout(limit_s) as scope:
             yield

@@ -48,7 +48,7 @@ class Limits(Group):
     open_timeout_seconds: float = Field(
         default=10.0, gt=0, le=600, description="a stream ends after so long without a first message"
     )
-    max_unopened_streams: int = Field(default=256, ge=1, description="streams that may wait for their first message")
+    max_unopened_streams: int = Field(default=64, ge=1, description="streams that may wait for their first message")
     max_calls_per_second: int = Field(
         default=100,
         ge=1,

@@ -24,6 +24,7 @@ from live_avatar.services.gateway.api.auditing import AuditInterceptor, session_
 from live_avatar.services.gateway.api.authentication import AuthenticationInterceptor
 from live_avatar.services.gateway.api.call_limit import CallLimitInterceptor
 from live_avatar.services.gateway.api.call_rate import CallRateInterceptor
+from live_avatar.services.gateway.api.late_requests import LateRequestInterceptor
 from live_avatar.services.gateway.api.servicer import AvatarServicer
 from live_avatar.services.gateway.api.usage_servicer import UsageServicer
 from live_avatar.services.gateway.discovery.choice import open_discovery
@@ -89,6 +90,7 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
                     AuthenticationInterceptor(access.authenticator),
                     CallRateInterceptor(settings.limits.max_calls_per_second),
                     CallLimitInterceptor(settings.limits.max_calls_per_caller),
+                    LateRequestInterceptor(),
                 ),
                 grpc_names=(_AVATAR_SERVICE, _USAGE_SERVICE, _ADMIN_SERVICE),
                 loaded={

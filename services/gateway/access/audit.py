@@ -94,6 +94,8 @@ class AuditedCall:
     def __init__(self, record: Callable[[str, str], None]) -> None:
         self._record = record
         self.session_id = ""
+        self.request: object = None
+        """Of a unary call, once it has arrived."""
 
     def opened(self, session_id: str) -> None:
         """The call's stream carries this session from now on."""

@@ -65,12 +65,12 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):
 
     def _recorded(self, behaviour: Behaviour, details: grpc.HandlerCallDetails) -> Behaviour:
         async def answer(request: Any, context: Any) -> Any:
-            call = _Call(self._audit, details, context.peer(), request)
+            call = _Call(self._audit, details, context.peer())
             with call:
                 return call.answered(await behaviour(request, context))
 
         async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
-            with _Call(self._audit, details, context.peer(), request):
+            with _Call(self._audit, details, context.peer()):
                 async for response in behaviour(request, context):
                     yield response
 
@@ -80,13 +80,12 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """The record of one call, written at its end."""
 
-    def __init__(self, audit: Audit, details: grpc.HandlerCallDetails, peer: str, request: object) -> None:
+    def __init__(self, audit: Audit, details: grpc.HandlerCallDetails, peer: str) -> None:
         name = details.method.rpartition("/")[2]
         self._audit = audit
         self._action = name if _METHOD.fullmatch(name) else _MALFORMED
         self._metadata = details.invocation_metadata or ()
         self._peer = peer_address(peer)
-        self._request = request
         self._own = AuditedCall(self._record_message)
         self._response: object = None
 
@@ -97,7 +96,7 @@ class _Call:
         outcome = _outcome(error)
         if self._action.startswith(_READS) and outcome.code not in _DENIALS:
             return
-        about = _about(self._request) | _about(self._response)
+        about = _about(self._own.request) | _about(self._response)
         session_id = str(about.pop("session_id", "")) or self._own.session_id
         decision = replace(self._decision(), session_id=session_id, about=about)
         code = outcome.code.name if outcome.code is not None else _CANCELLED
@@ -120,9 +119,12 @@ class _Call:
         self._audit.record(decision, (session_id, message))
 
     def _repeats(self, decision: Decision) -> Hashable:
-        """Of failures those with one reason from one address; of successes those that a client may cause at will."""
+        """Of failures those of one caller and one action with one reason; of successes those that a client may cause
+        at will.  A key id counts where it is proven: who only claims one could fill the table with them.
+        """
         if decision.code not in (OK, _CANCELLED):
-            return self._peer, decision.reason, self._own.session_id
+            key_id = decision.key_id if decision.tenant else ""
+            return self._peer, decision.tenant, key_id, self._action, decision.reason, self._own.session_id
         return (decision.session_id, self._action) if self._action in _FREQUENT else None
 
 

@@ -33,9 +33,9 @@ class CallLimitInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> "Handler | None":
-        """Wraps the handler of a unary call."""
+        """Wraps the handler of a call with one response."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
+        if handler is None or handler.response_streaming:
             return handler
         return with_behaviour(handler, self._bounded)
 

@@ -32,7 +32,7 @@ _STATE, _CLAIM = b"usage", b"usage_claim"
 """Fields of a session's hash: ``_Recorded``, and which attempt wrote it."""
 _NS_PER_MS = 1_000_000
 _DUE_AT_ONCE = 100
-_POSITION = re.compile(r"\d{1,19}-\d{1,19}")
+_POSITION = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 
 @dataclass(frozen=True, kw_only=True)

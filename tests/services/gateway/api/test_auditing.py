@@ -11,6 +11,7 @@ import grpc
 
 from live_avatar.services.gateway.access.api_key import ApiKey
 from live_avatar.v1 import avatar_service_pb2 as api
+from live_avatar.v1.admin_service_pb2 import CreateApiKeyRequest, GetQuotasRequest, ListApiKeysRequest
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 from tests.services.gateway.access.fake_issuer import SigningKey, fake_issuer
 from tests.services.gateway.callers import BOOTSTRAP, Caller, guarded_system, refused
@@ -99,6 +100,27 @@ def test_a_flood_of_failures_is_counted(tmp_path: Path) -> None:
     found = records(path)
     assert sum(record.get("repeated", 1) for record in found) == 200
     assert len(found) < 100
+
+
+def test_failures_of_different_callers_and_actions_are_recorded_apart(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+
+    async def scenario() -> None:
+        async with audited(path) as caller:
+            operator = caller.using(BOOTSTRAP.text)
+            keys = [
+                await operator.call(CreateApiKeyRequest(tenant=tenant, scopes=["sessions"]))
+                for tenant in ("team-a", "team-b")
+            ]
+            for key in keys:
+                await refused(caller.using(key.secret).call(ListApiKeysRequest()))
+                await refused(caller.using(key.secret).call(GetQuotasRequest()))
+
+    asyncio.run(scenario())
+    denied = [record for record in records(path) if record["reason"] == "SCOPE_MISSING"]
+    assert {(record["tenant"], record["action"]) for record in denied} == {
+        (tenant, action) for tenant in ("team-a", "team-b") for action in ("ListApiKeys", "GetQuotas")
+    }
 
 
 def test_where_callers_are_not_authenticated_the_address_is_recorded(tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def test_pages_hold_the_records_of_one_tenant_or_of_all(monkeypatch: pytest.Monk
             early = usage.ListUsageRequest()
             early.end_time.FromSeconds(1)
             assert flat(await pages(servicer, tenant="*", end_time=early.end_time)) == []
-            for token in ("x", "1-2-3", "99999999999999999999-0"):
+            for token in ("x", "1-2-3", "99999999999999999999-0", "\u0661-\u0661"):
                 with pytest.raises(ServiceError, match="PAGE_TOKEN_INVALID"):
                     await servicer.ListUsage(usage.ListUsageRequest(page_token=token), None)  # type: ignore[arg-type]
         with called_by(monkeypatch, Caller(tenant="team")), pytest.raises(ServiceError, match="SCOPE_MISSING"):
