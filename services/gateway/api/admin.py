@@ -12,6 +12,7 @@ from live_avatar.services.gateway.access.caller import current_caller
 from live_avatar.services.gateway.access.key_admin import KeyAdmin
 from live_avatar.services.gateway.access.key_records import ApiKeyRecord
 from live_avatar.services.gateway.api import quota_calls
+from live_avatar.services.gateway.api.places import Turns
 from live_avatar.services.gateway.api.validation import check_message, page_size
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.quotas.book import QuotaBook
@@ -20,6 +21,8 @@ from live_avatar.v1 import admin_service_pb2 as api
 from live_avatar.v1.admin_service_pb2_grpc import AdminServiceServicer
 
 MAX_KEY_NAME_CHARACTERS = 100
+MAX_LISTS = 2
+"""Pages of keys that are put together at the same time, of different tenants; further ones wait."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -37,6 +40,7 @@ class AdminServicer(AdminServiceServicer):
         self._keys = keys
         self._limits = limits
         self._quotas = quotas
+        self._turns = Turns(MAX_LISTS)
 
     def _check(self, request: Message) -> None:
         check_message(request, self._limits)
@@ -58,7 +62,9 @@ class AdminServicer(AdminServiceServicer):
         """Reads a page of keys, newest first; the token of the next page is the last key on this one."""
         self._check(request)
         size = page_size(request.page_size)
-        records, more = await self._keys.list_page(current_caller(), request.tenant, size, request.page_token)
+        caller = current_caller()
+        async with self._turns.one(caller.tenant):
+            records, more = await self._keys.list_page(caller, request.tenant, size, request.page_token)
         next_page_token = records[-1].key_id if more and records else ""
         return api.ListApiKeysResponse(api_keys=map(api_key, records), next_page_token=next_page_token)
 

@@ -5,9 +5,7 @@ fill the memory with requests that never end.  As a stream of one message a requ
 asked for.  Knows callers and calls; nothing of what requests say.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -16,6 +14,7 @@ from live_avatar.services.gateway.access.audit import audited_call
 from live_avatar.services.gateway.access.caller import current_caller
 from live_avatar.services.gateway.access.failure_limit import peer_address
 from live_avatar.services.gateway.api.authentication import Continuation
+from live_avatar.services.gateway.api.places import Places
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.handlers import Behaviour, Handler
 from live_avatar.serving.interceptors import UNARY_DEADLINE_S, within
@@ -38,9 +37,8 @@ class LateRequestInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, read_s: float = _READ_S, together: int = _READ_TOGETHER) -> None:
         self._read_s = read_s
-        self._together = together
-        self._places: dict[str, tuple[asyncio.Semaphore, int]] = {}
-        """Of callers with requests that have not arrived: their places, and how many calls use or await them."""
+        self._places = Places(together)
+        """Of callers with requests that have not arrived."""
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -69,20 +67,8 @@ class LateRequestInterceptor(grpc.aio.ServerInterceptor):
     async def _read(self, requests: AsyncIterator[Any], context: Any) -> Any:
         caller = current_caller()
         name = f"{caller.tenant}/{caller.key_id}" if caller.key_id else peer_address(context.peer())
-        async with within(self._read_s), self._place(name):
+        async with within(self._read_s), self._places.one(name):
             request = await anext(aiter(requests), None)
         if request is None:
             raise ServiceError(grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_MALFORMED", "the call has no request")
         return request
-
-    @asynccontextmanager
-    async def _place(self, caller: str) -> AsyncIterator[None]:
-        places, users = self._places.get(caller, (asyncio.Semaphore(self._together), 0))
-        self._places[caller] = places, users + 1
-        try:
-            async with places:
-                yield
-        finally:
-            places, users = self._places.pop(caller)
-            if users > 1:
-                self._places[caller] = places, users - 1

@@ -196,7 +196,14 @@ class UsageLog:
         await transact(self._redis, attempt)
 
     async def read(self, after: str = "", since_ms: int = 0, count: int = 100) -> Sequence[tuple[str, UsageRecord]]:
-        """Records with their positions in the stream, oldest first.
+        """Records with their positions in the stream, oldest first; arguments as of ``read_entries``."""
+        entries = await self.read_entries(after, since_ms, count)
+        return [(position, entry.record()) for position, entry in entries]
+
+    async def read_entries(
+        self, after: str = "", since_ms: int = 0, count: int = 100
+    ) -> Sequence[tuple[str, "UsageEntry"]]:
+        """Records that are not decoded yet, with their positions in the stream, oldest first.
 
         Args:
             after: position before the first one; empty: see ``since_ms``.
@@ -206,7 +213,7 @@ class UsageLog:
         async with reported():
             first = f"({after}" if after else str(since_ms)
             entries: Any = await self._redis.xrange(STREAM_KEY, min=first, count=count)
-        return [(as_text(position), _stamped(as_text(position), values)) for position, values in entries]
+        return [(as_text(position), UsageEntry(as_text(position), values)) for position, values in entries]
 
     async def trim(self, retention_ms: int) -> None:
         """Drops records that are older."""
@@ -290,8 +297,25 @@ def _size(record: SessionRecord) -> tuple[int, int]:
     return video.width, video.height
 
 
-def _stamped(position: str, values: Mapping[Any, Any]) -> UsageRecord:
-    """A record as it is stored, with the time at which that was done."""
-    message = UsageRecord.FromString(values[b"record"])
-    message.time.FromMilliseconds(int(position.partition("-")[0]))
-    return message
+@dataclass(frozen=True)
+class UsageEntry:
+    """A record as it is stored: whose it is costs less to see than what it says."""
+
+    position: str
+    values: Mapping[Any, Any]
+
+    @property
+    def tenant(self) -> str:
+        """Whose use it is."""
+        return as_text(self.values[b"tenant"])
+
+    @property
+    def time_ms(self) -> int:
+        """When it was stored, since 1970."""
+        return int(self.position.partition("-")[0])
+
+    def record(self) -> UsageRecord:
+        """What it says, with the time at which it was stored."""
+        message = UsageRecord.FromString(self.values[b"record"])
+        message.time.FromMilliseconds(self.time_ms)
+        return message

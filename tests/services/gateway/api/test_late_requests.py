@@ -104,6 +104,6 @@ def test_so_many_requests_of_a_caller_are_received_together_and_others_wait_for_
         assert not third.done()
         arrives.set()
         assert await asyncio.gather(*slow, third) == [api.ListSessionsRequest()] * 3
-        assert not interceptor._places
+        assert not len(interceptor._places)
 
     asyncio.run(scenario())
