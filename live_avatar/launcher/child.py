@@ -60,6 +60,13 @@ class Program:
     flags: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=lambda: QUIET_WITH_TENSORS, hash=False)
     """Added to the launcher's own."""
+    withheld: Sequence[str] = ()
+    """Beginnings of names of the launcher's own variables that it does not get."""
+
+    def variables(self) -> dict[str, str]:
+        """Its whole environment."""
+        own = {name: value for name, value in os.environ.items() if not name.upper().startswith(tuple(self.withheld))}
+        return {**own, **self.environment}
 
 
 class Child:
@@ -86,7 +93,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **program.environment},
+                env=program.variables(),
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which ends services in order
             )
         assert self.process.stdout is not None, "stdout is a pipe"

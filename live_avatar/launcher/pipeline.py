@@ -13,6 +13,8 @@ from types import FrameType
 from typing import NoReturn, Self
 
 import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from live_avatar.config import PRESETS, TINY
 from live_avatar.launcher.child import QUIET, Child, LaunchError, Program
@@ -66,6 +68,17 @@ class Speed:
         """Flags of every denoise stage."""
         linear = ("--linear", "fp8", "--fp8-report", str(self.fp8_report)) if self.fp8_report else ()
         return (*self.of_decoder, *linear, *(("--kv", "fp8") if self.fp8_kv else ()))
+
+
+GATEWAY_VARIABLES = tuple(
+    f"LIVE_AVATAR__{name}"
+    for name in (
+        "AUDIT__", "AUTH__", "ENDPOINT", "LIMITS__", "LIVE__", "PREVIOUS_TOKEN_KEY", "QUOTAS__", "STORE__",
+        "TOKEN_KEY", "USAGE__",
+    )
+)  # fmt: skip
+"""Beginnings of the variables of settings that the gateway alone has: the other services do not know them, and need
+not know its secrets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +193,7 @@ class LocalPipeline:
             pipeline.append("--server.reflection")
         gateway = _program(GATEWAY, "gateway", *pipeline, "--store.url", plan.redis, shared)
         gateway = replace(gateway, environment=QUIET)  # no tensors: what portraits took goes back to the system
+        programs = [replace(program, withheld=GATEWAY_VARIABLES) for program in programs]
         placed = [*((program, ports[program.name]) for program in programs), (gateway, plan.gateway_port)]
         return [(with_tls(program, plan.tls), port) for program, port in placed]
 
@@ -206,8 +220,7 @@ class LocalPipeline:
         """Returns when the gateway takes sessions."""
         deadline = time.monotonic() + READY_TIMEOUT_S
         with self._channel() as channel:
-            gateway = AvatarServiceStub(channel)
-            while reason := _why_not_ready(gateway, self._plan.api_key):
+            while reason := _why_not_ready(channel, self._plan.api_key):
                 for child in self.ended():
                     raise LaunchError(child.obituary(child.process.returncode))
                 if time.monotonic() > deadline:
@@ -253,14 +266,25 @@ def with_tls(program: Program, tls: TlsFolder | None) -> Program:
     return replace(program, flags=(*program.flags, *tls.server_flags(mutual=program.name != GATEWAY), *calls))
 
 
-def _why_not_ready(gateway: AvatarServiceStub, api_key: str) -> str:
+def _why_not_ready(channel: grpc.Channel, api_key: str) -> str:
     """What keeps the gateway from taking sessions; empty where nothing does."""
+    gateway = AvatarServiceStub(channel)
     try:
         metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         info = gateway.GetServerInfo(GetServerInfoRequest(), timeout=_CALL_TIMEOUT_S, metadata=metadata)
     except grpc.RpcError as error:
-        return str(error)
+        return _why_unhealthy(channel) if error.code() is grpc.StatusCode.UNAUTHENTICATED else str(error)
     return "" if info.session_capacity else "; ".join(info.pipelines)
+
+
+def _why_unhealthy(channel: grpc.Channel) -> str:
+    """What a gateway says that tells strangers nothing more."""
+    try:
+        request = HealthCheckRequest(service="readiness")
+        health = HealthStub(channel).Check(request, timeout=_CALL_TIMEOUT_S)  # type: ignore[attr-defined]
+    except grpc.RpcError as error:
+        return str(error)
+    return "" if health.status == HealthCheckResponse.SERVING else "its health is NOT_SERVING"
 
 
 @contextlib.contextmanager

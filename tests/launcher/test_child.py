@@ -147,3 +147,13 @@ def test_it_dies_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
     while runs(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not runs(pid)
+
+
+def test_variables_are_withheld_by_the_beginning_of_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIVE_AVATAR__AUTH__MODE", "keys")
+    monkeypatch.setenv("live_avatar__auth__insecure", "1")
+    monkeypatch.setenv("LIVE_AVATAR__SERVER__PORT", "1")
+    found = Program(name="x", module="x", flags=(), withheld=("LIVE_AVATAR__AUTH__",)).variables()
+    assert [name for name in found if name.upper().startswith("LIVE_AVATAR__")] == ["LIVE_AVATAR__SERVER__PORT"]
+    assert found["PATH"] == os.environ["PATH"]
+    assert "LIVE_AVATAR__AUTH__MODE" in Program(name="x", module="x", flags=()).variables()
