@@ -11,9 +11,9 @@ frame and not the pixel, scaling a frame changes nothing.
 
 **Time.** s(t) is a square wave of +1 and -1 with a period of 0.48 s, one block of the stream: its edges lie on the key
 frames that begin blocks, and half-way between.  A portrait that stands still, which would otherwise be the largest
-noise by far, has no energy at 1 / 0.48 s = 2.08 Hz and vanishes in detection.  A constant mark was found to be 8 to 35
-times weaker on still content, a slower one 4 to 10 times weaker where the content moves slowly, and a faster one half
-as strong after a codec.
+noise by far, has no energy at 1 / 0.48 s = 2.08 Hz and vanishes in detection.  A constant mark was found to be 11 to 40
+times weaker on a still portrait (squared scores), one of half the frequency 0.9 to 7 times weaker where the content
+moves slowly, and a faster one half as strong on synthetic people after a codec.
 
 **Key.** Each line has a phase from a counter-based generator (Philox, keyed with SHA-256 of the secret), and a role
 from a permutation of the same origin.  A fourth of the lines are the *pilot*, whose phases the detector knows from
