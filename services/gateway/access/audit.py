@@ -97,6 +97,10 @@ class AuditedCall:
         self.request: object = None
         """Of a unary call, once it has arrived."""
 
+    def requested(self, request: object) -> None:
+        """The request of a unary call has arrived."""
+        self.request = request
+
     def opened(self, session_id: str) -> None:
         """The call's stream carries this session from now on."""
         self.session_id = session_id

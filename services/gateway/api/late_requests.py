@@ -57,7 +57,7 @@ class LateRequestInterceptor(grpc.aio.ServerInterceptor):
     def _late(self, behaviour: Behaviour) -> Behaviour:
         async def answer(requests: AsyncIterator[Any], context: Any) -> Any:
             request = await self._read(requests, context)
-            audited_call().request = request
+            audited_call().requested(request)
             limit_s = UNARY_DEADLINE_S if context.time_remaining() is None else None
             async with within(limit_s):
                 return await behaviour(request, context)
