@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
 
-from live_avatar.services.gateway.access.caller import Scope, current_caller
+from live_avatar.services.gateway.access.caller import TENANT_PATTERN, Scope, current_caller
 from live_avatar.services.gateway.quotas.book import QuotaBook
 from live_avatar.services.gateway.refusals import refuse
 from live_avatar.services.gateway.store.quotas import Quotas
@@ -21,7 +21,7 @@ from live_avatar.v1 import admin_service_pb2 as admin
 
 QUOTA_HEADER = "live-avatar-quota-remaining"
 """Metadata of CreateSession's answer: ``NAME=LEFT``, with a comma between two; names as the fields of ``Quotas``."""
-_TENANT = re.compile(r"[a-z0-9-]{1,63}")
+_TENANT = re.compile(TENANT_PATTERN)
 _MOST = {FieldDescriptor.TYPE_UINT32: 2**32 - 1, FieldDescriptor.TYPE_UINT64: 2**53}
 _FIELDS = admin.Quotas.DESCRIPTOR.fields_by_name
 

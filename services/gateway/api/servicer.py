@@ -52,8 +52,9 @@ class AvatarServicer(AvatarServiceServicer):
         self._check(request)
         check_create(request, self._limits)
         caller = current_caller()
+        turn = f"{caller.tenant}/{caller.key_id}" if caller.key_id else context.peer()
         async with quota_header(context, self._manager.quotas, caller.tenant):
-            record, token = await self._manager.create(caller, request, turn=caller.key_id or context.peer())
+            record, token = await self._manager.create(caller, request, turn=turn)
         return api.CreateSessionResponse(
             session=messages.session(record), session_token=token, stream_endpoint=record.endpoint
         )
