@@ -139,7 +139,9 @@ class Session(_message.Message):
         STATE_ACTIVE: Session._State.ValueType  # 2
         """It holds a slot on a pipeline, streaming or not."""
         STATE_SUSPENDED: Session._State.ValueType  # 3
-        """A live session that has lost its pipeline and waits for that, or for a place on another one."""
+        """A live session that has lost its pipeline, its gateway or its client, and waits for that to return or to be
+        replaced.
+        """
         STATE_CLOSED: Session._State.ValueType  # 5
         """Ended as requested: all video was received, or CloseSession was called."""
         STATE_FAILED: Session._State.ValueType  # 6
@@ -155,7 +157,9 @@ class Session(_message.Message):
     STATE_ACTIVE: Session.State.ValueType  # 2
     """It holds a slot on a pipeline, streaming or not."""
     STATE_SUSPENDED: Session.State.ValueType  # 3
-    """A live session that has lost its pipeline and waits for that, or for a place on another one."""
+    """A live session that has lost its pipeline, its gateway or its client, and waits for that to return or to be
+    replaced.
+    """
     STATE_CLOSED: Session.State.ValueType  # 5
     """Ended as requested: all video was received, or CloseSession was called."""
     STATE_FAILED: Session.State.ValueType  # 6
@@ -638,14 +642,30 @@ class StreamAvatarRequest(_message.Message):
         RESUME_HANDLE_FIELD_NUMBER: _builtins.int
         NEXT_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
         INITIAL_VIDEO_CREDITS_FIELD_NUMBER: _builtins.int
+        RESUMABLE_FIELD_NUMBER: _builtins.int
+        NEXT_BLOCK_INDEX_FIELD_NUMBER: _builtins.int
         session_token: _builtins.str
         """As returned by CreateSession."""
         resume_handle: _builtins.str
-        """Reserved for the resumption of broken streams; rejected with UNIMPLEMENTED if set."""
+        """Continues a session whose stream has ended: the newest handle that the client received. Empty: the session's
+        first stream. A resumed stream begins with Opened like any other; the client sends nothing before it has that,
+        and then every message after Opened.last_consumed_client_sequence again, in order and with its number.
+        """
         next_client_sequence: _builtins.int
-        """client_sequence of the message after this one: 0, or one more than this message's."""
+        """client_sequence of the message after this one: 0, or one more than this message's. Ignored in a resumed stream."""
         initial_video_credits: _builtins.int
-        """Credits that are granted with the opening, see Credit."""
+        """Credits that are granted with the opening, see Credit. Those of earlier streams of the session are void; a Credit
+        that is sent again grants again, so it should grant 0.
+        """
+        resumable: _builtins.bool
+        """The client can resume: it receives handles, and a session with live delivery outlives its stream by
+        Limits.resume_timeout, in which its place is kept. False: the session ends with its stream. True in a resumed
+        stream, whatever is sent.
+        """
+        next_block_index: _builtins.int
+        """Of a resumed stream: the first block of which the client lacks some video or audio, at least the block of the
+        handle. 0: the block of the handle. Blocks before it are not sent again.
+        """
         def __init__(
             self,
             *,
@@ -653,10 +673,12 @@ class StreamAvatarRequest(_message.Message):
             resume_handle: _builtins.str = ...,
             next_client_sequence: _builtins.int = ...,
             initial_video_credits: _builtins.int = ...,
+            resumable: _builtins.bool = ...,
+            next_block_index: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["initial_video_credits", b"initial_video_credits", "next_client_sequence", b"next_client_sequence", "resume_handle", b"resume_handle", "session_token", b"session_token"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["initial_video_credits", b"initial_video_credits", "next_block_index", b"next_block_index", "next_client_sequence", b"next_client_sequence", "resumable", b"resumable", "resume_handle", b"resume_handle", "session_token", b"session_token"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -912,10 +934,13 @@ class StreamAvatarResponse(_message.Message):
         RESUME_HANDLE_FIELD_NUMBER: _builtins.int
         NEGOTIATED_VIDEO_FIELD_NUMBER: _builtins.int
         LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
+        NEXT_BLOCK_INDEX_FIELD_NUMBER: _builtins.int
         resume_handle: _builtins.str
-        """Reserved for the resumption of broken streams; always empty."""
+        """Resumes the stream from its beginning, see ResumptionUpdate; empty where it cannot be resumed."""
         last_consumed_client_sequence: _builtins.int
-        """client_sequence of the last message that was processed."""
+        """client_sequence of the last message that was processed, and that need not be sent again."""
+        next_block_index: _builtins.int
+        """First block that follows."""
         @_builtins.property
         def session(self) -> Global___Session:
             """The session."""
@@ -931,10 +956,11 @@ class StreamAvatarResponse(_message.Message):
             resume_handle: _builtins.str = ...,
             negotiated_video: _media_pb2.VideoFormat | None = ...,
             last_consumed_client_sequence: _builtins.int = ...,
+            next_block_index: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["negotiated_video", b"negotiated_video", "session", b"session"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["last_consumed_client_sequence", b"last_consumed_client_sequence", "negotiated_video", b"negotiated_video", "resume_handle", b"resume_handle", "session", b"session"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["last_consumed_client_sequence", b"last_consumed_client_sequence", "negotiated_video", b"negotiated_video", "next_block_index", b"next_block_index", "resume_handle", b"resume_handle", "session", b"session"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1125,14 +1151,17 @@ class StreamAvatarResponse(_message.Message):
 
     @_typing.final
     class GoAway(_message.Message):
-        """The server will end this stream, and with it the session."""
+        """The server will end this stream, and with it the session unless it is resumable."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         TIME_LEFT_FIELD_NUMBER: _builtins.int
         REASON_FIELD_NUMBER: _builtins.int
+        RESUMABLE_FIELD_NUMBER: _builtins.int
         reason: _builtins.str
         """Reason: DRAINING, IDLE, MAX_DURATION or TENANT_QUOTA."""
+        resumable: _builtins.bool
+        """The stream alone ends: the client resumes it with its newest handle once it has ended."""
         @_builtins.property
         def time_left(self) -> _duration_pb2.Duration:
             """Time until the end."""
@@ -1142,38 +1171,46 @@ class StreamAvatarResponse(_message.Message):
             *,
             time_left: _duration_pb2.Duration | None = ...,
             reason: _builtins.str = ...,
+            resumable: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["time_left", b"time_left"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "time_left", b"time_left"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "resumable", b"resumable", "time_left", b"time_left"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class ResumptionUpdate(_message.Message):
-        """Reserved for the resumption of broken streams: a newer handle; not sent yet."""
+        """A newer handle, in a stream that was opened as resumable: after each block, as soon as whatever is needed to
+        continue after it is safe. It replaces the one before, which stays valid until a resumed stream has received its
+        first message after Open.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
         RESUME_HANDLE_FIELD_NUMBER: _builtins.int
         RESUMABLE_FIELD_NUMBER: _builtins.int
         LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
+        NEXT_BLOCK_INDEX_FIELD_NUMBER: _builtins.int
         resume_handle: _builtins.str
-        """Handle for Open."""
+        """Handle for Open; keep it secret, like the session's token."""
         resumable: _builtins.bool
         """False: the stream cannot be resumed from here."""
         last_consumed_client_sequence: _builtins.int
         """client_sequence of the last message that need not be repeated."""
+        next_block_index: _builtins.int
+        """Block from which the handle continues at the earliest."""
         def __init__(
             self,
             *,
             resume_handle: _builtins.str = ...,
             resumable: _builtins.bool = ...,
             last_consumed_client_sequence: _builtins.int = ...,
+            next_block_index: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["last_consumed_client_sequence", b"last_consumed_client_sequence", "resumable", b"resumable", "resume_handle", b"resume_handle"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["last_consumed_client_sequence", b"last_consumed_client_sequence", "next_block_index", b"next_block_index", "resumable", b"resumable", "resume_handle", b"resume_handle"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1208,7 +1245,7 @@ class StreamAvatarResponse(_message.Message):
 
     @_builtins.property
     def resumption_update(self) -> Global___StreamAvatarResponse.ResumptionUpdate:
-        """Reserved."""
+        """A newer handle."""
 
     def __init__(
         self,
@@ -1375,6 +1412,7 @@ class Limits(_message.Message):
     LIVE_IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     SLOW_CONSUMER_TIMEOUT_FIELD_NUMBER: _builtins.int
     LIVE_SLOW_CONSUMER_TIMEOUT_FIELD_NUMBER: _builtins.int
+    RESUME_TIMEOUT_FIELD_NUMBER: _builtins.int
     max_image_bytes: _builtins.int
     """Bytes of a portrait."""
     max_image_pixels: _builtins.int
@@ -1437,6 +1475,10 @@ class Limits(_message.Message):
     def live_slow_consumer_timeout(self) -> _duration_pb2.Duration:
         """The same in live delivery."""
 
+    @_builtins.property
+    def resume_timeout(self) -> _duration_pb2.Duration:
+        """How long a session waits for its client, its pipeline or its gateway to return or to be replaced; 0: it does not."""
+
     def __init__(
         self,
         *,
@@ -1461,10 +1503,11 @@ class Limits(_message.Message):
         live_idle_timeout: _duration_pb2.Duration | None = ...,
         slow_consumer_timeout: _duration_pb2.Duration | None = ...,
         live_slow_consumer_timeout: _duration_pb2.Duration | None = ...,
+        resume_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "live_idle_timeout", b"live_idle_timeout", "live_slow_consumer_timeout", b"live_slow_consumer_timeout", "max_audio_chunk", b"max_audio_chunk", "max_live_audio", b"max_live_audio", "max_queued_audio", b"max_queued_audio", "max_session", b"max_session", "max_whole_file", b"max_whole_file", "open_timeout", b"open_timeout", "slow_consumer_timeout", b"slow_consumer_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "live_idle_timeout", b"live_idle_timeout", "live_slow_consumer_timeout", b"live_slow_consumer_timeout", "max_audio_chunk", b"max_audio_chunk", "max_live_audio", b"max_live_audio", "max_queued_audio", b"max_queued_audio", "max_session", b"max_session", "max_whole_file", b"max_whole_file", "open_timeout", b"open_timeout", "resume_timeout", b"resume_timeout", "slow_consumer_timeout", b"slow_consumer_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "live_idle_timeout", b"live_idle_timeout", "live_slow_consumer_timeout", b"live_slow_consumer_timeout", "max_audio_chunk", b"max_audio_chunk", "max_bitrate_kbps", b"max_bitrate_kbps", "max_calls_in_progress", b"max_calls_in_progress", "max_calls_per_second", b"max_calls_per_second", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_live_audio", b"max_live_audio", "max_message_bytes", b"max_message_bytes", "max_messages_per_second", b"max_messages_per_second", "max_prompt_characters", b"max_prompt_characters", "max_queued_audio", b"max_queued_audio", "max_sample_rate_hz", b"max_sample_rate_hz", "max_session", b"max_session", "max_video_credits", b"max_video_credits", "max_whole_file", b"max_whole_file", "min_sample_rate_hz", b"min_sample_rate_hz", "open_timeout", b"open_timeout", "slow_consumer_timeout", b"slow_consumer_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "live_idle_timeout", b"live_idle_timeout", "live_slow_consumer_timeout", b"live_slow_consumer_timeout", "max_audio_chunk", b"max_audio_chunk", "max_bitrate_kbps", b"max_bitrate_kbps", "max_calls_in_progress", b"max_calls_in_progress", "max_calls_per_second", b"max_calls_per_second", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_live_audio", b"max_live_audio", "max_message_bytes", b"max_message_bytes", "max_messages_per_second", b"max_messages_per_second", "max_prompt_characters", b"max_prompt_characters", "max_queued_audio", b"max_queued_audio", "max_sample_rate_hz", b"max_sample_rate_hz", "max_session", b"max_session", "max_video_credits", b"max_video_credits", "max_whole_file", b"max_whole_file", "min_sample_rate_hz", b"min_sample_rate_hz", "open_timeout", b"open_timeout", "resume_timeout", b"resume_timeout", "slow_consumer_timeout", b"slow_consumer_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
