@@ -59,9 +59,12 @@ REASONS: Mapping[str, Reason] = {
         "a block took longer than the installation allows",
         "create a new session; if it repeats, the pipeline is overloaded or stuck",
     ),
+    "BLOCK_OUT_OF_RANGE": Reason(_INVALID, "a block that the gateway has not sent yet", _FIX),
     "CAPACITY_EXHAUSTED": Reason(_EXHAUSTED, "all slots are taken, or the device is busy", _WAIT),
     "CLIENT_GONE": Reason(
-        ("OK",), "the client cancelled its stream or vanished; an `end_reason` of `Session`, never of an error", _AGAIN
+        ("OK", "FAILED_PRECONDITION"),
+        "the client cancelled its stream or vanished, and did not resume it in time; an `end_reason` of `Session`",
+        _AGAIN,
     ),
     "CLIENT_SLOW": Reason(
         _DEGRADED, "finished live video is not read in time; a warning of an event", "read faster and grant credits"
@@ -87,6 +90,18 @@ REASONS: Mapping[str, Reason] = {
     "FIT_UNSUPPORTED": Reason(_INVALID, "an unknown way of fitting the portrait", _FIX),
     "GATEWAY_LOST": Reason(
         ("OK",), "the session's gateway vanished; an `end_reason` of `Session`, never of an error", _AGAIN
+    ),
+    "HANDLE_EXPIRED": Reason(
+        _PRECONDITION, "the resume handle is from before what the gateway keeps", "use the newest handle"
+    ),
+    "HANDLE_FOREIGN": Reason(_PRECONDITION, "the resume handle belongs to another session", "use the session's own"),
+    "HANDLE_INVALID": Reason(
+        _UNAUTHENTICATED, "the resume handle is not one that the gateway has made", "use the newest handle"
+    ),
+    "HANDLE_USED": Reason(
+        _PRECONDITION,
+        "a newer stream of the session is open or was resumed, and its client has received the answer",
+        "use the newest handle",
     ),
     "IDLE": Reason(_PRECONDITION, "nothing happened for the idle timeout; also announced by `GoAway`", _AGAIN),
     "IMAGE_TOO_LARGE": Reason(_INVALID, "the portrait has too many bytes or pixels", _FIX),
@@ -168,6 +183,9 @@ REASONS: Mapping[str, Reason] = {
         "leave `tenant` empty; let the OIDC issuer put the tenant into its tokens",
     ),
     "TENANT_INVALID": Reason(_INVALID, "no name that a tenant can have", "use 1 to 63 of a-z, 0-9 and `-`"),
+    "STREAM_REPLACED": Reason(
+        ("ABORTED",), "another stream of the session was opened with a resume handle", "use the newer stream"
+    ),
     "TENANT_QUOTA": Reason(
         _EXHAUSTED,
         "a quota of the tenant is used up, or the request asks for more than it allows; `QuotaFailure` names it; "

@@ -115,6 +115,11 @@ class Playback:
         self._ran_dry_ns = None
         self.delivered = max(self.delivered, end_frame)
 
+    def resume(self, now_ns: int) -> None:
+        """A viewer who has played everything goes on at ``now_ns``, and has not waited until then."""
+        if self._at_ns is not None and self.position(now_ns) >= self.delivered:
+            self._frame, self._at_ns, self._ran_dry_ns = self.delivered, now_ns, None
+
     def report(self, frame: int, now_ns: int) -> None:
         """The viewer's own word for where it is; it counts more than our reckoning, within what was delivered.
 
@@ -172,6 +177,10 @@ class Pacer:
         if self._began_ns is None:
             return now_ns
         return self._began_ns + self.rules.frames_to_ns(first_frame) - margin
+
+    def resume(self, now_ns: int) -> None:
+        """The viewer is there again; the next block is not late before it can have come."""
+        self.playback.resume(now_ns + self.latency_ns + self.rules.margin_ms * NS_PER_S // 1000)
 
     def admit(self, block: int, now_ns: int) -> None:
         """``block`` is admitted now."""

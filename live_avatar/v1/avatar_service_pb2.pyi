@@ -658,9 +658,9 @@ class StreamAvatarRequest(_message.Message):
         that is sent again grants again, so it should grant 0.
         """
         resumable: _builtins.bool
-        """The client can resume: it receives handles, and a session with live delivery outlives its stream by
-        Limits.resume_timeout, in which its place is kept. False: the session ends with its stream. True in a resumed
-        stream, whatever is sent.
+        """The client can resume: it receives handles, and the session outlives its stream by Limits.resume_timeout, in
+        which its place is kept. The end of the client's messages is no end of speech then: that is a Finish. False: the
+        session ends with its stream. True in a resumed stream, whatever is sent.
         """
         next_block_index: _builtins.int
         """Of a resumed stream: the first block of which the client lacks some video or audio, at least the block of the
@@ -852,6 +852,26 @@ class StreamAvatarRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Received(_message.Message):
+        """Of a resumable stream: the client has received everything before a block."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NEXT_BLOCK_INDEX_FIELD_NUMBER: _builtins.int
+        next_block_index: _builtins.int
+        """ResumptionUpdate.next_block_index, or less."""
+        def __init__(
+            self,
+            *,
+            next_block_index: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["next_block_index", b"next_block_index"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
     AUDIO_CHUNK_FIELD_NUMBER: _builtins.int
@@ -861,6 +881,7 @@ class StreamAvatarRequest(_message.Message):
     CREDIT_FIELD_NUMBER: _builtins.int
     PLAYBACK_REPORT_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
     client_sequence: _builtins.int
     """Number of this message on the stream: one more than that of the previous message."""
     @_builtins.property
@@ -893,7 +914,11 @@ class StreamAvatarRequest(_message.Message):
 
     @_builtins.property
     def finish(self) -> Global___StreamAvatarRequest.Finish:
-        """End of speech: only credits and reports follow."""
+        """End of speech: only credits, reports and receipts follow."""
+
+    @_builtins.property
+    def received(self) -> Global___StreamAvatarRequest.Received:
+        """What the client has received."""
 
     def __init__(
         self,
@@ -907,12 +932,13 @@ class StreamAvatarRequest(_message.Message):
         credit: Global___StreamAvatarRequest.Credit | None = ...,
         playback_report: Global___StreamAvatarRequest.PlaybackReport | None = ...,
         finish: Global___StreamAvatarRequest.Finish | None = ...,
+        received: Global___StreamAvatarRequest.Received | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio_chunk", b"audio_chunk", "credit", b"credit", "end_of_utterance", b"end_of_utterance", "finish", b"finish", "interrupt", b"interrupt", "open", b"open", "payload", b"payload", "playback_report", b"playback_report", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio_chunk", b"audio_chunk", "credit", b"credit", "end_of_utterance", b"end_of_utterance", "finish", b"finish", "interrupt", b"interrupt", "open", b"open", "payload", b"payload", "playback_report", b"playback_report", "received", b"received", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_chunk", b"audio_chunk", "client_sequence", b"client_sequence", "credit", b"credit", "end_of_utterance", b"end_of_utterance", "finish", b"finish", "interrupt", b"interrupt", "open", b"open", "payload", b"payload", "playback_report", b"playback_report", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_chunk", b"audio_chunk", "client_sequence", b"client_sequence", "credit", b"credit", "end_of_utterance", b"end_of_utterance", "finish", b"finish", "interrupt", b"interrupt", "open", b"open", "payload", b"payload", "playback_report", b"playback_report", "received", b"received", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["open", "audio_chunk", "end_of_utterance", "interrupt", "update", "credit", "playback_report", "finish"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["open", "audio_chunk", "end_of_utterance", "interrupt", "update", "credit", "playback_report", "finish", "received"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -1195,7 +1221,9 @@ class StreamAvatarResponse(_message.Message):
         resume_handle: _builtins.str
         """Handle for Open; keep it secret, like the session's token."""
         resumable: _builtins.bool
-        """False: the stream cannot be resumed from here."""
+        """False: everything was sent. The client answers with Received, and the stream ends with the session; without an
+        answer it ends after Limits.slow_consumer_timeout.
+        """
         last_consumed_client_sequence: _builtins.int
         """client_sequence of the last message that need not be repeated."""
         next_block_index: _builtins.int

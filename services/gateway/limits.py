@@ -68,7 +68,13 @@ class Limits(Group):
         default=30.0,
         ge=0,
         le=600,
-        description="a live session that lost its pipeline ends after so long without another; 0: at once",
+        description="a session that lost its client or its pipeline ends after so long without another; 0: at once",
+    )
+    max_replay_blocks: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        description="blocks that are sent again at most to a client whose stream broke",
     )
     max_losses_per_minute: int = Field(
         default=5, ge=1, le=60, description="a live session that loses its pipeline more often ends"
@@ -90,6 +96,8 @@ class Limits(Group):
     """Streamed speech that waits in the gateway before the client is read no further."""
     max_unread_bytes: ClassVar[int] = 1_000_000
     """Finished video of a live session that waits, where that is more than one block."""
+    max_replay_bytes: ClassVar[int] = 8_000_000
+    """Of what was sent and may be sent again, where that is more than one block."""
     message_burst: ClassVar[int] = 250
     """How many messages of a stream are taken at once after a pause."""
 

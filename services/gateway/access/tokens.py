@@ -55,8 +55,8 @@ class SessionTokens:
 
     def make(self, session_id: str, tenant: str, expire_ms: int) -> str:
         """The token of a session that ends at ``expire_ms``; the same one whenever it is asked for."""
-        body = f"las_{_name(self._key)}.{session_id}.{tenant}.{expire_ms}"
-        return f"{body}.{_mac(self._key, body)}"
+        body = f"las_{self.key_name}.{session_id}.{tenant}.{expire_ms}"
+        return f"{body}.{self.sign(_SIGNED, body)}"
 
     def check(self, token: str) -> TokenClaims:
         """What ``token`` gives the right to.
@@ -65,8 +65,7 @@ class SessionTokens:
             ServiceError: UNAUTHENTICATED with TOKEN_INVALID, or TOKEN_EXPIRED where it was right once.
         """
         parts = _FORM.fullmatch(token)
-        key = self._keys.get(parts["key"]) if parts is not None else None
-        if parts is None or key is None or not hmac.compare_digest(_mac(key, parts["body"]), parts["mac"]):
+        if parts is None or not self.is_signed(_SIGNED, parts["body"], parts["key"], parts["mac"]):
             raise ServiceError(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID", "the session token is not valid")
         if self._clock_ms() > int(parts["expire_ms"]) + LEEWAY_MS:
             raise ServiceError(
@@ -74,12 +73,26 @@ class SessionTokens:
             )
         return TokenClaims(parts["session"], parts["tenant"])
 
+    @property
+    def key_name(self) -> str:
+        """Identifies the key that signs."""
+        return _name(self._key)
+
+    def sign(self, purpose: bytes, body: str) -> str:
+        """The signature of ``body``, which is good for ``purpose`` alone."""
+        return _mac(self._key, purpose, body)
+
+    def is_signed(self, purpose: bytes, body: str, key_name: str, mac: str) -> bool:
+        """Whether ``mac`` is what the key called ``key_name`` makes of ``body``, and that key is accepted."""
+        key = self._keys.get(key_name)
+        return key is not None and hmac.compare_digest(_mac(key, purpose, body), mac)
+
 
 def _name(key: bytes) -> str:
     """Identifies a key and says nothing of it."""
     return hashlib.sha256(_NAMED + key).hexdigest()[:8]
 
 
-def _mac(key: bytes, body: str) -> str:
-    digest = hmac.digest(key, _SIGNED + body.encode(), "sha256")
+def _mac(key: bytes, purpose: bytes, body: str) -> str:
+    digest = hmac.digest(key, purpose + body.encode(), "sha256")
     return urlsafe_b64encode(digest).rstrip(b"=").decode()

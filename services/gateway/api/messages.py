@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from live_avatar.config import Preset
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.sessions.events import NANOSECONDS, Event, EventKind, GoAway, Notice, media_ns
+from live_avatar.services.gateway.sessions.stream_state import StreamState
 from live_avatar.services.gateway.store.records import SessionRecord
 from live_avatar.services.gateway.video.muxer import Fragment
 from live_avatar.serving.errors import to_status
@@ -56,6 +57,7 @@ def limits(table: Limits) -> api.Limits:
         live_idle_timeout=_seconds(table.live_idle_seconds),
         slow_consumer_timeout=_seconds(table.slow_consumer_seconds),
         live_slow_consumer_timeout=_seconds(table.live_slow_consumer_seconds),
+        resume_timeout=_seconds(table.resume_seconds),
     )
 
 
@@ -132,10 +134,28 @@ def audio_unit(data: bytes, first: int, samples: int, rate_hz: int, utterance_id
     )
 
 
-def opened(record: SessionRecord, config: api.SessionConfig, sequence: int) -> api.StreamAvatarResponse:
-    """The first response of a stream."""
+def opened(
+    record: SessionRecord, config: api.SessionConfig, state: StreamState, handle: str
+) -> api.StreamAvatarResponse:
+    """The first response of a stream; ``handle`` resumes it, and is empty where it cannot be resumed."""
     return api.StreamAvatarResponse(
         opened=api.StreamAvatarResponse.Opened(
-            session=session(record), negotiated_video=config.video, last_consumed_client_sequence=sequence
+            session=session(record),
+            resume_handle=handle,
+            negotiated_video=config.video,
+            last_consumed_client_sequence=state.client_sequence,
+            next_block_index=state.log.block,
+        )
+    )
+
+
+def resumption_update(state: StreamState, handle: str) -> api.StreamAvatarResponse:
+    """A newer handle; empty: everything was sent."""
+    return api.StreamAvatarResponse(
+        resumption_update=api.StreamAvatarResponse.ResumptionUpdate(
+            resume_handle=handle,
+            resumable=bool(handle),
+            last_consumed_client_sequence=state.client_sequence,
+            next_block_index=state.log.block,
         )
     )

@@ -19,6 +19,7 @@ from live_avatar.services.gateway.api.quota_calls import quota_header
 from live_avatar.services.gateway.api.stream import Stream, first_open
 from live_avatar.services.gateway.api.unopened import UnopenedStreams
 from live_avatar.services.gateway.api.validation import check_create, check_message, check_update, page_size
+from live_avatar.services.gateway.sessions.attachment import CLIENT_GONE
 from live_avatar.services.gateway.sessions.manager import SessionManager
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.serving.errors import INTERNAL, ServiceError
@@ -26,8 +27,6 @@ from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceServicer
 
-CLIENT_GONE = "CLIENT_GONE"
-"""Why a session is over whose client cancelled its stream or vanished."""
 MAX_LISTS = 8
 """Lists that are made at the same time; each asks the store a thousand times at most."""
 
@@ -106,26 +105,26 @@ class AvatarServicer(AvatarServiceServicer):
     async def StreamAvatar(  # type: ignore[override]  # gRPC takes this form too: a coroutine that writes by itself
         self, request_iterator: AsyncIterator[api.StreamAvatarRequest], context: Context
     ) -> None:
-        """Carries one session's audio and video; the session ends with the stream."""
+        """Carries one session's audio and video; the session ends with the stream, unless the client can resume it."""
         requests = aiter(request_iterator)
         opening = await self._unopened.first(context.peer(), first_open(requests))
         self._check(opening)
-        session = await self._attach(opening.open.session_token)
+        session = await self._attach(opening.open)
         state, reason = api.Session.STATE_FAILED, CLIENT_GONE
         try:
-            await Stream(session, requests, context.write, self._telemetry).run(opening)
+            await Stream(session, requests, context.write, self._telemetry, self._manager.handles).run(opening)
             state = api.Session.STATE_CLOSED
         except Exception as error:
             reason = _end_reason(error)
             raise
         finally:
             # A client that has gone cancels this call; what follows must not depend on it.
-            self._manager.end_soon(session, state, reason)
+            self._manager.leave(session, state, reason)
 
-    async def _attach(self, token: str) -> Session:
+    async def _attach(self, opening: api.StreamAvatarRequest.Open) -> Session:
         """The session that a token opens; its tenant is the caller's from here on."""
         caller = current_caller()
-        session = await self._manager.attach(token, caller.tenant)
+        session = await self._manager.attach(opening, caller.tenant)
         record = session.record
         set_caller(replace(caller, tenant=record.tenant, key_id=caller.key_id or record.key_id))
         audited_call().opened(record.session_id)

@@ -7,9 +7,10 @@ fails ends the stream.  Knows the order of the protocol; the rules are those of 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from contextlib import suppress
 
 from live_avatar.services.gateway.access.audit import audited_call
+from live_avatar.services.gateway.access.handles import ResumeHandles
 from live_avatar.services.gateway.api import messages
 from live_avatar.services.gateway.api.message_rate import MessageRate
 from live_avatar.services.gateway.api.validation import check_chunk, check_message, check_update
@@ -18,15 +19,14 @@ from live_avatar.services.gateway.refusals import (
     INVALID,
     MESSAGE_OUT_OF_ORDER,
     PRECONDITION,
-    not_yet_served,
     slow_consumer,
 )
-from live_avatar.services.gateway.sessions.block_scheduler import BlockScheduler
 from live_avatar.services.gateway.sessions.delivery import DeliveryCut
 from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
 from live_avatar.services.gateway.sessions.session import Session
-from live_avatar.services.gateway.video.muxer import EncodedFrames, Fragment, Muxer, muxer_for
-from live_avatar.services.gateway.waiting import ungrouped
+from live_avatar.services.gateway.sessions.stream_state import RenderedBlock, replaced
+from live_avatar.services.gateway.video.muxer import EncodedFrames, Fragment
+from live_avatar.services.gateway.waiting import run_until, ungrouped
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -36,14 +36,12 @@ async def first_open(requests: AsyncIterator[api.StreamAvatarRequest]) -> api.St
     """The first message of a stream.
 
     Raises:
-        ServiceError: it is no Open, or one that wants to resume.
+        ServiceError: it is no Open.
     """
     message = await anext(requests, None)
     kind = message.WhichOneof("payload") if message is not None else None
     if message is None or kind != "open":
         raise out_of_order(f"a stream begins with open, not {kind or 'nothing'}")
-    if message.open.resume_handle:
-        raise not_yet_served("open.resume_handle")
     return message
 
 
@@ -53,7 +51,7 @@ def out_of_order(message: str) -> ServiceError:
 
 
 class Stream:
-    """The stream of one session, from after its Open to the last unit of video."""
+    """A stream of one session, from after its Open to the last unit of video or to its loss."""
 
     def __init__(
         self,
@@ -61,20 +59,21 @@ class Stream:
         requests: AsyncIterator[api.StreamAvatarRequest],
         write: Callable[[api.StreamAvatarResponse], Awaitable[None]],
         telemetry: Telemetry,
+        handles: ResumeHandles | None = None,
     ) -> None:
         self._session = session
         self._delivery = session.delivery
         self._requests = requests
         self._write = write
         self._telemetry = telemetry
-        self._client_sequence = 0
+        self._handles = handles if session.attachment.is_resumable else None
+        self._state = session.attachment.streams
+        self._log = self._state.log
+        self._number = self._state.number
         self._server_sequence = 0
-        self._scheduler = BlockScheduler(session, telemetry)
         self._writing = asyncio.Lock()
         self._emitting = asyncio.Lock()
-        video = session.config.video
         self._rate_hz = session.config.audio.sample_rate_hz
-        self._muxer: Muxer = muxer_for(video.encoding, session.preset, (video.width, video.height), self._rate_hz)
 
     async def run(self, opening: api.StreamAvatarRequest) -> None:
         """Serves the client until it has all video of a finished session.
@@ -82,29 +81,40 @@ class Stream:
         Raises:
             ServiceError: whatever ended the stream before.
         """
-        session = self._session
-        self._client_sequence = opening.client_sequence
-        self._check_next(opening.open.next_client_sequence)
+        session, state = self._session, self._state
+        if self._number == 1:
+            state.number_open(opening.client_sequence)
+            self._check_next(opening.open.next_client_sequence)
         session.credits.grant(opening.open.initial_video_credits)
-        await self._respond(messages.opened(session.record, session.config, self._client_sequence))
-        with closing(self._delivery):
-            await self._run_all()
+        await self._respond(messages.opened(session.record, session.config, state, self._handle()))
+        error = await run_until(self._is_replaced, session.changed, self._run_all())
+        if error is not None:
+            raise error
+        if self._is_replaced():
+            raise replaced()
+
+    def _is_replaced(self) -> bool:
+        return self._session.attachment.is_replaced(self._number)
+
+    def _handle(self) -> str:
+        """With which the client can resume; empty: not at all."""
+        return self._handles.make(self._state.handle) if self._handles is not None else ""
 
     async def _run_all(self) -> None:
         async with ungrouped(), asyncio.TaskGroup() as tasks:
-            helpers = [tasks.create_task(self._read_all()), tasks.create_task(self._scheduler.run())]
-            helpers.append(tasks.create_task(self._emit_all()))
+            helpers = [tasks.create_task(self._read_all()), tasks.create_task(self._emit_all())]
             helpers.append(tasks.create_task(self._delivery.watch()))
             await self._deliver_all()
             for helper in helpers:
                 helper.cancel()
 
     def _check_next(self, promised: int) -> None:
-        if promised not in (0, self._client_sequence + 1):
-            raise out_of_order(f"open has sequence {self._client_sequence} but promises {promised} next")
+        sequence = self._state.client_sequence
+        if promised not in (0, sequence + 1):
+            raise out_of_order(f"open has sequence {sequence} but promises {promised} next")
 
     async def _read_all(self) -> None:
-        """Takes the client's messages; the end of them is the end of the speech."""
+        """Takes the client's messages; the end of them is the end of the speech, unless it may be a broken line."""
         session, limits = self._session, self._session.limits
         rate = MessageRate(limits.max_messages_per_second, limits.message_burst)
         while True:
@@ -112,18 +122,19 @@ class Stream:
             await rate.take()
             request = await anext(self._requests, None)
             if request is None:
-                self._delivery.finish()
-                session.changed.notify()
+                if not session.attachment.is_resumable:
+                    self._delivery.finish()
+                    session.changed.notify()
                 return
             self._consume(request)
 
     def _consume(self, request: api.StreamAvatarRequest) -> None:
         """Takes one message after the last."""
-        due = self._client_sequence + 1
+        due = self._state.client_sequence + 1
         if request.client_sequence != due:
             message = f"client_sequence is {request.client_sequence} where {due} was due"
             raise ServiceError(INVALID, MESSAGE_OUT_OF_ORDER, message, field="client_sequence")
-        self._client_sequence = due
+        self._state.count(due)
         self._session.events.message_consumed(due)
         check_message(request, self._session.limits)
         self.receive(request)
@@ -156,6 +167,8 @@ class Stream:
                 session.update(check_update(update.config, update.update_mask.paths, session.limits))
             case "finish":
                 delivery.finish()
+            case "received":
+                self._state.receive(request.received.next_block_index)
             case "open":
                 raise ServiceError(PRECONDITION, "DUPLICATE_OPEN", "the stream is open already", field="payload")
             case _:
@@ -172,62 +185,113 @@ class Stream:
         """Writes the events there are, and returns when they are written, by whichever task that was begun."""
         async with self._emitting:
             while self._session.events:
-                await self._respond(messages.notice(self._session.events.take()))
+                message = messages.notice(self._session.events.take())
+                self._log.note_sent(message)
+                await self._respond(message)
 
     async def _deliver_all(self) -> None:
         session, ledger = self._session, self._session.ledger
+        await self._send_all()
         while True:
             await session.wait_for(lambda: ledger.next_arrived is not None or session.all_delivered)
             arrived = ledger.next_arrived
             if arrived is None:
                 break
-            await self._deliver_in_time(arrived)
+            end_sample = await self._deliver_in_time(arrived)
             self._delivery.delivered(arrived)
             ledger.deliver()
+            await self._end_block(arrived.index, end_sample)
             session.touch("video")
-        tail = self._muxer.finish()
-        if tail:
-            frames = self._delivery.frames_shown
-            fragment = Fragment(data=tail, first_frame=frames, frame_count=0, keyframe=False)
-            await self._respond(messages.video_unit(fragment, ledger.delivered, session.preset, idle=False, timings=()))
-        session.events.block_ended(ledger.delivered, self._delivery.end_sample)
-        await self._emit_now()
+        self._render_tail()
+        await self._send_all()
+        await self._end_block(ledger.delivered, self._delivery.end_sample)
+        await self._wait_until_received()
 
-    async def _deliver_in_time(self, arrived: ArrivedBlock) -> None:
+    async def _wait_until_received(self) -> None:
+        """Keeps the session for a client that may yet have to resume, until it has everything."""
+        if self._handles is None:
+            return
+        await self._respond(messages.resumption_update(self._state, ""))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._session.limits.slow_consumer_seconds):
+                await self._session.wait_for(lambda: self._state.received >= self._log.block)
+
+    async def _deliver_in_time(self, arrived: ArrivedBlock) -> int:
         """``_deliver``, for which a live client has a certain time from the arrival of the frames on."""
         take_s = self._delivery.bounds.take_s
         if take_s is None:
-            await self._deliver(arrived)
-            return
+            return await self._deliver(arrived)
         try:
-            async with asyncio.timeout(arrived.at + take_s - time.monotonic()):
-                await self._deliver(arrived)
+            async with asyncio.timeout(max(arrived.at, self._session.attachment.since) + take_s - time.monotonic()):
+                return await self._deliver(arrived)
         except TimeoutError:
             raise slow_consumer(f"a live block waited for {take_s} s") from None
 
-    async def _deliver(self, arrived: ArrivedBlock) -> None:
+    async def _deliver(self, arrived: ArrivedBlock) -> int:
+        """Sends all messages of a block; returns the position after its last sample."""
+        rendered = self._state.rendered
+        if rendered is None or rendered.index != arrived.index:
+            rendered = self._render(arrived)
+        await self._send_all()
+        return rendered.end_sample
+
+    def _render(self, arrived: ArrivedBlock) -> RenderedBlock:
+        """Adds the messages of a block to those that are to be sent, in one step: a stream may break at any wait."""
         session, block = self._session, arrived.index
         began = time.monotonic()
         cut = self._delivery.cut(arrived)
         frames = EncodedFrames(block=block, first_frame=arrived.first_frame, frames=cut.frames)
-        fragments = list(self._muxer.mux(frames, cut.speech))
+        fragments = list(self._state.muxer.mux(frames, cut.speech))
         timings = (*arrived.timings, _timing(arrived, began))
         session.events.block_begins(block, cut.end_sample)
-        await self._emit_now()
-        for fragment in fragments:
-            unit = messages.video_unit(fragment, block, session.preset, idle=arrived.idle, timings=timings)
-            await self._send_unit(unit)
-            self._note_first_frame(block)
-        if cut.speech.size and not self._muxer.carries_audio:
-            await self._send_speech(cut)
-        session.events.block_ended(block, cut.end_sample)
-        await self._emit_now()
+        units = [messages.notice(session.events.take()) for _ in range(len(session.events))]
+        units += [
+            messages.video_unit(fragment, block, session.preset, idle=arrived.idle, timings=timings)
+            for fragment in fragments
+        ]
+        if cut.speech.size and not self._state.muxer.carries_audio:
+            units.append(self._audio_unit(cut))
+        return self._state.render(block, cut.end_sample, units)
 
-    async def _send_speech(self, cut: DeliveryCut) -> None:
+    def _audio_unit(self, cut: DeliveryCut) -> api.StreamAvatarResponse:
         data = self._delivery.encode(cut.speech)
-        await self._respond(
-            messages.audio_unit(data, cut.first_sample, cut.speech.size, self._rate_hz, cut.utterance_id)
-        )
+        return messages.audio_unit(data, cut.first_sample, cut.speech.size, self._rate_hz, cut.utterance_id)
+
+    def _render_tail(self) -> None:
+        """Adds what is left of the speech to what is to be sent."""
+        session, block = self._session, self._session.ledger.delivered
+        if self._state.rendered is not None and self._state.rendered.index == block:
+            return
+        tail, units = self._state.muxer.finish(), []
+        if tail:
+            frames = self._delivery.frames_shown
+            fragment = Fragment(data=tail, first_frame=frames, frame_count=0, keyframe=False)
+            units.append(messages.video_unit(fragment, block, session.preset, idle=False, timings=()))
+        self._state.render(block, self._delivery.end_sample, units)
+
+    async def _end_block(self, block: int, end_sample: int) -> None:
+        """Writes the events after a block, and what the client may forget from now on."""
+        self._session.events.block_ended(block, end_sample)
+        await self._emit_now()
+        self._log.end_block()
+        await self._send_handle()
+
+    async def _send_handle(self) -> None:
+        if self._handles is not None:
+            await self._respond(messages.resumption_update(self._state, self._handle()))
+
+    async def _send_all(self) -> None:
+        """Writes what is to be sent, in order."""
+        while self._log:
+            message = self._log.next
+            if message is None:
+                self._log.pop()
+                await self._send_handle()
+            elif message.HasField("video_unit"):
+                await self._send_unit(message)
+            else:
+                self._log.pop()
+                await self._respond(message)
 
     def _note_first_frame(self, block: int) -> None:
         if block == 0 and self._delivery.speech_at_s is not None:
@@ -242,7 +306,9 @@ class Stream:
         except TimeoutError:
             raise slow_consumer(f"finished video waited for {session.limits.slow_consumer_seconds} s") from None
         session.credits.spend()
+        self._log.pop()
         await self._respond(response)
+        self._note_first_frame(response.video_unit.block_index)
 
     async def _respond(self, response: api.StreamAvatarResponse) -> None:
         limit_s = self._session.limits.slow_consumer_seconds

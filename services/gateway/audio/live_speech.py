@@ -200,6 +200,10 @@ class LiveSpeech(Speech):
         end = (block + 1) * self._block
         return self.audio_in.end >= end + self._lookahead if self._open else self.spoken_in(block)
 
+    def lacks_in(self, block: int) -> bool:
+        """The utterance that runs goes on in ``block``, and not all of that is there."""
+        return self._open and not self.complete_in(block)
+
     def fill(self, block: int) -> Filled:
         """Puts silence where ``block``, which is admitted now, holds no speech."""
         end = (block + 1) * self._block

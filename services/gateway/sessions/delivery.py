@@ -122,6 +122,13 @@ class Delivery(Protocol):
     def opened(self) -> None:
         """The client opened the stream."""
 
+    def resumed(self) -> None:
+        """The client opened a stream in place of the last one."""
+
+    @property
+    def lacks_speech(self) -> bool:
+        """Silence would stand in the next block where the rest of a running utterance should."""
+
     def receive_audio(self, data: bytes, sample_offset: int, utterance_id: str, samples: int) -> None:
         """Takes a checked chunk of ``samples`` samples.
 

@@ -136,6 +136,10 @@ class EventQueue:
         """The stream does not end for ``reason`` after all."""
         self._announced_ends.discard(reason)
 
+    def forget_ends(self) -> None:
+        """Ends that were announced are announced again: nobody may have received that."""
+        self._announced_ends.clear()
+
     def update_applied(self, block: int) -> None:
         """An update holds from ``block`` on; the event is added once that block is delivered."""
         if not self._applied or self._applied[-1] != block:

@@ -28,7 +28,7 @@ _ROOM_BLOCKS = 2
 """Blocks beyond those in the pipeline that the default lead has room for: one that plays, one that enters at once."""
 _SPARE_BLOCKS = 2
 """Blocks beyond one per service: one that is delivered, one that enters."""
-_QUIET = frozenset({"credit", "playback_report", "video"})
+_QUIET = frozenset({"credit", "playback_report", "received", "video"})
 """What goes on by itself while nobody speaks."""
 
 
@@ -96,6 +96,15 @@ class LiveDelivery:
     def opened(self) -> None:
         """The time to the first frame counts from here."""
         self.speech_at_s = time.monotonic()
+
+    def resumed(self) -> None:
+        """See ``Delivery``; that nothing was shown meanwhile is nobody's delay."""
+        self.pacer.resume(time.monotonic_ns())
+
+    @property
+    def lacks_speech(self) -> bool:
+        """See ``Delivery``."""
+        return self.speech.lacks_in(self._ledger.admitted)
 
     def receive_audio(self, data: bytes, sample_offset: int, utterance_id: str, samples: int) -> None:
         """See ``Delivery``; speech of an interrupted utterance is dropped."""

@@ -18,6 +18,7 @@ import structlog
 
 from live_avatar.portrait.sizing import target_size
 from live_avatar.services.gateway.access.caller import Caller
+from live_avatar.services.gateway.access.handles import ResumeHandles
 from live_avatar.services.gateway.election.leader import LeaderElection, NoElection
 from live_avatar.services.gateway.pipelines import messages
 from live_avatar.services.gateway.pipelines.fleet import Fleet
@@ -25,6 +26,8 @@ from live_avatar.services.gateway.pipelines.pipeline import SERVICE, Pipeline
 from live_avatar.services.gateway.quotas.book import QuotaBook
 from live_avatar.services.gateway.quotas.rules import check_frame, session_ms
 from live_avatar.services.gateway.refusals import CAUSE, PRECONDITION, expired
+from live_avatar.services.gateway.sessions.attachment import Phase
+from live_avatar.services.gateway.sessions.block_scheduler import BlockScheduler
 from live_avatar.services.gateway.sessions.creation import Creations, create_failed
 from live_avatar.services.gateway.sessions.events import Interruption
 from live_avatar.services.gateway.sessions.failures import Failures
@@ -34,14 +37,14 @@ from live_avatar.services.gateway.sessions.placement import Placement
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.sessions.portrait import condition
 from live_avatar.services.gateway.sessions.recovery import Recovery
-from live_avatar.services.gateway.sessions.session import IDLE, NOTICE_S, Phase, Session
+from live_avatar.services.gateway.sessions.session import IDLE, NOTICE_S, Session
 from live_avatar.services.gateway.store.probe import StoreProbe
 from live_avatar.services.gateway.store.quotas import QuotaError, Quotas
 from live_avatar.services.gateway.store.records import OVER, SessionRecord
 from live_avatar.services.gateway.store.store import SessionStore, not_found
 from live_avatar.services.gateway.usage.recorder import UsageRecorder
-from live_avatar.services.gateway.waiting import Condition
-from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError
+from live_avatar.services.gateway.waiting import Condition, run_until
+from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, as_service_error
 from live_avatar.serving.logs import session_name
 from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
@@ -72,6 +75,7 @@ class SessionManager:
         self._sessions: dict[str, Session] = {}
         self._changed = Condition()
         self._tasks: asyncio.TaskGroup | None = None
+        self.handles = ResumeHandles(policy.tokens)
         self._portraits = Portraits(policy.limits.portrait, "reference_image")
         self._creations = Creations(store, self._keeper)
         self._failures = Failures()
@@ -167,23 +171,48 @@ class SessionManager:
             record = await self._creations.join(record, new.request_hash)
         return record, self.policy.tokens.make(record.session_id, record.tenant, record.expire_ms)
 
-    async def attach(self, token: str, tenant: str = "") -> Session:
-        """The session that a token opens, now streaming.
+    async def attach(self, opening: api.StreamAvatarRequest.Open, tenant: str = "") -> Session:
+        """The session that a stream is opened for, now streaming.
 
         Args:
-            token: of the session.
+            opening: first message of the stream.
             tenant: of the caller; empty: the token alone says who calls.
 
         Raises:
             ServiceError: UNAUTHENTICATED, NOT_FOUND, or FAILED_PRECONDITION where it cannot be opened (again).
         """
-        right = self.policy.tokens.check(token)
+        right = self.policy.tokens.check(opening.session_token)
         if tenant not in ("", right.tenant):
             raise not_found(right.session_id)
-        record = await self.store.get(right.tenant, right.session_id)
-        session = await self._held(record)
-        session.attach()
+        handle = self.handles.check(opening.resume_handle) if opening.resume_handle else None
+        session = await self._held(await self.store.get(right.tenant, right.session_id))
+        if handle is None and (session.phase is Phase.RESERVED or not opening.resumable):
+            session.attach(resumable=opening.resumable)
+            self._begin_task(self._feed(session))
+        else:
+            await session.resume_stream(handle, opening.next_block_index)
+            self._begin_task(self._publish(session))
         return session
+
+    async def _feed(self, session: Session) -> None:
+        """Feeds a session's pipeline, over all its streams, until the session ends."""
+        feeding = BlockScheduler(session, self._telemetry).run()
+        error = await run_until(lambda: session.phase is Phase.OVER, session.changed, feeding)
+        if error is not None:
+            session.fail(as_service_error(error))
+
+    def leave(self, session: Session, state: int, reason: str) -> None:
+        """A stream of ``session`` has ended, which ends as well unless its client can resume; arguments as ``end``."""
+        if state == api.Session.STATE_CLOSED or session.failure is not None or not session.attachment.outlives(reason):
+            self.end_soon(session, state, reason)
+            return
+        session.detach()
+        self._log.info("stream lost", session=session_name(session.record.session_id), reason=reason)
+        self._begin_task(self._publish(session))
+
+    async def _publish(self, session: Session) -> None:
+        """Shows in the store whether a session waits, as far as that answers."""
+        await self._recovery.publish(session)
 
     async def interrupt(self, tenant: str, session_id: str, request_id: str) -> Interruption:
         """Barge-in, see ``Delivery.interrupt``; raises ServiceError also where the session is not held here."""
@@ -347,7 +376,7 @@ class SessionManager:
             await asyncio.sleep(_SWEEP_S)
             for session in tuple(self._sessions.values()):
                 self._sweep(session)
-                if session.failure is not None and session.phase is Phase.RESERVED:
+                if session.failure is not None and session.phase in (Phase.RESERVED, Phase.DETACHED):
                     await self.end(session, api.Session.STATE_FAILED)
 
     def _sweep(self, session: Session) -> None:

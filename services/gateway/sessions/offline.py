@@ -82,6 +82,14 @@ class OfflineDelivery:
     def opened(self) -> None:
         """See ``Delivery``; nothing depends on it."""
 
+    def resumed(self) -> None:
+        """Nothing: blocks wait for what they need."""
+
+    @property
+    def lacks_speech(self) -> bool:
+        """Never, see ``has_next``."""
+        return False
+
     def receive_audio(self, data: bytes, sample_offset: int, utterance_id: str, samples: int) -> None:
         """See ``Delivery``."""
         if self._speech.finished:

@@ -11,9 +11,10 @@ from live_avatar.pipeline.v1.blocks_pb2 import Sink
 from live_avatar.services.gateway.pipelines import messages
 from live_avatar.services.gateway.pipelines.pipeline import Pipeline
 from live_avatar.services.gateway.refusals import PRECONDITION
+from live_avatar.services.gateway.sessions.attachment import Phase
 from live_avatar.services.gateway.sessions.events import Event, EventKind
 from live_avatar.services.gateway.sessions.line import Line
-from live_avatar.services.gateway.sessions.session import Phase, Session
+from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.waiting import run_until
 from live_avatar.serving.errors import ServiceError, as_service_error
 from live_avatar.serving.parts import conditioning_parts

@@ -13,11 +13,12 @@ import structlog
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.services.gateway.pipelines import messages
 from live_avatar.services.gateway.pipelines.pipeline import Pipeline
+from live_avatar.services.gateway.sessions.attachment import Phase
 from live_avatar.services.gateway.sessions.keeper import Keeper
 from live_avatar.services.gateway.sessions.line import Line
 from live_avatar.services.gateway.sessions.placement import Placement
 from live_avatar.services.gateway.sessions.portrait import encode_portrait
-from live_avatar.services.gateway.sessions.session import Phase, Session
+from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.services.gateway.waiting import run_until
 from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError, as_service_error
@@ -71,24 +72,27 @@ class Recovery:
             session.move(record)
             self._keeper.hold(record, session.fail, lambda: session.used)
             session.resume(await self._open(session, pipeline))
+            await self.publish(session)
         except ServiceError as error:
             if error.reason == SESSION_NOT_FOUND:
                 raise
             self._log.debug("session cannot go on yet", reason=error.reason)
-            await self._note_suspended(session)
+            await self.publish(session)
             return False
         return True
 
-    async def _note_suspended(self, session: Session) -> None:
-        """Shows in the store that the session waits, as far as that answers."""
-        if session.record.state == api.Session.STATE_SUSPENDED:
-            return
-        try:
-            record = replace(session.record, state=api.Session.STATE_SUSPENDED)
-            await self._store.activate(record)
-            session.move(record)
-        except ServiceError as error:
-            self._log.warning("suspension was not stored", reason=error.reason)
+    async def publish(self, session: Session) -> None:
+        """Shows in the store whether the session waits for its client or a pipeline, as far as the store answers."""
+        async with session.publishing:
+            state = api.Session.STATE_SUSPENDED if session.waits else api.Session.STATE_ACTIVE
+            if session.record.state == state or session.phase is Phase.OVER:
+                return
+            try:
+                record = replace(session.record, state=state)
+                await self._store.activate(record)
+                session.move(record)
+            except ServiceError as error:
+                self._log.warning("suspension was not stored", reason=error.reason)
 
     async def _open(self, session: Session, pipeline: Pipeline) -> Line:
         """Opens the session on ``pipeline`` and primes that; raises ServiceError, and nothing is held there then."""

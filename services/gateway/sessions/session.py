@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from enum import Enum
 
 from live_avatar.config import Preset
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
+from live_avatar.services.gateway.access.handles import ResumeHandle
 from live_avatar.services.gateway.audio.utterances import Utterances
 from live_avatar.services.gateway.pipelines.pipeline import Pipeline
-from live_avatar.services.gateway.refusals import PRECONDITION, expired
+from live_avatar.services.gateway.refusals import expired
+from live_avatar.services.gateway.sessions.attachment import CLIENT_GONE, Attachment, Phase
 from live_avatar.services.gateway.sessions.conditioning import Conditioning, Prompts
 from live_avatar.services.gateway.sessions.credits import CreditWindow
 from live_avatar.services.gateway.sessions.delivery import Delivery, DeliveryContext
@@ -27,6 +28,7 @@ from live_avatar.services.gateway.sessions.live import LiveDelivery
 from live_avatar.services.gateway.sessions.offline import OfflineDelivery
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.sessions.recovery_point import FinishedBlocks
+from live_avatar.services.gateway.sessions.stream_state import stream_state
 from live_avatar.services.gateway.sessions.suspension import Suspension
 from live_avatar.services.gateway.store.records import SessionRecord
 from live_avatar.services.gateway.store.usage import Amounts
@@ -40,15 +42,6 @@ IDLE = "IDLE"
 """Reason of the end of a session in which nothing happens."""
 NOTICE_S = 10.0
 """How long before its end a session is warned."""
-
-
-class Phase(Enum):
-    """Where a session stands."""
-
-    RESERVED = "reserved"
-    """Its memory is held; no client has opened the stream."""
-    STREAMING = "streaming"
-    OVER = "over"
 
 
 class Session:
@@ -77,9 +70,11 @@ class Session:
         self.preset: Preset = pipeline.preset
         self.limits = policy.limits
         self.model_digest = pipeline.model_digest
-        self.phase = Phase.RESERVED
         self.failure: ServiceError | None = None
         self.changed = Condition()
+        self.publishing = asyncio.Lock()
+        """Held while its state is written to the store."""
+        self.attachment = Attachment(self.limits, stream_state(record, config, self.preset, self.limits), self.changed)
         self.credits = CreditWindow(self.limits.max_video_credits)
         self.ledger = BlockLedger()
         self.finished_blocks = FinishedBlocks(self.preset.stream.window_blocks)
@@ -120,21 +115,49 @@ class Session:
         """Of its present epoch."""
         return self.line.key
 
-    def attach(self) -> None:
-        """A client opens the stream.
+    @property
+    def phase(self) -> Phase:
+        """Where it stands."""
+        return self.attachment.phase
+
+    @property
+    def waits(self) -> bool:
+        """It has no client or no pipeline, and may get another."""
+        return self.phase is Phase.DETACHED or not self.is_served
+
+    def attach(self, *, resumable: bool = False) -> None:
+        """A client opens the first stream.
+
+        Args:
+            resumable: the session outlives it.
 
         Raises:
-            ServiceError: a stream is open already, or the session is over.
+            ServiceError: a stream was opened already, or the session is over.
         """
-        if self.failure is not None:
-            raise self.failure
-        if self.phase is Phase.STREAMING:
-            raise ServiceError(PRECONDITION, "DUPLICATE_OPEN", "the session's stream is open already")
-        if self.phase is Phase.OVER:
-            raise expired("the session is over")
-        self.phase = Phase.STREAMING
+        self._check_lives()
+        self.attachment.open(resumable=resumable)
         self._active_at = time.monotonic()
         self.delivery.opened()
+
+    async def resume_stream(self, handle: ResumeHandle | None, next_block: int) -> None:
+        """A client opens a stream in place of the last one; see ``Attachment.resume``."""
+        self._check_lives()
+        await self.attachment.resume(handle, next_block)
+        self._check_lives()
+        self.credits = CreditWindow(self.limits.max_video_credits)
+        self.delivery.resumed()
+        self._active_at = time.monotonic()
+
+    def _check_lives(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self.phase is Phase.OVER:
+            raise expired("the session is over")
+
+    def detach(self) -> None:
+        """The stream has ended, and the session waits for another."""
+        self.events.forget_ends()
+        self.attachment.detach()
 
     @property
     def idle_timeout_s(self) -> int:
@@ -148,7 +171,7 @@ class Session:
 
     def idle_left_s(self, now: float) -> float | None:
         """Seconds until the session ends where nothing happens; None while it is not idle."""
-        if self.ledger.is_in_flight and not self.delivery.bounds.idles_in_flight:
+        if self.phase is Phase.DETACHED or (self.ledger.is_in_flight and not self.delivery.bounds.idles_in_flight):
             return None
         return self._active_at + self.idle_timeout_s - now
 
@@ -182,7 +205,9 @@ class Session:
             self.warn(notice_s, error.reason)
 
     def fail_if_due(self, now: float) -> None:
-        """Fails where the time of a notice is over."""
+        """Fails where the time of a notice is over, or the client has been away for too long."""
+        if self.attachment.is_left(now):
+            self.fail(expired(f"the client did not return within {self.limits.resume_seconds:g} s", CLIENT_GONE))
         if self._ending is not None and now >= self._ending[0]:
             self.fail(self._ending[1])
 
@@ -201,7 +226,9 @@ class Session:
     def may_admit(self) -> bool:
         """The next block may enter the pipeline, as far as pipeline and speech are concerned."""
         ledger = self.ledger
-        if ledger.ahead >= self._most_ahead:
+        if ledger.ahead >= self._most_ahead or self.phase is Phase.DETACHED:
+            return False
+        if self.attachment.awaits_repetition and self.delivery.lacks_speech:
             return False
         return self.conditioning.allows(ledger.admitted) and self.delivery.has_next
 
@@ -261,7 +288,8 @@ class Session:
         """See ``LineOwner``; suspends the session where another pipeline can go on with it, else fails it."""
         if not self.is_on(line):
             return
-        may_go_on = self.phase is Phase.STREAMING and self.outlives_pipeline and self.failure is None
+        is_open = self.phase in (Phase.STREAMING, Phase.DETACHED)
+        may_go_on = is_open and self.outlives_pipeline and self.failure is None
         if not may_go_on or not self.suspension.begin(error, time.monotonic()):
             self.fail(self.suspension.refusal or error)
             return
@@ -321,8 +349,7 @@ class Session:
 
     def end(self) -> None:
         """Nothing happens any more; what was held is free."""
-        self.phase = Phase.OVER
-        self.changed.notify()
+        self.attachment.end()
         self.ledger.end()
         self.delivery.close()
         self.changed.notify()

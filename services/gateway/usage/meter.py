@@ -25,6 +25,7 @@ class UsageMeter:
     def __init__(self, fps: int) -> None:
         self._fps = fps
         self._frames = 0
+        self._next_frame = 0
         self._blocks = 0
         self._last_block = -1
         self._service_ns = Counter[str]()
@@ -41,18 +42,21 @@ class UsageMeter:
 
         A write that is cancelled has given the message to the transport, which delivers it; one that fails has not.
         """
-        before = (self._frames, self._blocks, self._last_block, Counter(self._service_ns))
+        before = (self._frames, self._next_frame, self._blocks, self._last_block, Counter(self._service_ns))
         if response.video_unit.frame_count:
             self._count(response.video_unit)
         try:
             yield
         except Exception:
-            self._frames, self._blocks, self._last_block, self._service_ns = before
+            self._frames, self._next_frame, self._blocks, self._last_block, self._service_ns = before
             raise
 
     def _count(self, unit: StreamAvatarResponse.VideoUnit) -> None:
-        self._frames += unit.frame_count
-        if unit.block_index == self._last_block:
+        """Counts what is not sent again."""
+        end = unit.first_frame_index + unit.frame_count
+        self._frames += max(0, end - max(self._next_frame, unit.first_frame_index))
+        self._next_frame = max(self._next_frame, end)
+        if unit.block_index <= self._last_block:
             return
         self._last_block = unit.block_index
         self._blocks += 1

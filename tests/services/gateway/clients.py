@@ -184,6 +184,11 @@ class Talk:
         with suppress(_TooLateError):
             await self._call.write(Request(client_sequence=self._sequence, **payload))
 
+    async def write(self, request: Request) -> None:
+        """Sends a message as it is."""
+        with suppress(_TooLateError):
+            await self._call.write(request)
+
     async def open(self, token: str, credits: int = 1_000) -> Response:
         await self.say(open=Request.Open(session_token=token, initial_video_credits=credits))
         return await self.receive()

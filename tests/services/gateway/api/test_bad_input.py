@@ -285,7 +285,7 @@ FIRST = {
     "audio before open": (talking(chunk(bytes(64))), INVALID, ORDER),
     "nothing first": (talking(answer()), INVALID, ORDER),
     "no message at all": (talking(lambda talk: talk.half_close()), INVALID, ORDER),
-    "resume": (talking(opening("x", resume_handle="y")), NOT_YET, "NOT_YET_SERVED"),
+    "resume": (talking(opening("x", resume_handle="y")), Code.UNAUTHENTICATED, "TOKEN_INVALID"),
     "no token": (talking(opening("")), Code.UNAUTHENTICATED, "TOKEN_INVALID"),
     "a token of an older version": (talking(opening(f"{NOBODY}.secret")), Code.UNAUTHENTICATED, "TOKEN_INVALID"),
     "unknown session": (talking(opening(UNKNOWN)), Code.NOT_FOUND, "SESSION_NOT_FOUND"),
