@@ -92,6 +92,11 @@ def stage_lost(message: str, detail: str = "") -> ServiceError:
     return ServiceError(grpc.StatusCode.UNAVAILABLE, STAGE_LOST, message, detail=detail)
 
 
+def draining(message: str) -> ServiceError:
+    """The error of what a process that was asked to end does not do any more."""
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, DRAINING, message)
+
+
 def busy(message: str) -> ServiceError:
     """The error of a request for which there is no room or no time now, though everything works."""
     return ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, CAPACITY_EXHAUSTED, message)

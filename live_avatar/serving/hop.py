@@ -25,9 +25,9 @@ from live_avatar.pipeline.v1.blocks_pb2 import (
 from live_avatar.pipeline.v1.blocks_pb2_grpc import PipelineServiceServicer
 from live_avatar.serving.device import Device
 from live_avatar.serving.errors import (
-    DRAINING,
     SESSION_NOT_FOUND,
     ServiceError,
+    draining,
     from_session_failed,
     session_failed,
     stage_lost,
@@ -93,6 +93,11 @@ class HopServer(PipelineServiceServicer):
         return self.alive and not self._draining and (self._link is None or self._link.ready)
 
     @property
+    def draining(self) -> bool:
+        """This service or one that follows ends once its sessions have left."""
+        return self._draining or (self._link is not None and self._link.draining)
+
+    @property
     def chain(self) -> Sequence[ServiceInfo]:
         """This service and all that follow, as of the last time that these became ready."""
         return [self.describe(), *(self._link.services if self._link is not None else ())]
@@ -105,7 +110,10 @@ class HopServer(PipelineServiceServicer):
                 tasks.create_task(self._link.run(self))
 
     async def drain(self) -> None:
-        """Refuses new sessions from now on; returns when the open ones have ended.  The caller sets the deadline."""
+        """Refuses new sessions from now on; returns when the open ones have left or ended.
+
+        Upstream learns of it at once, so that gateways move their sessions.  The caller sets the deadline.
+        """
         self._draining = True
         self._send_heartbeat()
         await self._worker.sessions.empty.wait()
@@ -256,7 +264,7 @@ class HopServer(PipelineServiceServicer):
             self._worker.end(duplicate)
             raise error
         if self._draining:
-            raise ServiceError(grpc.StatusCode.UNAVAILABLE, DRAINING, f"{self._info.name} takes no new sessions")
+            raise draining(f"{self._info.name} takes no new sessions")
         if not self.ready:
             raise stage_lost(f"{self._info.name} or a service behind it is not ready")
         session = Session(key, upstream)
@@ -267,12 +275,12 @@ class HopServer(PipelineServiceServicer):
         try:
             await self._worker.put(message)
         except MailboxClosedError:
-            raise ServiceError(grpc.StatusCode.UNAVAILABLE, DRAINING, f"{self._info.name} is ending") from None
+            raise draining(f"{self._info.name} is ending") from None
 
     def _welcome(self) -> StreamBlocksResponse:
         below = self._link.services if self._link is not None else ()
         welcome = StreamBlocksResponse.Welcome(
-            services=[self.describe(), *below], credits=self._block_credits, ready=self.ready
+            services=[self.describe(), *below], credits=self._block_credits, ready=self.ready, draining=self.draining
         )
         return StreamBlocksResponse(welcome=welcome)
 
@@ -280,6 +288,7 @@ class HopServer(PipelineServiceServicer):
         heartbeat = StreamBlocksResponse.Heartbeat(
             oldest_running_block_age=duration(int(self._device.age_s * 1e9)),
             ready=self.ready,
+            draining=self.draining,
         )
         return StreamBlocksResponse(heartbeat=heartbeat)
 

@@ -41,7 +41,7 @@ class LinkHandler(Protocol):
         """An Opened, Ack or SessionFailed came up; the link has counted the credit of an Ack already."""
 
     def link_ready(self, ready: bool) -> None:
-        """``Link.ready`` changed."""
+        """``Link.ready`` or ``Link.draining`` changed."""
 
     def link_down(self, error: ServiceError) -> None:
         """The stream broke: all sessions sent down it are lost.  Called once per stream that had been up."""
@@ -81,6 +81,7 @@ class Link:
         self._services: Sequence[ServiceInfo] = ()
         self._credits = self._granted = 0
         self._ready = asyncio.Event()
+        self._draining = False
         self._log = structlog.get_logger(__name__).bind(service=peer, target=target)
 
     @property
@@ -92,6 +93,11 @@ class Link:
     def ready(self) -> bool:
         """The stream stands and all services behind it accept sessions."""
         return self._ready.is_set()
+
+    @property
+    def draining(self) -> bool:
+        """A service behind the stream waits for its sessions to leave, and ends then."""
+        return self._draining
 
     @property
     def services(self) -> Sequence[ServiceInfo]:
@@ -175,11 +181,11 @@ class Link:
         self._credits = self._granted = welcome.credits
         self._log.info("link up", services=[service.name for service in self._services])
         try:
-            self._set_ready(welcome.ready, handler)
+            self._set_state(welcome.ready, welcome.draining, handler)
             await connection.run(partial(self._receive, handler))
         except ServiceError as error:
             self._disconnect()
-            self._set_ready(False, handler)
+            self._set_state(False, False, handler)
             handler.link_down(as_lost(error))
             raise
         finally:
@@ -222,16 +228,19 @@ class Link:
         if heartbeat.ready and not self.ready:
             self._services = await self.fetch_services()
             connection.peer = self._services[0].name if self._services else _NEXT_SERVICE
-        self._set_ready(heartbeat.ready, handler)
+        self._set_state(heartbeat.ready, heartbeat.draining, handler)
 
-    def _set_ready(self, ready: bool, handler: LinkHandler) -> None:
-        if ready == self._ready.is_set():
+    def _set_state(self, ready: bool, draining: bool, handler: LinkHandler) -> None:
+        before = self._ready.is_set(), self._draining
+        if (ready, draining) == before:
             return
+        self._draining = draining
         if ready:
             self._ready.set()
         else:
             self._ready.clear()
-        self._observer.link_changed(self._peer, self.target, ready)
+        if ready != before[0]:
+            self._observer.link_changed(self._peer, self.target, ready)
         handler.link_ready(ready)
 
     def _standing(self) -> _Connection:

@@ -145,6 +145,10 @@ class Pacer:
     def __post_init__(self) -> None:
         self.playback = Playback(self.rules)
 
+    def pace_by(self, rules: PacingRules) -> None:
+        """Other rules hold from now on."""
+        self.rules = self.playback.rules = rules
+
     @property
     def latency_ns(self) -> int:
         """What the next block is expected to take from admission to its first frame."""

@@ -77,7 +77,7 @@ class Limits(Group):
         description="blocks that are sent again at most to a client whose stream broke",
     )
     max_losses_per_minute: int = Field(
-        default=5, ge=1, le=60, description="a live session that loses its pipeline more often ends"
+        default=5, ge=1, le=60, description="a session that loses its pipeline more often ends"
     )
 
     max_message_bytes: ClassVar[int] = bounds.MAX_MESSAGE_BYTES

@@ -571,6 +571,23 @@ def test_drain_refuses_new_sessions_and_waits_for_the_open_ones() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_whoever_sends_sessions_learns_that_a_service_drains(which: int) -> None:
+    async def scenario() -> None:
+        async with (
+            chain([FakeWork(), FakeWork(), FakeWork(last=True)]) as services,
+            linked(services[0].target) as (link, _),
+        ):
+            assert link.ready and not link.draining
+            await services[which].hop.drain()
+            await until(lambda: link.draining and not link.ready)
+            async with RawStream(services[0].target) as later:
+                await later.write(hello())
+                assert (await later.read()).welcome.draining
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("requests", "code", "reason"),
     [

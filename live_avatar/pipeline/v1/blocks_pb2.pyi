@@ -467,9 +467,12 @@ class StreamBlocksResponse(_message.Message):
         SERVICES_FIELD_NUMBER: _builtins.int
         CREDITS_FIELD_NUMBER: _builtins.int
         READY_FIELD_NUMBER: _builtins.int
+        DRAINING_FIELD_NUMBER: _builtins.int
         credits: _builtins.int
         """Blocks the caller may send before the first Ack."""
         ready: _builtins.bool
+        draining: _builtins.bool
+        """As in Heartbeat."""
         @_builtins.property
         def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceInfo]:
             """This service first, then those downstream."""
@@ -480,10 +483,11 @@ class StreamBlocksResponse(_message.Message):
             services: _abc.Iterable[Global___ServiceInfo] | None = ...,
             credits: _builtins.int = ...,
             ready: _builtins.bool = ...,
+            draining: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "ready", b"ready", "services", b"services"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "ready", b"ready", "services", b"services"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -599,8 +603,13 @@ class StreamBlocksResponse(_message.Message):
 
         OLDEST_RUNNING_BLOCK_AGE_FIELD_NUMBER: _builtins.int
         READY_FIELD_NUMBER: _builtins.int
+        DRAINING_FIELD_NUMBER: _builtins.int
         ready: _builtins.bool
         """This service and all that follow accept sessions."""
+        draining: _builtins.bool
+        """This service or one that follows was asked to end: it waits for its sessions for as long as its drain may take, so
+        they should continue on another pipeline. Services of an older release do not set it and are only not ready.
+        """
         @_builtins.property
         def oldest_running_block_age(self) -> _duration_pb2.Duration:
             """Zero when nothing runs."""
@@ -610,10 +619,11 @@ class StreamBlocksResponse(_message.Message):
             *,
             oldest_running_block_age: _duration_pb2.Duration | None = ...,
             ready: _builtins.bool = ...,
+            draining: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_running_block_age", b"oldest_running_block_age"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["oldest_running_block_age", b"oldest_running_block_age", "ready", b"ready"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "oldest_running_block_age", b"oldest_running_block_age", "ready", b"ready"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

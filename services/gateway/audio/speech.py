@@ -61,6 +61,12 @@ class SampleQueue:
             self.first += piece.size
         return np.concatenate(taken) if taken else np.empty(0, np.float32)
 
+    def put_back(self, samples: Samples) -> None:
+        """Puts ``samples`` [n], those that were taken last, in front again."""
+        if samples.size:
+            self._pieces.appendleft(samples)
+            self.first -= samples.size
+
     def truncate(self, end: int) -> None:
         """Forgets the samples from position ``end`` on; where they were taken already, others take their positions."""
         kept = self.take(end) if self.first < end < self.end else np.empty(0, np.float32)

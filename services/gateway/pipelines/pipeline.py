@@ -23,7 +23,7 @@ from live_avatar.serving.keys import key_name
 from live_avatar.serving.link import Link
 from live_avatar.serving.observer import Observer
 from live_avatar.serving.streams.mailbox import always
-from live_avatar.serving.timing import HopTiming
+from live_avatar.serving.timing import PRIMING_VERSION, HopTiming
 from live_avatar.serving.tls import ClientTls
 
 SERVICE = "gateway"
@@ -92,6 +92,16 @@ class Pipeline:
     def ready(self) -> bool:
         """Takes sessions."""
         return self._link.ready and not self._fault
+
+    @property
+    def draining(self) -> bool:
+        """One of its services waits for its sessions to leave, and ends then."""
+        return self._link.draining
+
+    @property
+    def primes(self) -> bool:
+        """Sessions can go on here from finished blocks, and from here elsewhere."""
+        return bool(self.services) and all(one.protocol_version >= PRIMING_VERSION for one in self.services)
 
     @property
     def in_use(self) -> bool:
@@ -255,7 +265,7 @@ class Pipeline:
 
     def _find_fault(self) -> str:
         if not self._link.ready:
-            return "a service is missing"
+            return "a service is draining" if self._link.draining else "a service is missing"
         if self._video.service is None:
             return "no video from the decoder"
         try:

@@ -54,17 +54,18 @@ class BlockScheduler:
         session, delivery = self._session, self._delivery
         while not delivery.finished:
             await session.wait_for(lambda: session.may_admit or self._has_control or delivery.finished)
-            if self._has_control:
-                await self._send_control()
-            else:
-                await self._feed()
+            with session.handover.sending():
+                if self._has_control:
+                    await self._send_control()
+                else:
+                    await self._feed()
 
     @property
     def _has_control(self) -> bool:
         """Something other than a block can go down."""
         session = self._session
-        is_due = session.conditioning.is_due(session.ledger.admitted)
-        return is_due or self._delivery.has_audio_ahead(_RECORDED_TOGETHER)
+        has_audio = not session.handover.begun and self._delivery.has_audio_ahead(_RECORDED_TOGETHER)
+        return session.has_control or has_audio
 
     async def _send_control(self) -> None:
         session = self._session
@@ -83,7 +84,7 @@ class BlockScheduler:
             return
         asked = time.monotonic()
         async with self._line.pipeline.slot(slot_ns):
-            if self._has_control or self._delivery.finished or not self._still_needed():
+            if self._has_control or self._delivery.finished or not session.may_admit or not self._still_needed():
                 return
             admission = self._delivery.admit(time.monotonic_ns())
             block = self._admit(admission, time.monotonic() - asked)

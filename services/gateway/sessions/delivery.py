@@ -172,8 +172,8 @@ class Delivery(Protocol):
     def delivered(self, arrived: ArrivedBlock) -> None:
         """The client has all of a block; before the ledger counts it."""
 
-    def move(self) -> None:
-        """Another pipeline goes on with the next block, and has none of the speech."""
+    def move(self, depth: int) -> None:
+        """Another pipeline, of ``depth`` services, goes on with the next block, and has none of the speech."""
 
     async def watch(self) -> None:
         """Reports a viewer who waits; returns where nobody does, else runs until cancelled."""

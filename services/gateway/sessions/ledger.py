@@ -97,6 +97,11 @@ class BlockLedger:
         return self._admitted - self._delivered
 
     @property
+    def in_flight(self) -> int:
+        """Blocks in the pipeline; they are the last that were admitted."""
+        return len(self._in_flight)
+
+    @property
     def is_in_flight(self) -> bool:
         """Some block is in the pipeline."""
         return bool(self._in_flight)

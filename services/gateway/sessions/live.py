@@ -5,7 +5,7 @@ See ``Delivery``.  Joins the pacing arithmetic, the speech that waits and the wa
 
 import time
 
-from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.config import SAMPLE_RATE_HZ, Preset
 from live_avatar.services.gateway.audio.kept_sound import KeptSound
 from live_avatar.services.gateway.audio.live_speech import Filled, LiveSpeech
 from live_avatar.services.gateway.audio.speech import Samples
@@ -20,6 +20,7 @@ from live_avatar.services.gateway.sessions.delivery import (
 )
 from live_avatar.services.gateway.sessions.events import Interruption
 from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
+from live_avatar.services.gateway.sessions.policy import LiveRules
 from live_avatar.services.gateway.sessions.punctuality import Punctuality
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S, Pacer, PacingRules
@@ -38,7 +39,8 @@ class LiveDelivery:
     def __init__(self, context: DeliveryContext) -> None:
         preset, limits = context.preset, context.limits
         self.speech = LiveSpeech(context.config.audio, preset, context.utterances, context.rules.jitter_ms)
-        self.pacer = Pacer(_pacing(context))
+        self._rules = context.rules
+        self.pacer = Pacer(_pacing(preset, context.rules, context.depth))
         self.starved_blocks = 0
         self.speech_at_s: float | None = None
         self.bounds = DeliveryBounds(
@@ -182,8 +184,9 @@ class LiveDelivery:
         piece = AudioPiece(samples=samples, first=first, silence=end - self._sent)
         return Admission(pieces=(piece,), idle=self._idle[block])
 
-    def move(self) -> None:
-        """See ``Delivery``."""
+    def move(self, depth: int) -> None:
+        """See ``Delivery``; the lead is that of the new pipeline."""
+        self.pacer.pace_by(_pacing(self._preset, self._rules, depth))
         self._sent = max(0, self._ledger.admitted * self._preset.samples_per_block - self._left_context)
 
     def fill(self, block: int, now_ns: int) -> Filled:
@@ -231,13 +234,13 @@ class LiveDelivery:
         self.punctuality.close()
 
 
-def _pacing(context: DeliveryContext) -> PacingRules:
-    preset, rules = context.preset, context.rules
+def _pacing(preset: Preset, rules: LiveRules, depth: int) -> PacingRules:
+    """By what a session on a pipeline of ``depth`` services is paced."""
     block_ms = 1000 * preset.frames_per_block // preset.stream.fps
     return PacingRules(
         fps=preset.stream.fps,
         frames_per_block=preset.frames_per_block,
         dropped_frames=preset.stream.dropped_frames,
-        max_lead_ms=rules.max_lead_ms or (context.depth + _ROOM_BLOCKS) * block_ms,
+        max_lead_ms=rules.max_lead_ms or (depth + _ROOM_BLOCKS) * block_ms,
         margin_ms=rules.margin_ms,
     )

@@ -32,6 +32,7 @@ from live_avatar.services.gateway.sessions.creation import Creations, create_fai
 from live_avatar.services.gateway.sessions.events import Interruption
 from live_avatar.services.gateway.sessions.failures import Failures
 from live_avatar.services.gateway.sessions.keeper import End, Ended, Keeper, session_closed
+from live_avatar.services.gateway.sessions.moves import Moves
 from live_avatar.services.gateway.sessions.negotiation import negotiated
 from live_avatar.services.gateway.sessions.placement import Placement
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
@@ -44,7 +45,7 @@ from live_avatar.services.gateway.store.records import OVER, SessionRecord
 from live_avatar.services.gateway.store.store import SessionStore, not_found
 from live_avatar.services.gateway.usage.recorder import UsageRecorder
 from live_avatar.services.gateway.waiting import Condition, run_until
-from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, as_service_error
+from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, as_service_error, draining
 from live_avatar.serving.logs import session_name
 from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
@@ -65,14 +66,15 @@ class SessionManager:
         election: LeaderElection | None = None,
     ) -> None:
         self.store = store
+        self._sessions: dict[str, Session] = {}
         self._fleet = fleet
         self._keeper = Keeper(store, policy.lease_s, election or NoElection())
         self._placement = Placement(store, fleet)
         self._recovery = Recovery(store, self._keeper, self._placement)
+        self._moves = Moves(self._sessions.values, self._keeper, self._placement, self._recovery.publish)
         self._probe = StoreProbe(store)
         self.policy = policy
         self._telemetry = telemetry
-        self._sessions: dict[str, Session] = {}
         self._changed = Condition()
         self._tasks: asyncio.TaskGroup | None = None
         self.handles = ResumeHandles(policy.tokens)
@@ -106,6 +108,7 @@ class SessionManager:
                 self._tasks.create_task(self._probe.run())
                 self._tasks.create_task(self._recorder.run())
                 self._tasks.create_task(self._sweep_all())
+                self._tasks.create_task(self._moves.run())
         finally:
             self._tasks = None
             await self._end_all()
@@ -334,7 +337,6 @@ class SessionManager:
         name = session.record.session_id
         # Before the store knows it: who sees it there finds it here.
         self._sessions[name] = session
-        session.recover_with(self._recover_soon)
         self._keeper.hold(session.record, session.fail, lambda: session.used)
         try:
             await self.store.activate(session.record)
@@ -345,6 +347,7 @@ class SessionManager:
                 raise session.failure or create_failed("the session was ended while it was being made") from error
             raise
         assert self._tasks is not None, "sessions begin while the manager runs"
+        session.recover_with(self._recover_soon)
         self._recorder.add(session)
         self._telemetry.session_opened(SERVICE, session.key, 0)
         self._log.info("session begun", session=session_name(name))
@@ -412,4 +415,4 @@ def _end(session: Session, state: int, reason: str = "") -> End:
 
 
 def _draining(message: str = "this gateway takes no new sessions") -> ServiceError:
-    return ServiceError(grpc.StatusCode.UNAVAILABLE, DRAINING, message)
+    return draining(message)

@@ -4,6 +4,7 @@ See ``Delivery``.  The audio encoder gets either all speech before the first blo
 """
 
 import time
+from collections import deque
 
 import grpc
 
@@ -37,9 +38,14 @@ class OfflineDelivery:
         self._ledger = context.ledger
         self._limits = context.limits
         self._preset = context.preset
+        self._left_context = round(context.preset.stream.left_context_s * SAMPLE_RATE_HZ)
         self._lookahead = round(context.preset.stream.lookahead_s * SAMPLE_RATE_HZ)
         self._whole_file = context.config.listening == api.LISTENING_WHOLE_FILE
         self._sent_end = False
+        self._keeps = context.limits.resume_seconds > 0
+        self._taken: deque[AudioPiece] = deque()
+        """What the encoder was sent and another one would need: all of a whole file, else what follows the left context
+        of the next block to be delivered."""
         self.speech_at_s: float | None = None
         self.bounds = DeliveryBounds(
             spare_blocks=0,
@@ -48,7 +54,7 @@ class OfflineDelivery:
             idles_in_flight=False,
             held_bytes=None,
             take_s=None,
-            outlives_pipeline=False,
+            outlives_pipeline=True,
         )
 
     @property
@@ -163,11 +169,17 @@ class OfflineDelivery:
         return self._speech.encode(speech)
 
     def delivered(self, arrived: ArrivedBlock) -> None:
-        """See ``Delivery``; nothing depends on it."""
+        """See ``Delivery``."""
+        before = self._needed_from(arrived.index + 1)
+        while self._taken and self._taken[0].first + self._taken[0].samples.size <= before:
+            self._taken.popleft()
 
-    def move(self) -> None:
-        """See ``Delivery``; an offline session ends with its pipeline."""
-        raise AssertionError("an offline session ends with its pipeline")
+    def move(self, depth: int) -> None:
+        """See ``Delivery``; nothing is paced."""
+        while self._taken:
+            self._speech.audio_in.put_back(self._taken.pop().samples)
+        self._speech.audio_in.take(self._needed_from(self._ledger.admitted))
+        self._sent_end = False
 
     async def watch(self) -> None:
         """See ``Delivery``; nobody waits."""
@@ -184,6 +196,12 @@ class OfflineDelivery:
         """Position after the last sample of ``block``, at the model's rate."""
         return (block + 1) * self._preset.samples_per_block
 
+    def _needed_from(self, block: int) -> int:
+        """Position of the first sample that an encoder needs to go on with ``block``."""
+        if self._whole_file:
+            return 0
+        return max(0, block * self._preset.samples_per_block - self._left_context)
+
     def _pieces(self, end: int) -> list[AudioPiece]:
         """The speech before position ``end``, in pieces of one message each."""
         speech, pieces = self._speech, list[AudioPiece]()
@@ -193,6 +211,8 @@ class OfflineDelivery:
             samples = audio_in.take(min(end, first + _PIECE_SAMPLES))
             self._sent_end = speech.finished and audio_in.first == audio_in.end
             pieces.append(AudioPiece(samples=samples, first=first, last=self._sent_end))
+        if self._keeps:
+            self._taken.extend(pieces)
         return pieces
 
     def _frames_shown_of(self, arrived: ArrivedBlock) -> tuple[bytes, ...]:

@@ -3,7 +3,7 @@
 Knows pipelines and the store; nothing of sessions but their records.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import grpc
 
@@ -39,20 +39,29 @@ class Placement:
                 return placed, pipeline
         raise _full()
 
-    async def move(self, record: SessionRecord, model_digest: str) -> tuple[SessionRecord, Pipeline]:
+    async def move(
+        self, record: SessionRecord, model_digest: str, *, primed: bool, failures: Mapping[str, int]
+    ) -> tuple[SessionRecord, Pipeline]:
         """Reserves a place for a session that goes on, in the next epoch; the one that it had is free.
 
         Args:
             record: of the session.
             model_digest: what the pipeline must have loaded.
+            primed: the pipeline must be able to go on from finished blocks.
+            failures: attempts that failed, by pipeline: those with fewer come first.
 
         Raises:
             ServiceError: as ``place``; NOT_FOUND where the session is gone, over or another gateway's.
         """
-        alike = [pipeline for pipeline in self._ready() if pipeline.model_digest == model_digest]
+        alike = [
+            pipeline
+            for pipeline in self._ready()
+            if pipeline.model_digest == model_digest and (pipeline.primes or not primed)
+        ]
         if not alike:
-            raise stage_lost("no pipeline with the weights of the session is ready")
-        for pipeline, most in await self._by_room(alike, record):
+            raise stage_lost("no pipeline that could go on with the session is ready")
+        by_room = await self._by_room(alike, record)
+        for pipeline, most in sorted(by_room, key=lambda one: failures.get(one[0].name, 0)):
             moved = await self._store.move(record, pipeline.name, most)
             if moved is not None:
                 return moved, pipeline

@@ -1,29 +1,25 @@
 """Goes on with sessions that have lost their pipeline: on their own once that is back, or on another with room.
 
 A place is reserved in the next epoch, the pipeline is primed with what the session had, and the session's blocks follow
-from the first that has not come.  Knows the order of messages; what a session needs is its own to say.
+from the first that has not come.  Knows attempts and their pauses; what a session needs is its own to say.
 """
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import replace
 
 import structlog
 
-from live_avatar.pipeline.v1.blocks_pb2 import SessionKey
-from live_avatar.services.gateway.pipelines import messages
-from live_avatar.services.gateway.pipelines.pipeline import Pipeline
 from live_avatar.services.gateway.sessions.attachment import Phase
 from live_avatar.services.gateway.sessions.keeper import Keeper
-from live_avatar.services.gateway.sessions.line import Line
+from live_avatar.services.gateway.sessions.opening import open_again
 from live_avatar.services.gateway.sessions.placement import Placement
-from live_avatar.services.gateway.sessions.portrait import encode_portrait
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.services.gateway.waiting import run_until
 from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError, as_service_error
 from live_avatar.serving.logs import session_name
-from live_avatar.serving.parts import conditioning_parts
 from live_avatar.v1 import avatar_service_pb2 as api
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
@@ -54,24 +50,29 @@ class Recovery:
 
     async def _recover(self, session: Session) -> None:
         began, cause, pause_s = time.monotonic(), session.suspension.expire(), _FIRST_PAUSE_S
+        failures: Counter[str] = Counter()
         log = self._log.bind(session=session_name(session.record.session_id))
         log.warning("session suspended", reason=cause.reason)
         try:
             async with asyncio.timeout(session.limits.resume_seconds):
-                while not await self._attempt(session):
+                while not await self._attempt(session, failures):
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         except TimeoutError:
             raise cause from None
         log.info("session goes on", block=session.ledger.admitted, after_s=round(time.monotonic() - began, 3))
 
-    async def _attempt(self, session: Session) -> bool:
+    async def _attempt(self, session: Session, failures: Counter[str]) -> bool:
         """Returns whether the session goes on; raises ServiceError where it is not ours any more."""
+        primed = session.ledger.admitted > 0
         try:
-            record, pipeline = await self._placement.move(session.record, session.model_digest)
+            record, pipeline = await self._placement.move(
+                session.record, session.model_digest, primed=primed, failures=failures
+            )
             session.move(record)
             self._keeper.hold(record, session.fail, lambda: session.used)
-            session.resume(await self._open(session, pipeline))
+            failures[pipeline.name] += 1
+            session.resume(await open_again(session, pipeline), session.suspension.expire())
             await self.publish(session)
         except ServiceError as error:
             if error.reason == SESSION_NOT_FOUND:
@@ -93,31 +94,3 @@ class Recovery:
                 session.move(record)
             except ServiceError as error:
                 self._log.warning("suspension was not stored", reason=error.reason)
-
-    async def _open(self, session: Session, pipeline: Pipeline) -> Line:
-        """Opens the session on ``pipeline`` and primes that; raises ServiceError, and nothing is held there then."""
-        key = SessionKey(session_id=session.record.session_id, epoch=session.record.epoch)
-        line, block = Line(session, pipeline, key), session.ledger.admitted
-        first = block - session.finished_blocks.count_before(block)
-        size = messages.generated_size(session.config.video)
-        request = messages.open_request(key, session.config, size, first, block - first)
-        try:
-            await pipeline.open(request, line, finished_blocks=True)
-            await encode_portrait(session, pipeline)
-            await self._prime(session, line, first)
-            if line.lost is not None:
-                raise line.lost
-        except BaseException:
-            line.close()
-            raise
-        return line
-
-    async def _prime(self, session: Session, line: Line, first: int) -> None:
-        """Sends everything that blocks from ``first`` on are conditioned on, and the finished blocks."""
-        for from_block, body in session.conditioning.bodies_since(first):
-            for part in conditioning_parts(line.key, from_block, body.SerializeToString()):
-                await line.pipeline.send(part)
-        block, deadline_s = session.ledger.admitted, session.limits.block_deadline_seconds
-        for message in session.finished_blocks.messages(line.key, block, deadline_s):
-            async with line.pipeline.slot(time.monotonic_ns()):
-                await line.pipeline.send(message)

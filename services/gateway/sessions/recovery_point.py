@@ -53,12 +53,23 @@ class FinishedBlocks:
             count += 1
         return count
 
-    def messages(self, key: SessionKey, next_block: int, deadline_s: int) -> list[StreamBlocksRequest]:
-        """What primes a pipeline so that it goes on at ``next_block``, oldest block first."""
-        requests = []
-        for index in range(next_block - self.count_before(next_block), next_block):
-            block = StreamBlocksRequest.Block.FromString(self._blocks[index])
-            block.key.CopyFrom(key)
-            block.budget.FromSeconds(deadline_s)
-            requests.append(StreamBlocksRequest(block=block))
-        return requests
+    def has(self, index: int) -> bool:
+        """Block ``index`` has come as a whole, and is not forgotten."""
+        return index in self._blocks
+
+    def first_primed(self, next_block: int, coming: int = 0) -> int:
+        """The first block that a pipeline which goes on at ``next_block`` is primed with; that one itself: none is.
+
+        Args:
+            next_block: the first that is generated.
+            coming: blocks right before it that are still on their way.
+        """
+        count = coming + self.count_before(next_block - coming)
+        return next_block - min(count, self._window_blocks)
+
+    def message(self, key: SessionKey, index: int, deadline_s: int) -> StreamBlocksRequest:
+        """Block ``index``, which has come, as what primes a pipeline."""
+        block = StreamBlocksRequest.Block.FromString(self._blocks[index])
+        block.key.CopyFrom(key)
+        block.budget.FromSeconds(deadline_s)
+        return StreamBlocksRequest(block=block)

@@ -22,6 +22,7 @@ from live_avatar.services.gateway.sessions.conditioning import Conditioning, Pro
 from live_avatar.services.gateway.sessions.credits import CreditWindow
 from live_avatar.services.gateway.sessions.delivery import Delivery, DeliveryContext
 from live_avatar.services.gateway.sessions.events import EventQueue
+from live_avatar.services.gateway.sessions.handover import Handover
 from live_avatar.services.gateway.sessions.ledger import BlockLedger
 from live_avatar.services.gateway.sessions.line import Line
 from live_avatar.services.gateway.sessions.live import LiveDelivery
@@ -67,6 +68,7 @@ class Session:
         self.config = config
         self.line = Line(self, pipeline, SessionKey(session_id=record.session_id, epoch=record.epoch))
         """Where it is in its present epoch, or was before it was suspended."""
+        self._depth = len(pipeline.services)
         self.preset: Preset = pipeline.preset
         self.limits = policy.limits
         self.model_digest = pipeline.model_digest
@@ -79,7 +81,8 @@ class Session:
         self.ledger = BlockLedger()
         self.finished_blocks = FinishedBlocks(self.preset.stream.window_blocks)
         self.suspension = Suspension(self.limits)
-        self._recover: Callable[[Session], None] = lambda session: session.fail(session.suspension.expire())
+        self.handover = Handover(self.changed.notify)
+        self._recover: Callable[[Session], None] | None = None
         utterances, rate_hz = Utterances(), config.audio.sample_rate_hz
         self.events = EventQueue(utterances, rate_hz, self.preset, self.changed.notify, self.fail)
         prompts = Prompts(config, self.events.update_applied)
@@ -89,7 +92,7 @@ class Session:
             DeliveryContext(
                 config=config,
                 preset=self.preset,
-                depth=len(pipeline.services),
+                depth=self._depth,
                 limits=self.limits,
                 rules=policy.live,
                 utterances=utterances,
@@ -98,7 +101,6 @@ class Session:
                 telemetry=telemetry,
             )
         )
-        self._most_ahead = self.limits.max_unread_blocks or len(pipeline.services) + self.delivery.bounds.spare_blocks
         self._meter = UsageMeter(self.preset.stream.fps)
         self._ending: tuple[float, ServiceError] | None = None
         """When the session ends for a reason that its client was warned of."""
@@ -226,11 +228,21 @@ class Session:
     def may_admit(self) -> bool:
         """The next block may enter the pipeline, as far as pipeline and speech are concerned."""
         ledger = self.ledger
-        if ledger.ahead >= self._most_ahead or self.phase is Phase.DETACHED:
+        if self.handover.begun or ledger.ahead >= self._most_ahead or self.phase is Phase.DETACHED:
             return False
         if self.attachment.awaits_repetition and self.delivery.lacks_speech:
             return False
         return self.conditioning.allows(ledger.admitted) and self.delivery.has_next
+
+    @property
+    def _most_ahead(self) -> int:
+        """Blocks that may be ahead of the client."""
+        return self.limits.max_unread_blocks or self._depth + self.delivery.bounds.spare_blocks
+
+    @property
+    def has_control(self) -> bool:
+        """Conditioning can go down before the next block."""
+        return not self.handover.begun and self.conditioning.is_due(self.ledger.admitted)
 
     @property
     def all_delivered(self) -> bool:
@@ -246,7 +258,7 @@ class Session:
         while True:
             if self.failure is not None:
                 raise self.failure
-            if self.conditioning.is_due(self.ledger.admitted) or self.delivery.finished or not self.may_admit:
+            if self.has_control or self.delivery.finished or not self.may_admit:
                 return None
             now_ns = time.monotonic_ns()
             due_ns = self.delivery.next_admission_ns(now_ns)
@@ -282,15 +294,20 @@ class Session:
 
     def is_on(self, line: Line) -> bool:
         """The session is on ``line``, and not suspended."""
-        return self.line is line and self.is_served
+        return self.line is line and self.is_served and self.phase is not Phase.OVER
+
+    @property
+    def may_move(self) -> bool:
+        """It could leave its pipeline for another one now."""
+        if self.failure is not None or self._recover is None or not self.is_on(self.line):
+            return False
+        return self.outlives_pipeline and (not self.ledger.admitted or self.pipeline.primes)
 
     def lose(self, line: Line, error: ServiceError) -> None:
         """See ``LineOwner``; suspends the session where another pipeline can go on with it, else fails it."""
         if not self.is_on(line):
             return
-        is_open = self.phase in (Phase.STREAMING, Phase.DETACHED)
-        may_go_on = is_open and self.outlives_pipeline and self.failure is None
-        if not may_go_on or not self.suspension.begin(error, time.monotonic()):
+        if not self.outlives_pipeline or self.failure is not None or not self.suspension.begin(error, time.monotonic()):
             self.fail(self.suspension.refusal or error)
             return
         line.close()
@@ -301,22 +318,31 @@ class Session:
             self.fail(self.suspension.expire())
             return
         self.changed.notify()
-        self._recover(self)
+        if self._recover is not None:
+            self._recover(self)
 
     def recover_with(self, recover: Callable[["Session"], None]) -> None:
-        """Calls ``recover`` where the session is suspended: it goes on with it, or fails it."""
+        """Calls ``recover`` where the session is suspended, now or later: it goes on with it, or fails it."""
         self._recover = recover
+        if not self.is_served:
+            recover(self)
 
     def move(self, record: SessionRecord) -> None:
         """The store has it as ``record`` now."""
         self.record = record
 
-    def resume(self, line: Line) -> None:
-        """The pipeline of ``line`` is primed and goes on with the next block."""
+    def resume(self, line: Line, cause: ServiceError) -> None:
+        """The pipeline of ``line`` is primed and goes on with the next block; it left the one before for ``cause``."""
+        if self.phase is Phase.OVER:
+            line.close()
+            return
         block = self.ledger.admitted
-        self.events.goes_on_with(block, self.suspension.end())
+        if block or self.phase is Phase.STREAMING:
+            self.events.goes_on_with(block, cause)
         self.line = line
-        self.delivery.move()
+        self.suspension.end()
+        self._depth = len(line.pipeline.services)
+        self.delivery.move(self._depth)
         self.conditioning.portrait_sent()
         self.changed.notify()
 

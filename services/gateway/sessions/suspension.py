@@ -38,11 +38,9 @@ class Suspension:
         self.cause = error
         return True
 
-    def end(self) -> ServiceError:
-        """The session goes on; returns what its pipeline was lost for."""
-        cause, self.cause = self.cause, None
-        assert cause is not None, "a session that goes on was suspended"
-        return cause
+    def end(self) -> None:
+        """The session goes on."""
+        self.cause = None
 
     def expire(self) -> ServiceError:
         """The error with which the session ends where no pipeline goes on with it."""

@@ -56,6 +56,8 @@ class PassingWork:
         self.capacity = capacity
         self.sessions: dict[Name, StreamBlocksRequest.Open] = {}
         self.samples: dict[Name, bytearray] = {}
+        self.sent: dict[str, bytes] = {}
+        """Samples of the newest epoch of every session, also of those that are over."""
         self.next_samples: dict[Name, int] = {}
         """First sample of the block that comes next: what lies before is heard for good."""
         self.spoken: dict[tuple[str, int], bytes] = {}
@@ -86,6 +88,7 @@ class PassingWork:
         assert offset * 4 <= first * 4 + len(received)
         del received[(offset - first) * 4 :]
         received += request.samples
+        self.sent[name[0]] = bytes(received)
         if request.last:
             self.ended.add(_name(request.key))
         return ()

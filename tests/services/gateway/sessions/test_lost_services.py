@@ -30,7 +30,7 @@ STREAMING = api.LISTENING_STREAMING
 
 @dataclass
 class Wired:
-    """A gateway whose lines to head and decoder can be cut."""
+    """A gateway whose lines to head and decoder can be cut, and which does not wait for another pipeline."""
 
     gateway: Gateway
     wires: dict[str, Wire]
@@ -42,7 +42,9 @@ async def wired(encoder: PassingWork | None = None, decoder: CountingDecoder | N
         fake_pipeline(encoder=encoder, decoder=decoder) as pipeline,
         relayed(pipeline.head) as head,
         relayed(pipeline.tail) as tail,
-        gateway(replace(pipeline, head=head.address, tail=tail.address)) as running,
+        gateway(
+            replace(pipeline, head=head.address, tail=tail.address), settings={"limits": {"resume_seconds": 0}}
+        ) as running,
     ):
         yield Wired(running, {"head": head, "decoder": tail})
 

@@ -65,16 +65,16 @@ class System:
 
 
 @asynccontextmanager
-async def system(pipelines: int = 2, **limits: float) -> AsyncIterator[System]:
+async def system(pipelines: int = 2, capacity: int = 1, **limits: float) -> AsyncIterator[System]:
     async with AsyncExitStack() as stack:
-        fakes = [await stack.enter_async_context(fake_pipeline(1)) for _ in range(pipelines)]
+        fakes = [await stack.enter_async_context(fake_pipeline(capacity)) for _ in range(pipelines)]
         heads = [await stack.enter_async_context(relayed(one.head)) for one in fakes]
         tails = [await stack.enter_async_context(relayed(one.tail)) for one in fakes]
         addresses = tuple(f"{head.address}/{tail.address}" for head, tail in zip(heads, tails, strict=True))
         settings = {"pipelines": addresses, "limits": limits}
         before = replace(fakes[0], head=heads[0].address, tail=tails[0].address)
         running = await stack.enter_async_context(gateway(before, settings=settings))
-        while (await running.info()).session_capacity < pipelines:  # noqa: ASYNC110 - the gateway is asked
+        while (await running.info()).session_capacity < pipelines * capacity:  # noqa: ASYNC110 - the gateway is asked
             await asyncio.sleep(0.02)
         yield System(running, fakes, heads, tails)
 

@@ -49,9 +49,21 @@ def filled(*indexes: int) -> FinishedBlocks:
 def test_blocks_without_a_gap_prime_a_pipeline(indexes: tuple[int, ...], next_block: int, count: int) -> None:
     blocks = filled(*indexes)
     assert blocks.count_before(next_block) == count
-    messages = blocks.messages(KEY, next_block, 60)
-    assert [one.block.index for one in messages] == list(range(next_block - count, next_block))
+    first = blocks.first_primed(next_block)
+    assert first == next_block - count
+    messages = [blocks.message(KEY, index, 60) for index in range(first, next_block)]
+    assert [one.block.index for one in messages] == list(range(first, next_block))
     assert all(one.block.key == KEY and one.block.prime and one.block.budget.seconds == 60 for one in messages)
+
+
+@pytest.mark.parametrize(
+    ("indexes", "next_block", "coming", "first"),
+    [((), 0, 0, 0), ((), 2, 2, 0), ((0, 1), 3, 1, 0), (range(6), 8, 2, 4), (range(6), 11, 5, 7), ((), 3, 0, 3)],
+)
+def test_blocks_on_their_way_prime_a_pipeline_too(
+    indexes: tuple[int, ...], next_block: int, coming: int, first: int
+) -> None:
+    assert filled(*indexes).first_primed(next_block, coming) == first
 
 
 def test_a_block_in_pieces_counts_once_all_have_come() -> None:
@@ -99,7 +111,9 @@ def test_only_losses_suspend_and_not_too_many_of_them() -> None:
     assert not suspension.begin(ServiceError(stage_lost("").code, "INTERNAL", ""), 0.0)
     for now in (0.0, 30.0):
         assert suspension.begin(stage_lost("a stage"), now)
-        assert suspension.end().message == "a stage"
+        assert suspension.expire().message == "a stage"
+        suspension.end()
+        assert suspension.cause is None
     assert not suspension.begin(stage_lost("a stage"), 59.0)
     assert suspension.refusal is not None and "3 times within a minute" in suspension.refusal.message
     assert suspension.begin(stage_lost("a stage"), 61.0)
