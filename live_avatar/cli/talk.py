@@ -25,6 +25,7 @@ def talk(
     insecure: options.InsecureOption = False,
     prompt: options.PromptOption = "",
     seed: options.SeedOption = 0,
+    resume: Annotated[bool, typer.Option(help="Go on where the stream to the gateway breaks.")] = True,
     layout: options.LayoutOption = "4x1",
     preset: options.PresetOption = inputs.DEFAULT_PRESET,
     weights: options.WeightsOption = None,
@@ -50,7 +51,7 @@ def talk(
         nullcontext() if out is None else Movie(out, files_read) as movie,
         place as reached,
     ):
-        seen = hold_talk(reached, portrait, speech, movie, warnings, prompt=prompt, seed=seed)
+        seen = hold_talk(reached, portrait, speech, movie, warnings, prompt=prompt, seed=seed, resume=resume)
     for warning in speech.warnings:
         warnings.show(warning, warning)
     reactions = ", ".join(f"{seconds:.2f} s" for seconds in seen.reactions_s) or "none"

@@ -133,7 +133,15 @@ def from_microphone() -> Source:
 
 
 def hold_talk(
-    gateway: Gateway, image: bytes, speech: Source, out: Movie | None, warnings: Warnings, *, prompt: str, seed: int
+    gateway: Gateway,
+    image: bytes,
+    speech: Source,
+    out: Movie | None,
+    warnings: Warnings,
+    *,
+    prompt: str,
+    seed: int,
+    resume: bool,
 ) -> LiveStats:
     """Talks until the speech ends; a line on stderr shows the progress, with warnings above it.
 
@@ -145,11 +153,18 @@ def hold_talk(
     """
     options = SessionOptions(sample_rate_hz=speech.rate_hz, prompt=prompt, seed=seed, delivery="live")
     stop = speech.stop if isinstance(speech, FromMicrophone) else None
-    return run(_hold(gateway, image, options, speech, out, warnings), on_ctrl_c=stop)
+    return run(_hold(gateway, image, options, speech, out, warnings, resume=resume), on_ctrl_c=stop)
 
 
 async def _hold(
-    gateway: Gateway, image: bytes, options: SessionOptions, speech: Source, out: Movie | None, warnings: Warnings
+    gateway: Gateway,
+    image: bytes,
+    options: SessionOptions,
+    speech: Source,
+    out: Movie | None,
+    warnings: Warnings,
+    *,
+    resume: bool,
 ) -> LiveStats:
     with (
         clear_errors(gateway.address),
@@ -159,10 +174,12 @@ async def _hold(
         def show(seen: LiveStats) -> None:
             for warning in seen.warnings:
                 warnings.show(warning.reason, warning.message)
+            for number, sentence in enumerate(seen.breaks):
+                warnings.show(f"break {number}", sentence)
             line.update(describe(seen))
 
         async with gateway.connect() as client:
-            return await speak_live(client, image, options, speech.pieces(), out, show)
+            return await speak_live(client, image, options, speech.pieces(), out, show, resume=resume)
 
 
 def describe(seen: LiveStats) -> str:

@@ -18,6 +18,8 @@ from live_avatar.client.results import (
     Limits,
     Result,
     ServerInfo,
+    StreamLost,
+    StreamResumed,
     VideoUnit,
 )
 from live_avatar.client.stream import AvatarStream
@@ -44,6 +46,8 @@ __all__ = [
     "ServiceTimes",
     "Session",
     "SessionOptions",
+    "StreamLost",
+    "StreamResumed",
     "VideoUnit",
     "generate_file",
     "live_stream",

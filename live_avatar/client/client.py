@@ -17,7 +17,7 @@ from live_avatar.client.errors import AvatarError, from_rpc_error
 from live_avatar.client.late_writes import keep_last_word
 from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import Interruption, ServerInfo, server_info
-from live_avatar.client.stream import AvatarStream
+from live_avatar.client.stream import AvatarStream, Call
 from live_avatar.limits import MAX_IMAGE_BYTES
 from live_avatar.proxies import proxy_before
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -123,11 +123,14 @@ class Session:
         self.session_id = created.session.session_id
 
     @asynccontextmanager
-    async def stream(self) -> AsyncIterator[AvatarStream]:
-        """Opens the media stream; on exit the call is over."""
-        call = self._stub.StreamAvatar()
-        keep_last_word(call)
-        stream = AvatarStream(call, self._options)
+    async def stream(self, *, resume: bool = True) -> AsyncIterator[AvatarStream]:
+        """Opens the media stream; on exit the call is over.
+
+        Args:
+            resume: a stream that breaks is resumed while it is iterated over; its results ``StreamLost`` and
+                ``StreamResumed`` say so.  False: the session ends with its stream.
+        """
+        stream = AvatarStream(self._connect, self._options, resume=resume)
         try:
             await stream.open(self._token)
             self._open_stream = stream
@@ -136,6 +139,11 @@ class Session:
             if self._open_stream is stream:
                 self._open_stream = None
             await stream.close()
+
+    def _connect(self) -> Call:
+        call = self._stub.StreamAvatar()
+        keep_last_word(call)
+        return call
 
     async def interrupt(self, *, request_id: str = "") -> Interruption:
         """Barge-in without the stream at hand; see ``LiveStream.interrupt``.

@@ -85,9 +85,14 @@ class LiveStream:
 
 
 @asynccontextmanager
-async def live_stream(session: Session) -> AsyncIterator[LiveStream]:
-    """Opens the stream of a session that was created with ``delivery="live"``; on exit the call is over."""
-    async with session.stream() as stream:
+async def live_stream(session: Session, *, resume: bool = True) -> AsyncIterator[LiveStream]:
+    """Opens the stream of a session that was created with ``delivery="live"``; on exit the call is over.
+
+    Args:
+        session: of a gateway.
+        resume: see ``Session.stream``.
+    """
+    async with session.stream(resume=resume) as stream:
         live = LiveStream(stream)
         reporting = asyncio.create_task(live.report_for_ever())
         try:

@@ -14,6 +14,8 @@ from live_avatar.v1 import avatar_service_pb2 as api
 Request = api.StreamAvatarRequest
 
 OUTBOX_SIZE = 16
+MAX_KEPT_BYTES = 64 * 1024 * 1024
+"""Of messages that the server may have to get again; more than a recording of the longest kind."""
 CREDITS_AT_ONCE = 16
 """Granted together: a message for each unit would be a tenth of a gateway's work."""
 
@@ -55,6 +57,12 @@ class Outbox:
         self._owed_credits = 0
         self._sequence = 0
         self._closed = False
+        self._kept: deque[Request] = deque()
+        """Written messages that the server may not have taken, oldest first."""
+        self._kept_bytes = 0
+        self._again: deque[Request] = deque()
+        """Those of them that are written again, before anything else."""
+        self._keeps = False
 
     async def put(self, request: Request) -> None:
         """Adds a message, once there is room; raises OutboxClosedError."""
@@ -129,10 +137,34 @@ class Outbox:
             if self._owed_credits >= CREDITS_AT_ONCE:
                 self._changed.notify_all()
 
+    def keep(self) -> None:
+        """Keeps what is written from now on until ``forget``."""
+        self._keeps = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Everything that the server has not taken can be written again."""
+        return self._kept_bytes <= MAX_KEPT_BYTES
+
+    def forget(self, consumed: int) -> None:
+        """The server needs no message up to sequence ``consumed`` again."""
+        while self._kept and self._kept[0].client_sequence <= consumed:
+            self._kept_bytes -= self._kept.popleft().ByteSize()
+
+    async def rewind(self, consumed: int) -> None:
+        """Everything after sequence ``consumed`` is written again; credits are those of a new stream."""
+        self.forget(consumed)
+        async with self._changed:
+            self._again = deque(map(_without_effect_on_time, self._kept))
+            self._owed_credits = 0
+            self._changed.notify_all()
+
     async def next(self) -> Request:
         """The next message to write.  Credits before speech: speech may have to wait for the video they let through."""
         async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._entries) or self._owed_credits >= CREDITS_AT_ONCE)
+            await self._changed.wait_for(self._has_next)
+            if self._again:
+                return self._again.popleft()
             self._sequence += 1
             if self._owed_credits >= CREDITS_AT_ONCE:
                 request = Request(credit=Request.Credit(video_units=self._owed_credits))
@@ -141,7 +173,13 @@ class Outbox:
                 request = self._take()
             self._changed.notify_all()
         request.client_sequence = self._sequence
+        if self._keeps and self.is_whole:
+            self._kept.append(request)
+            self._kept_bytes += request.ByteSize()
         return request
+
+    def _has_next(self) -> bool:
+        return bool(self._again or self._entries) or self._owed_credits >= CREDITS_AT_ONCE
 
     async def close(self) -> None:
         """Whoever waits for room, and whoever puts later, gets OutboxClosedError."""
@@ -200,3 +238,10 @@ class Outbox:
             self._running.over = True
             self._running = None
         self._changed.notify_all()
+
+
+def _without_effect_on_time(request: Request) -> Request:
+    """``request`` as it is written again: credits and positions of a player belong to the stream before."""
+    if request.WhichOneof("payload") in ("credit", "playback_report"):
+        return Request(client_sequence=request.client_sequence, credit=Request.Credit())
+    return request

@@ -15,6 +15,8 @@ WARNING = "WARNING"
 """Kind of an event that is a warning and nothing else."""
 DEGRADED, RECOVERED = "DEGRADED", "RECOVERED"
 """Kinds of events that say, in their warning, what spoils a session, and that it is over."""
+DISCONTINUITY = "DISCONTINUITY"
+"""Kind of an event that says that another pipeline or gateway goes on with the session."""
 AUDIO_STARVED, PIPELINE_SLOW, CLIENT_SLOW = "AUDIO_STARVED", "PIPELINE_SLOW", "CLIENT_SLOW"
 """Reasons of such a warning."""
 
@@ -72,11 +74,29 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamLost:
+    """The stream broke; it is being resumed."""
+
+    cause: AvatarError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamResumed:
+    """The session goes on where its stream broke: nothing is lost, nothing comes twice."""
+
+    after_s: float
+    """For how long there was no stream."""
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class GoAway:
     """The server will end this stream."""
 
     time_left_s: float
     reason: str
+    resumable: bool = False
+    """The session goes on after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +109,7 @@ class Interruption:
     """First block without anything of what was interrupted."""
 
 
-Result = VideoUnit | AudioUnit | Event | GoAway
+Result = VideoUnit | AudioUnit | Event | GoAway | StreamLost | StreamResumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +146,7 @@ class Limits:
     slow_consumer_timeout_s: float
     """How long finished video waits for a client that neither reads nor grants credits."""
     live_slow_consumer_timeout_s: float
+    resume_timeout_s: float
     """The same in live delivery."""
 
 
@@ -157,8 +178,12 @@ def from_response(response: _Response) -> Result | None:
         case "event":
             return _event(response.event)
         case "go_away":
-            return GoAway(time_left_s=_seconds(response.go_away.time_left), reason=response.go_away.reason)
+            return _go_away(response.go_away)
     return None
+
+
+def _go_away(notice: _Response.GoAway) -> GoAway:
+    return GoAway(time_left_s=_seconds(notice.time_left), reason=notice.reason, resumable=notice.resumable)
 
 
 def server_info(response: api.GetServerInfoResponse) -> ServerInfo:
@@ -197,6 +222,7 @@ def _limits(limits: api.Limits) -> Limits:
         live_idle_timeout_s=_seconds(limits.live_idle_timeout),
         slow_consumer_timeout_s=_seconds(limits.slow_consumer_timeout),
         live_slow_consumer_timeout_s=_seconds(limits.live_slow_consumer_timeout),
+        resume_timeout_s=_seconds(limits.resume_timeout),
     )
 
 

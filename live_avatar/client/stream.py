@@ -5,8 +5,9 @@ order, credits and deadlines; nothing of files or players.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Self
 
 import grpc
@@ -14,31 +15,48 @@ import grpc
 from live_avatar.client.errors import AvatarError, from_rpc_error
 from live_avatar.client.options import SAMPLE_BYTES, SessionOptions
 from live_avatar.client.outbox import Outbox, OutboxClosedError
-from live_avatar.client.results import Event, Result, VideoUnit, from_response
+from live_avatar.client.results import Event, Result, StreamLost, StreamResumed, from_response
+from live_avatar.client.resumption import Position, is_resumable, is_worth_another_attempt, pauses
 from live_avatar.v1 import avatar_service_pb2 as api
 
 Call = grpc.aio.StreamStreamCall[api.StreamAvatarRequest, api.StreamAvatarResponse]
 
 OPEN_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 5.0
+ATTEMPT_S = 5.0
+"""Longest wait for the answer to one attempt to resume."""
 SILENCE_S = 300.0
 """Longest wait for the next result; a server that works says something far earlier."""
 VIDEO_CREDITS = 256
 """Units that the server may send ahead of those that were taken.  gRPC's own window holds most of them back at the
 server; the number must exceed what fits between the two in one round trip."""
+RECEIPT_BLOCKS = 4
+"""After the first of every so many blocks the server receives a receipt: until then it keeps what it has sent."""
 INTERRUPTED = "UTTERANCE_INTERRUPTED"
 CHUNK_S = 1
 """Longest piece of speech in one message."""
 
 
 class AvatarStream:
-    """An open stream; iterate over it for results.  ``Session.stream`` makes it, opens it and closes it."""
+    """An open stream; iterate over it for results.  ``Session.stream`` makes it, opens it and closes it.
 
-    def __init__(self, call: Call, options: SessionOptions) -> None:
-        self._call = call
+    Args:
+        connect: begins a call.
+        options: of the session.
+        resume: a stream that breaks is resumed, while it is iterated over.
+    """
+
+    def __init__(self, connect: Callable[[], Call], options: SessionOptions, *, resume: bool = True) -> None:
+        self._connect = connect
+        self._call = connect()
         self._sample_bytes = SAMPLE_BYTES[options.sample_format]
         self._chunk_bytes = CHUNK_S * options.sample_rate_hz * self._sample_bytes
         self._outbox = Outbox()
+        self._resume = resume
+        self._token = ""
+        self._position = Position()
+        self._lost: tuple[AvatarError, float] | None = None
+        """Why the stream broke, and when; None while it is open."""
         self._finished = False
         self._writer: asyncio.Task[None] | None = None
         self.width = 0
@@ -47,18 +65,37 @@ class AvatarStream:
 
     async def open(self, session_token: str) -> None:
         """Opens the stream and learns the video's format; raises AvatarError."""
-        opening = api.StreamAvatarRequest.Open(session_token=session_token, initial_video_credits=VIDEO_CREDITS)
-        await self._outbox.put(api.StreamAvatarRequest(open=opening))
+        self._token = session_token
+        if self._resume:
+            self._outbox.keep()
+        await self._outbox.put(api.StreamAvatarRequest(open=self._opening()))
         # Not a task group: its errors would reach the caller's code wrapped in an exception group.
         self._writer = asyncio.create_task(self._write_all())
-        response = await self._read(OPEN_TIMEOUT_S)
+        opened = await self._read_opened(OPEN_TIMEOUT_S)
+        video = opened.negotiated_video
+        self.width, self.height, self.frames_per_second = video.width, video.height, video.frames_per_second
+
+    def _opening(self) -> api.StreamAvatarRequest.Open:
+        return api.StreamAvatarRequest.Open(
+            session_token=self._token,
+            resume_handle=self._position.handle,
+            initial_video_credits=VIDEO_CREDITS,
+            resumable=self._resume,
+        )
+
+    async def _read_opened(self, timeout_s: float) -> api.StreamAvatarResponse.Opened:
+        response = await self._read(timeout_s)
         if response is None or response.WhichOneof("payload") != "opened":
             raise AvatarError(grpc.StatusCode.INTERNAL, "PROTOCOL", "the server did not begin with Opened")
-        video = response.opened.negotiated_video
-        self.width, self.height, self.frames_per_second = video.width, video.height, video.frames_per_second
+        self._position.note_handle(response.opened.resume_handle)
+        return response.opened
 
     async def close(self) -> None:
         """Ends the call, whatever is on its way.  Idempotent."""
+        await self._end_call()
+        await self._outbox.close()
+
+    async def _end_call(self) -> None:
         self._call.cancel()
         if self._writer is not None:
             self._writer.cancel()
@@ -123,15 +160,73 @@ class AvatarStream:
 
     async def __anext__(self) -> Result:
         """The next result; raises AvatarError where the session failed."""
-        while (response := await self._read(SILENCE_S)) is not None:
-            result = from_response(response)
-            if isinstance(result, VideoUnit):
-                await self._outbox.grant()
-            if isinstance(result, Event) and result.kind == INTERRUPTED:
-                await self._outbox.note_interruption(response.event.last_consumed_client_sequence)
-            if result is not None:
-                return result
+        if self._lost is not None:
+            return await self._reopen(*self._lost)
+        try:
+            while (response := await self._read(SILENCE_S)) is not None:
+                result = await self._take(response)
+                if result is not None:
+                    return result
+        except AvatarError as error:
+            if not (self._position.handle and self._outbox.is_whole and is_resumable(error)):
+                await self._outbox.close()
+                raise
+            self._lost = error, time.monotonic()
+            return StreamLost(cause=error)
+        await self._outbox.close()
         raise StopAsyncIteration
+
+    async def _take(self, response: api.StreamAvatarResponse) -> Result | None:
+        """The result that a response is; None where it is none, or one that came before."""
+        kind = response.WhichOneof("payload")
+        if kind == "resumption_update":
+            await self._note_handle(response.resumption_update)
+            return None
+        if kind == "video_unit":
+            await self._outbox.grant()
+        if not self._position.is_new(response):
+            return None
+        result = from_response(response)
+        if isinstance(result, Event) and result.kind == INTERRUPTED:
+            await self._outbox.note_interruption(response.event.last_consumed_client_sequence)
+        return result
+
+    async def _note_handle(self, update: api.StreamAvatarResponse.ResumptionUpdate) -> None:
+        self._outbox.forget(update.last_consumed_client_sequence)
+        if update.resumable:
+            self._position.note_handle(update.resume_handle)
+        if update.resumable and update.next_block_index % RECEIPT_BLOCKS != 1:
+            return
+        received = api.StreamAvatarRequest.Received(next_block_index=update.next_block_index)
+        await self._outbox.put(api.StreamAvatarRequest(received=received))
+
+    async def _reopen(self, cause: AvatarError, lost_at: float) -> StreamResumed:
+        """Opens a stream in place of the one that broke; raises AvatarError where that is of no use."""
+        await self._end_call()
+        last = cause
+        for attempt, pause_s in enumerate(pauses(), 1):
+            await asyncio.sleep(pause_s)
+            try:
+                await self._attempt()
+            except AvatarError as error:
+                last = error
+                await self._end_call()
+                if not is_worth_another_attempt(error):
+                    break
+            else:
+                self._lost = None
+                return StreamResumed(after_s=time.monotonic() - lost_at, attempts=attempt)
+        await self._outbox.close()
+        raise _not_resumed(cause, last) from last
+
+    async def _attempt(self) -> None:
+        self._position.rewind()
+        self._call = self._connect()
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the answer says why
+            await self._call.write(api.StreamAvatarRequest(open=self._opening()))
+        opened = await self._read_opened(ATTEMPT_S)
+        await self._outbox.rewind(opened.last_consumed_client_sequence)
+        self._writer = asyncio.create_task(self._write_all())
 
     async def _read(self, timeout_s: float) -> api.StreamAvatarResponse | None:
         """The next response; None after the last."""
@@ -167,15 +262,22 @@ class AvatarStream:
         return from_rpc_error(grpc.aio.AioRpcError(code, initial, trailing, details))
 
     async def _write_all(self) -> None:
-        """Writes until the call ends; the reader and the next sender learn why it did."""
+        """Writes until the call ends; the reader learns why it did, and who sends next where it is not resumed."""
         try:
             while True:
                 await self._call.write(await self._outbox.next())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return
         finally:
-            await self._outbox.close()
+            if not self._position.handle:
+                await self._outbox.close()
 
 
 def _ended(message: str) -> AvatarError:
     return AvatarError(grpc.StatusCode.FAILED_PRECONDITION, "STREAM_ENDED", message)
+
+
+def _not_resumed(cause: AvatarError, last: AvatarError) -> AvatarError:
+    """The stream broke for ``cause`` and could not be resumed for ``last``."""
+    message = f"the stream broke ({cause.message}) and could not be resumed: {last.message}"
+    return AvatarError(last.code, last.reason, message, last.metadata, last.retry_after_s, last.quota)

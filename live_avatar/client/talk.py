@@ -19,11 +19,14 @@ from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import (
     AUDIO_STARVED,
     DEGRADED,
+    DISCONTINUITY,
     PIPELINE_SLOW,
     RECOVERED,
     WARNING,
     BlockTiming,
     Event,
+    StreamLost,
+    StreamResumed,
     VideoUnit,
 )
 
@@ -54,6 +57,8 @@ class LiveStats:
     events: list[str] = field(default_factory=list)
     warnings: list[AvatarError] = field(default_factory=list)
     """What is wrong but ends nothing, such as a portrait that the weights do not know."""
+    breaks: list[str] = field(default_factory=list)
+    """What the talk has outlived, a sentence each: lost streams, lost pipelines."""
 
     @property
     def starved(self) -> int:
@@ -78,11 +83,18 @@ Watch = Callable[[LiveStats], None]
 
 
 async def talk(
-    client: AvatarClient, image: bytes, options: SessionOptions, pieces: Pieces, out: Path | Movie | None, watch: Watch
+    client: AvatarClient,
+    image: bytes,
+    options: SessionOptions,
+    pieces: Pieces,
+    out: Path | Movie | None,
+    watch: Watch,
+    *,
+    resume: bool = True,
 ) -> LiveStats:
     """Speaks ``pieces`` live as ``image``; the video goes to ``out``, an MP4 file, where that is given.
 
-    A movie that is open already is finished here and closed by the caller.
+    A movie that is open already is finished here and closed by the caller.  ``resume`` is that of ``Session.stream``.
 
     Raises:
         ValueError: the speech cannot be read.
@@ -92,7 +104,7 @@ async def talk(
     with Movie(out) if isinstance(out, Path) else nullcontext(out) as movie:
         session = await client.create_session(image, options)
         try:
-            async with live_stream(session) as stream:
+            async with live_stream(session, resume=resume) as stream:
                 seen = await _talk(stream, pieces, movie, watch)
         finally:
             with suppress(AvatarError):  # a gateway that is gone frees it by itself
@@ -150,6 +162,10 @@ class _Talking:
                 self._see(result)
             elif isinstance(result, Event):
                 self._receive_event(result)
+            elif isinstance(result, StreamLost):
+                self.stats.breaks.append(f"the stream broke ({result.cause.message}); it is being resumed")
+            elif isinstance(result, StreamResumed):
+                self.stats.breaks.append(f"the stream goes on after {result.after_s:.1f} s")
             self._watch(self.stats)
 
     def _see(self, unit: VideoUnit) -> None:
@@ -164,6 +180,10 @@ class _Talking:
             self.stats.reactions_s.append(time.monotonic() - self._asked_s.pop(0))
         if event.kind in (DEGRADED, RECOVERED):
             self.stats.note_state(event)
+        if event.kind == DISCONTINUITY:
+            cause = f" ({event.warning.reason})" if event.warning is not None else ""
+            at_s = event.media_time_ns / 1e9
+            self.stats.breaks.append(f"the pipeline was lost{cause}; another goes on at {at_s:.2f} s")
         if event.kind == WARNING and event.warning is not None:
             self.stats.warnings.append(event.warning)
 

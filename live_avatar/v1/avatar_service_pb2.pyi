@@ -854,7 +854,9 @@ class StreamAvatarRequest(_message.Message):
 
     @_typing.final
     class Received(_message.Message):
-        """Of a resumable stream: the client has received everything before a block."""
+        """Of a resumable stream: the client has received everything before a block. A client that sends it now and then is
+        never sent more blocks beyond that than the server can send again.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 

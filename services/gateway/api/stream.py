@@ -231,6 +231,7 @@ class Stream:
         """Sends all messages of a block; returns the position after its last sample."""
         rendered = self._state.rendered
         if rendered is None or rendered.index != arrived.index:
+            await self._session.wait_for(lambda: self._state.may_send)
             rendered = self._render(arrived)
         await self._send_all()
         return rendered.end_sample

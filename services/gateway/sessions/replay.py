@@ -88,6 +88,17 @@ class ReplayLog:
         while len(self._sent) > 1 and self._is_full:
             self._size -= self._sent.popleft().size
 
+    def forget(self, block: int) -> None:
+        """What belongs to blocks before ``block`` need not be sent again."""
+        while len(self._sent) > 1 and self._sent[0].block < block:
+            self._size -= self._sent.popleft().size
+
+    def has_room(self, received: int) -> bool:
+        """Another block may be sent to a client that has ``received`` blocks, and all that it lacks is still kept."""
+        if self._max_blocks == 0 or received < self.first_block:
+            return True
+        return self.block - received < self._max_blocks
+
     @property
     def _is_full(self) -> bool:
         blocks = len(self._sent) - 1

@@ -81,6 +81,12 @@ class StreamState:
         if next_block > self.log.block:
             raise ServiceError(INVALID, BLOCK_OUT_OF_RANGE, f"block {next_block} was not sent yet", field="received")
         self.received = max(self.received, next_block)
+        self.log.forget(self.received)
+
+    @property
+    def may_send(self) -> bool:
+        """Another block may be sent without one being forgotten that a client who says what it receives may lack."""
+        return not self.received or self.log.has_room(self.received)
 
     def number_open(self, sequence: int) -> None:
         """The first Open has number ``sequence``."""
