@@ -83,7 +83,12 @@ REASONS: Mapping[str, Reason] = {
         _UNAUTHENTICATED, "the call has no credential", "send one, as `authorization: Bearer KEY`"
     ),
     "DEADLINE": Reason(("DEADLINE_EXCEEDED",), "a call without a deadline took longer than the default", "call again"),
-    "DRAINING": Reason(_UNAVAILABLE, "this server is shutting down and accepts no new sessions", _WAIT),
+    "DRAINING": Reason(
+        _UNAVAILABLE,
+        "this server is shutting down: it accepts no new sessions, and ends what still runs; also the cause of a "
+        "`KIND_DISCONTINUITY` where the session left its pipeline before that ended",
+        _WAIT,
+    ),
     "DUPLICATE_OPEN": Reason(_PRECONDITION, "the session's stream is open already", "use the stream that is open"),
     "DURATION_OUT_OF_RANGE": Reason(_INVALID, "a duration is negative, malformed or over its limit", _FIX),
     "ENUM_UNKNOWN": Reason(_INVALID, "a number that is no value of the enum in this version", _FIX),

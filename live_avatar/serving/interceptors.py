@@ -49,9 +49,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._observer = observer or NoObserver()
         self._unary_deadline_s = unary_deadline_s
         self._max_request_bytes = max_request_bytes
-        self._running = 0
+        self._running: dict[asyncio.Task[Any], int] = {}
+        """Tasks of handlers, and how many of them each runs."""
+        self._ending: ServiceError | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def calls(self) -> int:
+        """That run now."""
+        return sum(self._running.values())
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Returns once no handler runs, or with False after ``timeout_s``.
@@ -64,6 +71,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         except TimeoutError:
             return False
         return True
+
+    def end_all(self, error: ServiceError) -> None:
+        """Ends all calls with ``error``, now: gRPC's own end of a server gives them no reason."""
+        self._ending = error
+        for task in tuple(self._running):
+            task.cancel()
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -118,10 +131,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         began = time.monotonic()
         code = grpc.StatusCode.OK
         limit_s = deadline_s if context.time_remaining() is None else None
-        self._begin()
+        task = self._begin()
         try:
             with _leaving(method):
-                async with _answered(context, limit_s):
+                async with _answered(context, limit_s), self._ended():
                     yield
         except grpc.aio.AbortError:
             code = code_of(context.code())
@@ -130,15 +143,30 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.CANCELLED
             raise
         finally:
-            self._end()
+            self._end(task)
             self._observer.rpc_finished(method, code.name, time.monotonic() - began)
 
-    def _begin(self) -> None:
-        self._running += 1
-        self._idle.clear()
+    @asynccontextmanager
+    async def _ended(self) -> AsyncIterator[None]:
+        """Raises the error of ``end_all`` where that cancels the body."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._ending is None:
+                raise
+            raise self._ending from None
 
-    def _end(self) -> None:
-        self._running -= 1
+    def _begin(self) -> "asyncio.Task[Any]":
+        task = asyncio.current_task()
+        assert task is not None, "handlers run in tasks"
+        self._running[task] = self._running.get(task, 0) + 1
+        self._idle.clear()
+        return task
+
+    def _end(self, task: "asyncio.Task[Any]") -> None:
+        self._running[task] -= 1
+        if not self._running[task]:
+            del self._running[task]
         if not self._running:
             self._idle.set()
 

@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha import reflection
 
 from live_avatar.limits import MAX_MESSAGE_BYTES
 from live_avatar.serving import logs
+from live_avatar.serving.errors import draining
 from live_avatar.serving.freed_memory import keep_freed_memory
 from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.peer_names import PeerNames
@@ -245,7 +246,11 @@ class _Life:
             drain.result()
         else:
             self.log.warning("drain cut short")
-        await self._stop(server, _LAST_WORDS_S)
+        stopping = asyncio.create_task(server.stop(_LAST_WORDS_S + _HANDLERS_END_S))
+        if not await self.calls.wait_idle(_LAST_WORDS_S):
+            self.calls.end_all(draining(f"{self.name} has ended"))
+        await stopping
+        await self._stop(server, None)
 
     async def _stop(self, server: grpc.aio.Server, grace_s: float | None) -> None:
         """Closes the port, ends all calls after the grace and waits until their handlers have let go.  Idempotent."""

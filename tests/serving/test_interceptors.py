@@ -10,7 +10,7 @@ import pytest
 import structlog.testing
 from google.protobuf.message import DecodeError
 
-from live_avatar.serving.errors import ServiceError, from_rpc_error
+from live_avatar.serving.errors import ServiceError, draining, from_rpc_error
 from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.observer import NoObserver
 from tests.serving.fakes import until
@@ -45,6 +45,7 @@ class Behaviour:
         self.cancelled = 0
         self.ended = 0
         self.target = ""
+        self.interceptor = ErrorInterceptor()
 
     async def act(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
         if request == b"known":
@@ -101,7 +102,8 @@ class Behaviour:
 @asynccontextmanager
 async def served(deadline_s: float = 5.0) -> AsyncIterator[tuple[grpc.aio.Channel, Calls, Behaviour]]:
     calls, behaviour = Calls(), Behaviour()
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(calls, deadline_s, MAX_BYTES)])
+    behaviour.interceptor = ErrorInterceptor(calls, deadline_s, MAX_BYTES)
+    server = grpc.aio.server(interceptors=[behaviour.interceptor])
     handlers: dict[str, Any] = {
         "Unary": grpc.unary_unary_rpc_method_handler(behaviour.unary, read),
         "Generator": grpc.unary_stream_rpc_method_handler(behaviour.generator, read),
@@ -291,6 +293,26 @@ def test_the_end_of_a_server_waits_for_handlers_that_let_go() -> None:
             assert await interceptor.wait_idle(5)
             assert behaviour.ended == 1
             await asyncio.gather(asking, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_that_a_server_ends_have_a_reason(kind: str) -> None:
+    async def scenario() -> None:
+        async with served() as (channel, _, behaviour):
+            asking = asyncio.create_task(call(channel, kind, b"sleep"))
+            await until(lambda: bool(behaviour.interceptor.calls))
+            await asyncio.sleep(0.05)
+            behaviour.interceptor.end_all(draining("the test has ended"))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await asking
+            error = from_rpc_error(caught.value)
+            assert (error.code, error.reason, error.message) == (
+                grpc.StatusCode.UNAVAILABLE, "DRAINING", "the test has ended"
+            )  # fmt: skip
+            assert behaviour.cancelled == 1
+            assert await behaviour.interceptor.wait_idle(5)
 
     asyncio.run(scenario())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -15,7 +15,7 @@ from live_avatar.launcher.pipeline import DECODER, GATEWAY, LocalPipeline
 from tests.services.gateway.clients import portrait, tone
 
 from .harness.faults import FREED_S, STEADY_S, Fault, check_stage_lost, thawed_afterwards
-from .harness.running import PIPELINE, STAGES, freed, held, ready, revive
+from .harness.running import PIPELINE, QUICK, STAGES, ending_system, freed, held, ready, revive
 
 pytestmark = pytest.mark.alone
 
@@ -23,6 +23,20 @@ RATE_HZ = 16_000
 OPTIONS = SessionOptions(sample_rate_hz=RATE_HZ, listening="streaming", video="h264")
 UNITS_BEFORE = 2
 BEGIN_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPipeline]:
+    """A system whose sessions end with their pipeline."""
+    with ending_system(tmp_path_factory.mktemp("system"), QUICK) as running:
+        yield running
+
+
+@pytest.fixture
+def system(started: LocalPipeline) -> LocalPipeline:
+    """``started`` with all its services alive and ready."""
+    revive(started)
+    return started
 
 
 @dataclass

@@ -5,14 +5,18 @@ Knows the launcher, the client and the services' own descriptions; knows no netw
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
+import pytest
 
 from live_avatar.client import AvatarClient, AvatarError
-from live_avatar.config import TINY
-from live_avatar.launcher.pipeline import DECODER, ENCODER, GATEWAY, LocalPipeline
+from live_avatar.config import TINY, Preset, preset_json
+from live_avatar.launcher.layout import parse_layout
+from live_avatar.launcher.pipeline import DECODER, ENCODER, GATEWAY, LocalPipeline, Plan
 
 from . import leaks
 from .gateway import describe
@@ -32,6 +36,18 @@ TRIVIAL = replace(
 STAGES = ("denoise-stage-0", "denoise-stage-2")
 PIPELINE = (ENCODER, *STAGES, DECODER)
 READY_S = 90.0
+
+
+@contextmanager
+def ending_system(folder: Path, preset: Preset) -> Iterator[LocalPipeline]:
+    """Two stages of two steps, and a gateway whose sessions end with their pipeline."""
+    file = folder / "preset.json"
+    file.write_text(preset_json(preset))
+    plan = Plan(layout=parse_layout("2x2"), preset=str(file), logs=folder / "logs")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LIVE_AVATAR__LIMITS__RESUME_SECONDS", "0")
+        with LocalPipeline(plan, lambda line: None) as running:
+            yield running
 
 
 def address(system: LocalPipeline, name: str) -> str:
