@@ -23,15 +23,17 @@ def demo(
 ) -> None:
     """Sends the package's own portrait and speech through a pipeline on this machine."""
     from live_avatar.cli.generate_runner import make_video
+    from live_avatar.cli.signing import movie_signing
     from live_avatar.cli.warnings import Warnings
     from live_avatar.client.movie import Movie, check_video_path
     from live_avatar.client.speech import SpeechFile
 
     files_read = (inputs.SPEECH, inputs.PORTRAIT)
     check_video_path(out, files_read)
+    signing = movie_signing()
     place = inputs.gateway_or_pipeline(gateway, Access(ca, api_key, insecure), layout, preset, weights)
     portrait = inputs.read_portrait(inputs.PORTRAIT, decode=False)
-    with SpeechFile(inputs.SPEECH) as speech, Movie(out, files_read) as movie, place as reached:
+    with SpeechFile(inputs.SPEECH) as speech, Movie(out, files_read, signing) as movie, place as reached:
         made = make_video(reached, portrait, speech, movie, Warnings())
     lines = [f"{out}: {made.frames} frames, {made.video_s:.2f} s, H.264 and AAC", *table(made)]
     inputs.conclude(movie, *lines)

@@ -35,17 +35,19 @@ def generate(
     """Makes a video of a portrait that speaks a recording."""
     from live_avatar.cli.generate_runner import make_video
     from live_avatar.cli.novelty import warn_if_unlike
+    from live_avatar.cli.signing import movie_signing
     from live_avatar.cli.warnings import Warnings
     from live_avatar.client.movie import Movie, check_video_path
     from live_avatar.client.speech import SpeechFile
 
     check_video_path(out, (audio, image))
     inputs.check_prompt(prompt)
+    signing = movie_signing()
     place = inputs.gateway_or_pipeline(gateway, Access(ca, api_key, insecure), layout, preset, weights)
     portrait, warnings = inputs.read_portrait(image, decode=not gateway), Warnings()
     if not gateway:
         warn_if_unlike(portrait, preset, inputs.weights_of(preset, weights), warnings)
-    with SpeechFile(audio) as speech, Movie(out, (audio, image)) as movie, place as reached:
+    with SpeechFile(audio) as speech, Movie(out, (audio, image), signing) as movie, place as reached:
         made = make_video(reached, portrait, speech, movie, warnings, prompt=prompt, seed=seed, enlargement=enlargement)
     for warning in made.warnings:
         warnings.show(warning, warning)

@@ -10,12 +10,26 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from live_avatar.cli import certificates, demo, doctor, generate, keys, quotas, talk, up, usage, verify, weights
+from live_avatar.cli import (
+    certificates,
+    demo,
+    doctor,
+    generate,
+    keys,
+    provenance,
+    quotas,
+    talk,
+    up,
+    usage,
+    verify,
+    weights,
+)
 from live_avatar.cli.signals import exit_process, signals_as_exits
 
 FAILED = 2
 INTERRUPTED = 130
 _CLIENT_PACKAGES = {"av", "google", "grpc", "grpc_status", "numpy"}
+_PROVENANCE_PACKAGES = {"c2pa", "cbor2", "cryptography", "encypher_c2pa"}
 _UsageError: Any = typer.BadParameter.__mro__[1]
 """Of any fault in the command line; typer may have its own copy of click, and gives this class no name."""
 
@@ -39,7 +53,7 @@ class OneLineErrors(TyperGroup):
             _refuse(error)
         except ModuleNotFoundError as error:
             package = str(error.name).partition(".")[0]
-            extra = "client" if package in _CLIENT_PACKAGES else "serve"
+            extra = _extra(package)
             reason = f"{error.name} is not installed: pip install 'live-avatar[{extra}]'"
         except KeyboardInterrupt:
             exit_process(INTERRUPTED)
@@ -50,6 +64,13 @@ class OneLineErrors(TyperGroup):
         except (ValueError, OSError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
         _fail(reason)
+
+
+def _extra(package: str) -> str:
+    """What brings a package."""
+    if package in _PROVENANCE_PACKAGES:
+        return "provenance"
+    return "client" if package in _CLIENT_PACKAGES else "serve"
 
 
 def _refuse(error: Any) -> NoReturn:
@@ -96,6 +117,7 @@ app = typer.Typer(
 app.add_typer(weights.app, name="weights")
 app.add_typer(keys.app, name="keys")
 app.add_typer(quotas.app, name="quotas")
+app.add_typer(provenance.app, name="provenance")
 for command in (
     demo.demo,
     generate.generate,

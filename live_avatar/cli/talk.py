@@ -32,6 +32,7 @@ def talk(
 ) -> None:
     """Speaks live to the avatar; shows lead, reaction time and late frames, and what made the video stand still."""
     from live_avatar.cli.novelty import warn_if_unlike
+    from live_avatar.cli.signing import movie_signing
     from live_avatar.cli.talk_runner import conclusions, from_file, from_microphone, has_microphone, hold_talk
     from live_avatar.cli.warnings import Warnings
     from live_avatar.client.movie import Movie, check_video_path
@@ -42,13 +43,14 @@ def talk(
     if audio is None and not has_microphone():
         raise ValueError(NO_MICROPHONE)
     inputs.check_prompt(prompt)
+    signing = movie_signing()
     place = inputs.gateway_or_pipeline(gateway, Access(ca, api_key, insecure), layout, preset, weights)
     portrait, warnings = inputs.read_portrait(image, decode=not gateway), Warnings()
     if not gateway:
         warn_if_unlike(portrait, preset, inputs.weights_of(preset, weights), warnings)
     with (
         from_file(audio) if audio is not None else from_microphone() as speech,
-        nullcontext() if out is None else Movie(out, files_read) as movie,
+        nullcontext() if out is None else Movie(out, files_read, signing) as movie,
         place as reached,
     ):
         seen = hold_talk(reached, portrait, speech, movie, warnings, prompt=prompt, seed=seed, resume=resume)

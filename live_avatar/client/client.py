@@ -19,9 +19,11 @@ from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import Interruption, ServerInfo, server_info
 from live_avatar.client.stream import AvatarStream, Call
 from live_avatar.limits import MAX_IMAGE_BYTES
+from live_avatar.provenance.facts import MediaFacts, mark_value
 from live_avatar.proxies import proxy_before
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
+from live_avatar.watermark.payload import session_number
 
 if TYPE_CHECKING:
     from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceAsyncStub
@@ -121,6 +123,8 @@ class Session:
         self._interrupted: deque[str] = deque(maxlen=_INTERRUPTIONS_KEPT)
         """Request ids that the stream has reported."""
         self.session_id = created.session.session_id
+        self.facts = media_facts(created.session)
+        """What is known of the media that it makes."""
 
     @asynccontextmanager
     async def stream(self, *, resume: bool = True) -> AsyncIterator[AvatarStream]:
@@ -186,6 +190,17 @@ class Session:
         request = api.CloseSessionRequest(session_id=self.session_id)
         with typed_errors():
             await self._stub.CloseSession(request, timeout=CALL_TIMEOUT_S)
+
+
+def media_facts(session: api.Session) -> MediaFacts:
+    """What the gateway says of a session's media."""
+    provenance = session.provenance
+    marked = provenance.HasField("watermark_deployment")
+    return MediaFacts(
+        session_id=session.session_id,
+        model_digest=provenance.model_digest,
+        mark=mark_value(provenance.watermark_deployment, session_number(session.session_id)) if marked else "",
+    )
 
 
 @contextmanager

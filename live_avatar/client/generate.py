@@ -158,6 +158,7 @@ async def _speak(
 ) -> _StatsCollector:
     """A session from its creation to its end."""
     session = await client.create_session(image, options)
+    movie.facts = session.facts
     try:
         async with session.stream() as stream:
             return await _run(stream, recording, movie, watch)

@@ -1,13 +1,13 @@
 """The pieces of a session's video as one MP4 file that any player opens.
 
-Knows containers, files and pipes; nothing of sessions.
+Knows containers, files and pipes; nothing of sessions but what a signature says of them.
 """
 
 import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -15,15 +15,20 @@ import av
 
 from live_avatar.client.through import Through
 from live_avatar.files import OutputPath, check_output, ffmpeg_name, put_in_place
+from live_avatar.provenance.facts import MediaFacts
 
 SUFFIXES = (".mp4", ".m4v")
 """Names of MP4 files; a name may also have no suffix."""
 
 
+Sign = Callable[[Path, Path, MediaFacts], None]
+"""Writes a movie with signed metadata to another file, see ``MovieSigning.sign``."""
+
+
 class _Sink(Protocol):
     def write(self, data: bytes) -> None: ...
 
-    def finish(self) -> None: ...
+    def finish(self, facts: MediaFacts | None) -> None: ...
 
     def close(self) -> None: ...
 
@@ -37,15 +42,18 @@ class Movie:
     Args:
         path: where it appears; folders are made.
         inputs: files it must not take the place of.
+        sign: signs a file when it is finished; what is written through is not signed.
 
     Raises:
         ValueError: the name is that of another kind of file, or of one of ``inputs``.
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, inputs: Iterable[Path] = ()) -> None:
+    def __init__(self, path: Path, inputs: Iterable[Path] = (), sign: Sign | None = None) -> None:
         self.output = check_video_path(path, inputs)
-        self._sink: _Sink = Through(self.output) if self.output.is_stream else _Replaced(self.output)
+        self.facts: MediaFacts | None = None
+        """What a signature says; a file without them is not signed."""
+        self._sink: _Sink = Through(self.output) if self.output.is_stream else _Replaced(self.output, sign)
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +71,7 @@ class Movie:
         Raises:
             OSError: it cannot be; the message names the file that keeps the fragments.
         """
-        await asyncio.to_thread(self._sink.finish)
+        await asyncio.to_thread(self._sink.finish, self.facts)
 
 
 def check_video_path(path: Path, inputs: Iterable[Path] = ()) -> OutputPath:
@@ -79,12 +87,14 @@ def check_video_path(path: Path, inputs: Iterable[Path] = ()) -> OutputPath:
 class _Replaced:
     """A file that is written beside its place."""
 
-    def __init__(self, output: OutputPath) -> None:
+    def __init__(self, output: OutputPath, sign: Sign | None) -> None:
         self._output = output
+        self._sign = sign
         self._pieces, self._whole = output.beside("pieces"), output.beside("whole")
+        self._signed = output.beside("signed")
         self._made = _make_folders(output.path.parent)
         # Also at the end of the program, should a second signal cut its unwinding short.
-        self._temporary = [self._pieces, self._whole]
+        self._temporary = [self._pieces, self._whole, self._signed]
         self._remove = weakref.finalize(self, _remove, self._temporary, self._made)
         self._lock = threading.Lock()
         """Held while the file is put in its place: whoever ends the program waits for that."""
@@ -105,13 +115,17 @@ class _Replaced:
                 self._file.truncate(whole)  # a player may stop at half a fragment
                 raise self._kept(error) from error
 
-    def finish(self) -> None:
+    def finish(self, facts: MediaFacts | None) -> None:
         """See ``Movie.finish``."""
         with self._lock:
             try:
                 self._file.close()
                 _remux(self._pieces, self._whole)
-                put_in_place(self._whole, self._output.path)
+                finished = self._whole
+                if self._sign is not None and facts is not None:
+                    self._sign(self._whole, self._signed, facts)
+                    finished = self._signed
+                put_in_place(finished, self._output.path)
                 self._made.clear()
             except Exception as error:
                 raise self._kept(error) from error

@@ -103,6 +103,8 @@ async def talk(
     """
     with Movie(out) if isinstance(out, Path) else nullcontext(out) as movie:
         session = await client.create_session(image, options)
+        if movie is not None:
+            movie.facts = session.facts
         try:
             async with live_stream(session, resume=resume) as stream:
                 seen = await _talk(stream, pieces, movie, watch)

@@ -11,6 +11,7 @@ import time
 import weakref
 
 from live_avatar.files import OutputPath
+from live_avatar.provenance.facts import MediaFacts
 
 READER_WAIT_S = 60.0
 """Longest wait for somebody to open the other end of a named pipe."""
@@ -43,8 +44,8 @@ class Through:
             while rest and self._wait():
                 rest = rest[self._write_some(rest) :]
 
-    def finish(self) -> None:
-        """Does nothing: all pieces are where they belong."""
+    def finish(self, facts: MediaFacts | None) -> None:
+        """Does nothing: all pieces are where they belong, and what was written cannot be signed any more."""
 
     def close(self) -> None:
         """Gives up what still waits."""

@@ -165,6 +165,38 @@ class Session(_message.Message):
     STATE_FAILED: Session.State.ValueType  # 6
     """Ended for any other cause, which end_reason names."""
 
+    @_typing.final
+    class Provenance(_message.Message):
+        """Where the media of a session come from."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+        WATERMARK_DEPLOYMENT_FIELD_NUMBER: _builtins.int
+        SIGNED_RECORD_FIELD_NUMBER: _builtins.int
+        model_digest: _builtins.str
+        """Digest of the weights that generate the frames."""
+        watermark_deployment: _builtins.int
+        """Deployment that the invisible mark in the frames names; absent: frames are not marked."""
+        signed_record: _builtins.str
+        """What the gateway says of the session's media: a JSON Web Signature (ES256) with the certificates of its key.
+        Made when the session is created; a later one comes with the end of the stream. Empty: the gateway has no key.
+        """
+        def __init__(
+            self,
+            *,
+            model_digest: _builtins.str = ...,
+            watermark_deployment: _builtins.int | None = ...,
+            signed_record: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_watermark_deployment", b"_watermark_deployment", "watermark_deployment", b"watermark_deployment"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_watermark_deployment", b"_watermark_deployment", "model_digest", b"model_digest", "signed_record", b"signed_record", "watermark_deployment", b"watermark_deployment"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__watermark_deployment: _TypeAlias = _typing.Literal["watermark_deployment"]  # noqa: Y015
+        _WhichOneofArgType__watermark_deployment: _TypeAlias = _typing.Literal["_watermark_deployment", b"_watermark_deployment"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__watermark_deployment) -> _WhichOneofReturnType__watermark_deployment | None: ...
+
     SESSION_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     AVATAR_ID_FIELD_NUMBER: _builtins.int
@@ -175,6 +207,7 @@ class Session(_message.Message):
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     END_REASON_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Identifies the session in every other call; 32 characters."""
     state: Global___Session.State.ValueType
@@ -210,6 +243,10 @@ class Session(_message.Message):
     def idle_timeout(self) -> _duration_pb2.Duration:
         """Longest time without activity."""
 
+    @_builtins.property
+    def provenance(self) -> Global___Session.Provenance:
+        """Where its media come from; absent in a session that an older gateway created."""
+
     def __init__(
         self,
         *,
@@ -223,10 +260,11 @@ class Session(_message.Message):
         idle_timeout: _duration_pb2.Duration | None = ...,
         epoch: _builtins.int = ...,
         end_reason: _builtins.str = ...,
+        provenance: Global___Session.Provenance | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "expire_time", b"expire_time", "idle_timeout", b"idle_timeout", "max_duration", b"max_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "expire_time", b"expire_time", "idle_timeout", b"idle_timeout", "max_duration", b"max_duration", "provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["avatar_id", b"avatar_id", "config", b"config", "create_time", b"create_time", "end_reason", b"end_reason", "epoch", b"epoch", "expire_time", b"expire_time", "idle_timeout", b"idle_timeout", "max_duration", b"max_duration", "session_id", b"session_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avatar_id", b"avatar_id", "config", b"config", "create_time", b"create_time", "end_reason", b"end_reason", "epoch", b"epoch", "expire_time", b"expire_time", "idle_timeout", b"idle_timeout", "max_duration", b"max_duration", "provenance", b"provenance", "session_id", b"session_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1109,6 +1147,10 @@ class StreamAvatarResponse(_message.Message):
             """The problem ended; warning has the same reason and the code OK."""
             KIND_WARNING: StreamAvatarResponse.Event._Kind.ValueType  # 8
             """A warning without a change of state."""
+            KIND_DISCLOSURE: StreamAvatarResponse.Event._Kind.ValueType  # 9
+            """The first event of every stream: text for people: they watch generated media. Show it."""
+            KIND_SIGNED_RECORD: StreamAvatarResponse.Event._Kind.ValueType  # 10
+            """After the last video, where the gateway has a key: signed_record is the session's, with a digest of all media."""
 
         class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
             """Event kinds."""
@@ -1136,6 +1178,10 @@ class StreamAvatarResponse(_message.Message):
         """The problem ended; warning has the same reason and the code OK."""
         KIND_WARNING: StreamAvatarResponse.Event.Kind.ValueType  # 8
         """A warning without a change of state."""
+        KIND_DISCLOSURE: StreamAvatarResponse.Event.Kind.ValueType  # 9
+        """The first event of every stream: text for people: they watch generated media. Show it."""
+        KIND_SIGNED_RECORD: StreamAvatarResponse.Event.Kind.ValueType  # 10
+        """After the last video, where the gateway has a key: signed_record is the session's, with a digest of all media."""
 
         KIND_FIELD_NUMBER: _builtins.int
         UTTERANCE_ID_FIELD_NUMBER: _builtins.int
@@ -1143,6 +1189,8 @@ class StreamAvatarResponse(_message.Message):
         BLOCK_INDEX_FIELD_NUMBER: _builtins.int
         WARNING_FIELD_NUMBER: _builtins.int
         LAST_CONSUMED_CLIENT_SEQUENCE_FIELD_NUMBER: _builtins.int
+        TEXT_FIELD_NUMBER: _builtins.int
+        SIGNED_RECORD_FIELD_NUMBER: _builtins.int
         kind: Global___StreamAvatarResponse.Event.Kind.ValueType
         """Kind of the event."""
         utterance_id: _builtins.str
@@ -1153,6 +1201,10 @@ class StreamAvatarResponse(_message.Message):
         """Of KIND_UTTERANCE_INTERRUPTED: the client_sequence of the last message that had been processed. An utterance
         whose first chunk was sent up to there has ended; one that began after it continues. 0: nothing was dropped.
         """
+        text: _builtins.str
+        """Of KIND_DISCLOSURE: for people, as the operator wrote it."""
+        signed_record: _builtins.str
+        """Of KIND_SIGNED_RECORD: see Session.Provenance.signed_record."""
         @_builtins.property
         def media_time(self) -> _duration_pb2.Duration:
             """Its media time."""
@@ -1170,10 +1222,12 @@ class StreamAvatarResponse(_message.Message):
             block_index: _builtins.int = ...,
             warning: _status_pb2.Status | None = ...,
             last_consumed_client_sequence: _builtins.int = ...,
+            text: _builtins.str = ...,
+            signed_record: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["media_time", b"media_time", "warning", b"warning"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["block_index", b"block_index", "kind", b"kind", "last_consumed_client_sequence", b"last_consumed_client_sequence", "media_time", b"media_time", "utterance_id", b"utterance_id", "warning", b"warning"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["block_index", b"block_index", "kind", b"kind", "last_consumed_client_sequence", b"last_consumed_client_sequence", "media_time", b"media_time", "signed_record", b"signed_record", "text", b"text", "utterance_id", b"utterance_id", "warning", b"warning"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

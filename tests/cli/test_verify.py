@@ -48,7 +48,7 @@ def test_one_file_without_a_mark_makes_the_code_1(folder: Path) -> None:
     code, out, _ = _verify(folder, str(folder / "marked.h264"), str(folder / "plain.h264"))
     assert code == 1
     assert f"marked by deployment {DEPLOYMENT}, session {session_number(SESSION_ID):06x}, slots 0 to 0" in out
-    assert "plain.h264: no mark found" in out
+    assert "plain.h264: neither signed metadata nor a mark was found" in out
 
 
 @pytest.mark.parametrize("name, words", [("text.txt", "video"), ("short.h264", "too short"), ("absent.mp4", "absent")])

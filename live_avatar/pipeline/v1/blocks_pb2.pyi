@@ -82,6 +82,7 @@ class ServiceInfo(_message.Message):
     SESSIONS_OPEN_FIELD_NUMBER: _builtins.int
     SESSION_CAPACITY_FIELD_NUMBER: _builtins.int
     SESSION_BYTES_FIELD_NUMBER: _builtins.int
+    WATERMARK_DEPLOYMENT_FIELD_NUMBER: _builtins.int
     role: Global___ServiceInfo.Role.ValueType
     name: _builtins.str
     """Name in logs and metrics, for example "denoise-stage-0"."""
@@ -96,6 +97,8 @@ class ServiceInfo(_message.Message):
     sessions_open: _builtins.int
     session_capacity: _builtins.int
     session_bytes: _builtins.int
+    watermark_deployment: _builtins.int
+    """Deployment that the mark in its frames names; absent: it marks no frames, or makes none."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Denoising steps this service performs; empty for other roles."""
@@ -114,12 +117,15 @@ class ServiceInfo(_message.Message):
         sessions_open: _builtins.int = ...,
         session_capacity: _builtins.int = ...,
         session_bytes: _builtins.int = ...,
+        watermark_deployment: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_watermark_deployment", b"_watermark_deployment", "watermark_deployment", b"watermark_deployment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "model_digest", b"model_digest", "name", b"name", "preset", b"preset", "protocol_version", b"protocol_version", "role", b"role", "session_bytes", b"session_bytes", "session_capacity", b"session_capacity", "sessions_open", b"sessions_open", "step_count", b"step_count", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_watermark_deployment", b"_watermark_deployment", "device", b"device", "model_digest", b"model_digest", "name", b"name", "preset", b"preset", "protocol_version", b"protocol_version", "role", b"role", "session_bytes", b"session_bytes", "session_capacity", b"session_capacity", "sessions_open", b"sessions_open", "step_count", b"step_count", "steps", b"steps", "watermark_deployment", b"watermark_deployment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__watermark_deployment: _TypeAlias = _typing.Literal["watermark_deployment"]  # noqa: Y015
+    _WhichOneofArgType__watermark_deployment: _TypeAlias = _typing.Literal["_watermark_deployment", b"_watermark_deployment"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__watermark_deployment) -> _WhichOneofReturnType__watermark_deployment | None: ...
 
 Global___ServiceInfo: _TypeAlias = ServiceInfo  # noqa: Y015
 

@@ -16,6 +16,7 @@ import soxr
 from av.audio.codeccontext import AudioCodecContext
 
 from live_avatar.config import Preset
+from live_avatar.provenance.segments import SegmentSigner
 from live_avatar.services.gateway.video import mp4
 from live_avatar.v1 import media_pb2
 
@@ -62,11 +63,30 @@ class Muxer(Protocol):
         """What is left when no block follows; may be empty."""
         ...
 
+    def prepare(self, first_picture: bytes) -> None:
+        """Does before the first block what may take long; with the first frame that ``mux`` will get.  Idempotent.
 
-def muxer_for(encoding: int, preset: Preset, size: tuple[int, int], rate_hz: int) -> Muxer:
-    """The muxer of a ``VideoFormat.Encoding``; ``size`` is (width, height), ``rate_hz`` the rate of the speech."""
+        Raises:
+            ValueError: the first picture brings no parameter sets, or the key gives no signature that holds.
+            OSError: the key cannot be asked.
+        """
+        ...
+
+
+def muxer_for(
+    encoding: int, preset: Preset, size: tuple[int, int], rate_hz: int, signer: SegmentSigner | None = None
+) -> Muxer:
+    """The muxer of a ``VideoFormat.Encoding``.
+
+    Args:
+        encoding: of the frames.
+        preset: of the session's pipeline.
+        size: (width, height) in pixels.
+        rate_hz: of the speech.
+        signer: signs fragments; other encodings have no place for a signature.
+    """
     if encoding == media_pb2.VideoFormat.ENCODING_FMP4:
-        return FragmentedMp4(preset, size, rate_hz)
+        return FragmentedMp4(preset, size, rate_hz, signer)
     if encoding == media_pb2.VideoFormat.ENCODING_H264_ANNEXB:
         return AccessUnits()
     return RawFrames()
@@ -91,6 +111,9 @@ class AccessUnits:
         """Nothing: every block is complete."""
         return b""
 
+    def prepare(self, first_picture: bytes) -> None:
+        """Nothing takes long."""
+
 
 class RawFrames:
     """One unit per frame: [height, width, 3] uint8."""
@@ -106,34 +129,51 @@ class RawFrames:
         """Nothing: every frame is complete."""
         return b""
 
+    def prepare(self, first_picture: bytes) -> None:
+        """Nothing takes long."""
+
 
 class FragmentedMp4:
     """One fragment per block, with the speech as AAC; the first unit begins with the file's header.
 
     The units of a session, one after the other, are a file.  Its first picture is shown from 0 on, until the second
     is due: players differ in what they do about a track that begins late.
+
+    Args:
+        preset: of the session's pipeline.
+        size: (width, height) in pixels.
+        rate_hz: of the speech.
+        signer: signs the header and each fragment; None: neither is signed.
     """
 
     carries_audio = True
 
-    def __init__(self, preset: Preset, size: tuple[int, int], rate_hz: int) -> None:
+    def __init__(
+        self, preset: Preset, size: tuple[int, int], rate_hz: int, signer: SegmentSigner | None = None
+    ) -> None:
         self._fps = preset.stream.fps
         self._dropped = preset.stream.dropped_frames
         self._size = size
         self._voice = AacVoice(rate_hz)
         self._sequence = 0
+        self._signer = signer
+        self._header = b""
+        """Until it is sent."""
+
+    def prepare(self, first_picture: bytes) -> None:
+        """See ``Muxer``: makes and signs the header."""
+        if self._sequence == 0 and not self._header:
+            header = self._init_segment(first_picture)
+            self._header = header if self._signer is None else self._signer.header(header)
 
     def mux(self, frames: EncodedFrames, speech: Speech) -> Iterator[Fragment]:
-        """See ``Muxer``.
-
-        Raises:
-            ValueError: the first picture brings no parameter sets.
-        """
+        """See ``Muxer``; raises like ``prepare`` where that was not called."""
         packets = self._voice.append(speech)
         if not frames.frames:
             self._voice.put_back(packets)
             return
-        header = self._header(frames.frames[0]) if self._sequence == 0 else b""
+        self.prepare(frames.frames[0])
+        header, self._header = self._header, b""
         yield Fragment(
             data=header + self._fragment(self._video(frames), self._voice.run(packets)),
             first_frame=frames.first_frame,
@@ -163,9 +203,10 @@ class FragmentedMp4:
 
     def _fragment(self, *runs: mp4.Run) -> bytes:
         self._sequence += 1
-        return mp4.fragment(self._sequence, runs)
+        fragment = mp4.fragment(self._sequence, runs)
+        return fragment if self._signer is None else self._signer.fragment(self._sequence, fragment)
 
-    def _header(self, first_picture: bytes) -> bytes:
+    def _init_segment(self, first_picture: bytes) -> bytes:
         sps, pps = mp4.parameter_sets(first_picture)
         video = mp4.VideoTrack(
             track_id=_VIDEO_TRACK,
