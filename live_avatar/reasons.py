@@ -94,7 +94,9 @@ REASONS: Mapping[str, Reason] = {
     "ENUM_UNKNOWN": Reason(_INVALID, "a number that is no value of the enum in this version", _FIX),
     "FIT_UNSUPPORTED": Reason(_INVALID, "an unknown way of fitting the portrait", _FIX),
     "GATEWAY_LOST": Reason(
-        ("OK",), "the session's gateway vanished; an `end_reason` of `Session`, never of an error", _AGAIN
+        ("UNAVAILABLE", "OK"),
+        "the gateway that holds the session does not answer; also an `end_reason` of `Session`",
+        "resume the stream; " + _WAIT,
     ),
     "HANDLE_EXPIRED": Reason(
         _PRECONDITION, "the resume handle is from before what the gateway keeps", "use the newest handle"
@@ -168,6 +170,7 @@ REASONS: Mapping[str, Reason] = {
         _PRECONDITION, "the session has ended; the metadata `cause` may say `IDLE` or `MAX_DURATION`", _AGAIN
     ),
     "SESSION_NOT_FOUND": Reason(("NOT_FOUND",), "there is no such session", _AGAIN),
+    "SESSION_MOVED": Reason(_UNAVAILABLE, "the session is on its way from one gateway to another", _WAIT),
     "SIZE_UNSUPPORTED": Reason(_INVALID, "frames of this size are not served", _FIX),
     "SLOW_CONSUMER": Reason(_EXHAUSTED, "finished video waited too long", "read faster and grant credits"),
     "STAGE_LOST": Reason(_UNAVAILABLE, "a service of the pipeline is lost or not ready", _WAIT),
@@ -220,11 +223,6 @@ REASONS: Mapping[str, Reason] = {
         "begin a new utterance with `sample_offset` 0 or a new `utterance_id`",
     ),
     "VIDEO_FORMAT_UNSUPPORTED": Reason(_INVALID, "encoding, bitrate or size of the video is not served", _FIX),
-    "WRONG_GATEWAY": Reason(
-        _PRECONDITION,
-        "another gateway holds the session; the metadata `stream_endpoint` is its address, where it has one",
-        "call there",
-    ),
     # Between services.
     "AUDIO_MALFORMED": Reason(_INVALID, "audio that is no whole number of samples", _REPORT, Audience.OPERATOR),
     "AUDIO_MISSING": Reason(_PRECONDITION, "a block came before its audio", _REPORT, Audience.OPERATOR),

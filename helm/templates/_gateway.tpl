@@ -30,6 +30,7 @@
 {{- with $gateway.endpoint }}
 - --endpoint={{ . }}
 {{- end }}
+{{- include "live-avatar.relayArguments" . }}
 - --store.lease-seconds={{ $gateway.store.leaseSeconds }}
 - --store.retention-seconds={{ $gateway.store.retentionSeconds }}
 - --limits.max-whole-file-seconds={{ .Values.audioEncoder.maxWholeFileSeconds }}
@@ -49,6 +50,32 @@
 - --usage.webhook-url={{ . }}
 {{- end }}
 {{- end }}
+
+{{/* Where other gateways reach it, with the certificate that it shows to pipelines too. */}}
+{{- define "live-avatar.relayPort" -}}7300{{- end }}
+
+{{- define "live-avatar.relayArguments" -}}
+{{- if include "live-avatar.hasRelays" . }}
+- --relay.host={{ .Values.listenAddress }}
+- --relay.port={{ include "live-avatar.relayPort" . }}
+{{- if contains ":" .Values.listenAddress }}
+- --relay.address=[$(POD_IP)]:{{ include "live-avatar.relayPort" . }}
+{{- else }}
+- --relay.address=$(POD_IP):{{ include "live-avatar.relayPort" . }}
+{{- end }}
+{{- if .Values.tls.enabled }}
+{{- $name := include "live-avatar.tlsName" (list . "gateway") }}
+- --relay.tls.certificate=/etc/live-avatar-tls/client/tls.crt
+- --relay.tls.key=/etc/live-avatar-tls/client/tls.key
+- --relay.tls.client-ca=/etc/live-avatar-tls/client/ca.crt
+- --relay.tls.allowed-names={{ $name }}
+- --relay.server-name={{ $name }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Whether gateways share a store, so that one may hold the sessions that another is asked for. */}}
+{{- define "live-avatar.hasRelays" -}}{{- if ne .Values.redis.mode "none" -}}true{{- end -}}{{- end }}
 
 {{/* How it finds pipelines, and who reaps the sessions of vanished gateways. */}}
 {{- define "live-avatar.discoveryArguments" -}}

@@ -160,13 +160,23 @@ def from_status(status: status_pb2.Status) -> ServiceError:
     return error
 
 
+def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    status: status_pb2.Status | None = rpc_status.from_call(error)  # type: ignore[arg-type]  # it needs no more of it
+    return status
+
+
+def line_broke(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a call failed because nobody answered it, and not because the other side refused it."""
+    return error.code() in _BROKEN and not _is_ours(_status_of(error))
+
+
 def from_rpc_error(error: grpc.aio.AioRpcError, peer: str = "the service") -> ServiceError:
     """The error behind a failed call: as ``peer`` gave it, or STAGE_LOST where the line to it broke.
 
     What a service raises carries our ErrorInfo, its INTERNAL too; without that, gRPC reports the end of a connection.
     """
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads code, details and metadata alone
-    if error.code() in _BROKEN and not _is_ours(status):
+    status = _status_of(error)
+    if line_broke(error):
         return stage_lost(f"the line to {peer} broke ({error.code().name})", error.details() or "")
     if status is None:
         status = status_pb2.Status(code=error.code().value[0], message=error.details() or "")

@@ -7,7 +7,8 @@ import asyncio
 import secrets
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from live_avatar.services.gateway.api.authentication import AuthenticationInterc
 from live_avatar.services.gateway.api.call_limit import CallLimitInterceptor
 from live_avatar.services.gateway.api.call_rate import CallRateInterceptor
 from live_avatar.services.gateway.api.late_requests import LateRequestInterceptor
+from live_avatar.services.gateway.api.relays import Relays
 from live_avatar.services.gateway.api.servicer import AvatarServicer
 from live_avatar.services.gateway.api.usage_servicer import UsageServicer
 from live_avatar.services.gateway.discovery.choice import open_discovery
@@ -33,6 +35,8 @@ from live_avatar.services.gateway.election.choice import open_election
 from live_avatar.services.gateway.election.leader import LeaderElection
 from live_avatar.services.gateway.pipelines.fleet import Fleet
 from live_avatar.services.gateway.pipelines.pipeline import Pipeline
+from live_avatar.services.gateway.relay.holder import Holders
+from live_avatar.services.gateway.relay.listener import RelayListener
 from live_avatar.services.gateway.sessions.manager import SessionManager
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.settings import GatewaySettings
@@ -66,8 +70,11 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
     client = connect(settings.store.url)
     store, access = _open_store(settings, client), _open_access(settings, client, telemetry)
     election = _election(settings)
-    manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings), telemetry, election)
-    servicer = AvatarServicer(manager, telemetry)
+    listener = _relay_listener(settings, access, telemetry)
+    policy = replace(_policy(settings), relay=listener.address if listener is not None else "")
+    manager = SessionManager(store, _fleet(settings, telemetry), policy, telemetry, election)
+    holders = _holders(settings, telemetry)
+    servicer = AvatarServicer(manager, telemetry, Relays(holders))
     usage = UsageServicer(store.usage, manager.policy.limits)
     admin = AdminServicer(access.admin, manager.quotas, manager.policy.limits)
     audit_log = _open_audit(settings, client, telemetry)
@@ -78,7 +85,11 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
         add_UsageServiceServicer_to_server(usage, server)
         add_AdminServiceServicer_to_server(admin, server)
 
-    async with asyncio.TaskGroup() as tasks:
+    def register_relayed(server: grpc.aio.Server) -> None:
+        add_AvatarServiceServicer_to_server(AvatarServicer(manager, telemetry), server)
+
+    relaying = listener.serving(register_relayed) if listener is not None else nullcontext()
+    async with relaying, asyncio.TaskGroup() as tasks:
         works = (manager.run(), access.run(), *_posting(settings, client, store, election, telemetry))
         running = [tasks.create_task(work) for work in works]
         auditing = tasks.create_task(audit_log.run())
@@ -107,9 +118,23 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
             await asyncio.wait(running)
             auditing.cancel()  # what ended just now is in the audit too
             await asyncio.wait([auditing])
+            await holders.aclose()
             await audit_log.aclose()
             await access.aclose()
             await store.aclose()
+
+
+def _relay_listener(settings: GatewaySettings, access: Access, telemetry: Telemetry) -> RelayListener | None:
+    """Where other gateways call this one; None: no other can know its sessions."""
+    if settings.store.url == IN_MEMORY:
+        return None
+    interceptors = (AuthenticationInterceptor(access.authenticator), LateRequestInterceptor())
+    return RelayListener(settings.relay, telemetry, interceptors)
+
+
+def _holders(settings: GatewaySettings, telemetry: Telemetry) -> Holders:
+    tls = settings.tls.model_copy(update={"server_name": settings.relay.server_name})
+    return Holders(settings.relay, ClientTls.of(tls, telemetry))
 
 
 def _posting(

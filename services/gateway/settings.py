@@ -10,6 +10,7 @@ from live_avatar.services.gateway.access.settings import AuthSettings
 from live_avatar.services.gateway.discovery.settings import DiscoverySettings
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.quotas.settings import QuotaSettings
+from live_avatar.services.gateway.relay.settings import RelaySettings
 from live_avatar.services.gateway.sessions.policy import LiveRules
 from live_avatar.services.gateway.store.redis_access import IN_MEMORY
 from live_avatar.services.gateway.usage.settings import UsageSettings
@@ -62,6 +63,7 @@ class GatewaySettings(Settings):
     auth: AuthSettings = AuthSettings()
     audit: AuditSettings = AuditSettings()
     store: StoreSettings = StoreSettings()
+    relay: RelaySettings = RelaySettings()
     limits: Limits = Limits()
     live: LiveRules = LiveRules()
     quotas: QuotaSettings = QuotaSettings()
@@ -77,4 +79,6 @@ class GatewaySettings(Settings):
     @model_validator(mode="after")
     def _strangers_must_be_authenticated(self) -> Self:
         self.auth.check_host(self.server.host)
+        if self.store.url != IN_MEMORY:
+            self.auth.check_host(self.relay.host)
         return self

@@ -52,6 +52,7 @@ OUTSIDE = {
     "webhook-secret": "0123456789abcdef",
 }
 """What Secrets hold that the chart does not make."""
+POD_IP = "10.1.2.3"
 
 
 def secrets_of(documents: list[Document]) -> dict[str, dict[str, str]]:
@@ -63,13 +64,18 @@ def read(container: Document, documents: list[Document], monkeypatch: pytest.Mon
     service = container["image"].rpartition("/")[2].partition(":")[0].removeprefix("live-avatar-")
     with monkeypatch.context() as environment:
         for one in container.get("env", []):
-            value = one.get("value")
-            if value is None:
-                key = one["valueFrom"]["secretKeyRef"]
-                value = secrets_of(documents).get(key["name"], OUTSIDE)[key["key"]]
-            environment.setenv(one["name"], value)
+            environment.setenv(one["name"], one["value"] if "value" in one else _given(one["valueFrom"], documents))
         flags = [flag.replace("/etc/live-avatar/preset.json", preset) for flag in container["args"]]
+        flags = [flag.replace("$(POD_IP)", POD_IP) for flag in flags]
         return load(CLASSES[service], flags, program=service)
+
+
+def _given(source: Document, documents: list[Document]) -> str:
+    """What the cluster puts into a variable."""
+    if "fieldRef" in source:
+        return {"status.podIP": POD_IP}[source["fieldRef"]["fieldPath"]]
+    key = source["secretKeyRef"]
+    return secrets_of(documents).get(key["name"], OUTSIDE)[key["key"]]
 
 
 def services_of(documents: list[Document]) -> list[Document]:
@@ -79,6 +85,17 @@ def services_of(documents: list[Document]) -> list[Document]:
         if not owner.endswith("-redis")
         for container in pod["containers"]
     ]
+
+
+def test_gateways_reach_each_other_with_certificates_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = render({})
+    (gateway,) = (one for one in services_of(documents) if one["name"] == "gateway")
+    relay = read(gateway, documents, monkeypatch).relay
+    ports = {one["name"]: one["containerPort"] for one in gateway["ports"]}
+    assert relay.address == f"{POD_IP}:{ports['relay']}"
+    assert relay.port == ports["relay"]
+    assert relay.tls.client_ca is not None
+    assert relay.tls.allowed_names == (relay.server_name,)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -91,6 +108,8 @@ def test_every_service_reads_its_configuration(name: str, monkeypatch: pytest.Mo
         ports = {port["name"].partition("-")[0]: port["containerPort"] for port in container["ports"]}
         server = settings.server
         reported = {"grpc": server.port, "health": server.health_port, "metrics": settings.telemetry.prometheus_port}
+        if container["name"] == "gateway" and settings.relay.address:
+            reported["relay"] = settings.relay.port
         assert reported == ports
 
 

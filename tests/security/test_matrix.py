@@ -153,8 +153,8 @@ def expected(kind: str, rpc: str) -> set[str]:
         }.get(rpc, {OK})
     # The session is not streamed and held by A: past all checks of the caller.
     return {
-        "UpdateSession": {"STREAM_NOT_OPEN", "WRONG_GATEWAY"},
-        "InterruptSession": {"NOT_LIVE", "STREAM_NOT_OPEN", "WRONG_GATEWAY"},
+        "UpdateSession": {"STREAM_NOT_OPEN"},
+        "InterruptSession": {"NOT_LIVE", "STREAM_NOT_OPEN"},
         "UpdateQuotas": {"TENANT_FORBIDDEN"},  # the operator's alone
     }.get(rpc, {OK})
 
@@ -200,8 +200,7 @@ def test_a_stream_is_opened_by_its_token_and_by_no_credential_alone(redis_server
                     assert await outcome(gateway.using(on.keys[kind]).open(token)) == reason, kind
                 for forged in ("", token[:-1], token.replace(f".{TENANT}.", f".{OTHER}.")):
                     assert await outcome(gateway.using(on.keys["right"]).open(forged)) == "TOKEN_INVALID"
-            assert await outcome(on.gateways["B"].open(token)) == "WRONG_GATEWAY"
-            opened = await on.gateways["A"].open(token)
+            opened = await on.gateways["B"].open(token)
             assert opened.opened.session.session_id == on.session.session.session_id
 
     asyncio.run(scenario())

@@ -8,12 +8,10 @@ import asyncio
 import hashlib
 import math
 import secrets
-import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-import grpc
 import structlog
 
 from live_avatar.portrait.sizing import target_size
@@ -32,16 +30,18 @@ from live_avatar.services.gateway.sessions.creation import Creations, create_fai
 from live_avatar.services.gateway.sessions.events import Interruption
 from live_avatar.services.gateway.sessions.failures import Failures
 from live_avatar.services.gateway.sessions.keeper import End, Ended, Keeper, session_closed
+from live_avatar.services.gateway.sessions.lookup import Lookup
 from live_avatar.services.gateway.sessions.moves import Moves
 from live_avatar.services.gateway.sessions.negotiation import negotiated
 from live_avatar.services.gateway.sessions.placement import Placement
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.sessions.portrait import condition
 from live_avatar.services.gateway.sessions.recovery import Recovery
-from live_avatar.services.gateway.sessions.session import IDLE, NOTICE_S, Session
+from live_avatar.services.gateway.sessions.session import Session
+from live_avatar.services.gateway.sessions.sweep import sweep
 from live_avatar.services.gateway.store.probe import StoreProbe
 from live_avatar.services.gateway.store.quotas import QuotaError, Quotas
-from live_avatar.services.gateway.store.records import OVER, SessionRecord
+from live_avatar.services.gateway.store.records import SessionRecord
 from live_avatar.services.gateway.store.store import SessionStore, not_found
 from live_avatar.services.gateway.usage.recorder import UsageRecorder
 from live_avatar.services.gateway.waiting import Condition, run_until
@@ -81,6 +81,7 @@ class SessionManager:
         self._portraits = Portraits(policy.limits.portrait, "reference_image")
         self._creations = Creations(store, self._keeper)
         self._failures = Failures()
+        self._lookup = Lookup(store, self._sessions, self._failures)
         self.quotas = QuotaBook(store.quotas, policy.quotas)
         self._recorder = UsageRecorder(store.usage, self.quotas.of, policy.recording, self._report_backlog)
         self._draining = False
@@ -188,7 +189,7 @@ class SessionManager:
         if tenant not in ("", right.tenant):
             raise not_found(right.session_id)
         handle = self.handles.check(opening.resume_handle) if opening.resume_handle else None
-        session = await self._held(await self.store.get(right.tenant, right.session_id))
+        session = await self._lookup.find(await self.store.get(right.tenant, right.session_id))
         if handle is None and (session.phase is Phase.RESERVED or not opening.resumable):
             session.attach(resumable=opening.resumable)
             self._begin_task(self._feed(session))
@@ -219,7 +220,7 @@ class SessionManager:
 
     async def interrupt(self, tenant: str, session_id: str, request_id: str) -> Interruption:
         """Barge-in, see ``Delivery.interrupt``; raises ServiceError also where the session is not held here."""
-        session = await self._held(await self.store.get(tenant, session_id))
+        session = await self._lookup.find(await self.store.get(tenant, session_id))
         session.touch("interrupt")
         return session.delivery.interrupt("", request_id, in_order=False)
 
@@ -229,7 +230,7 @@ class SessionManager:
         Raises:
             ServiceError: the session is not held here, does not stream, or ends meanwhile.
         """
-        session = await self._held(await self.store.get(tenant, session_id))
+        session = await self._lookup.find(await self.store.get(tenant, session_id))
         if session.phase is not Phase.STREAMING:
             raise ServiceError(PRECONDITION, "STREAM_NOT_OPEN", "the session's stream is not open yet")
         session.touch("update")
@@ -301,6 +302,7 @@ class SessionManager:
             request_id=request.request_id,
             pipeline="",
             endpoint=self.policy.endpoint,
+            relay=self.policy.relay,
             max_duration_ms=session_ms(caller.tenant, quotas, wanted_ms, limits.max_session_seconds * 1000),
             idle_timeout_ms=limits.idle_timeout_seconds * 1000,
         )
@@ -353,23 +355,6 @@ class SessionManager:
         self._log.info("session begun", session=session_name(name))
         self._tasks.create_task(condition(session, image))
 
-    async def _held(self, record: SessionRecord) -> Session:
-        """The session of a record; raises ServiceError where it is over, or another gateway's."""
-        session = self._sessions.get(record.session_id)
-        if session is not None:
-            return session
-        self._failures.check(record.session_id)
-        holder = await self.store.holder(record.session_id)
-        if holder is None:
-            # It may have ended since the record was read; else its gateway is gone, and it ends soon.
-            record = await self.store.get(record.tenant, record.session_id)
-        if record.state in OVER or holder in (None, self.store.owner):
-            raise expired("the session is over")
-        code, where = grpc.StatusCode.FAILED_PRECONDITION, {}
-        if record.endpoint:
-            where["stream_endpoint"] = record.endpoint
-        raise ServiceError(code, "WRONG_GATEWAY", "another gateway holds the session", where)
-
     def _report_backlog(self, sessions: int) -> None:
         self._telemetry.usage_backlog(sessions + self._keeper.ends_waiting)
 
@@ -378,32 +363,9 @@ class SessionManager:
         while True:
             await asyncio.sleep(_SWEEP_S)
             for session in tuple(self._sessions.values()):
-                self._sweep(session)
+                sweep(session, self.policy.limits.block_deadline_seconds)
                 if session.failure is not None and session.phase in (Phase.RESERVED, Phase.DETACHED):
                     await self.end(session, api.Session.STATE_FAILED)
-
-    def _sweep(self, session: Session) -> None:
-        now = time.monotonic()
-        end = ("MAX_DURATION", "the session has lasted as long as it may")
-        _end_in_time(session, session.life_left_s(now), NOTICE_S, end)
-        left_s = session.idle_left_s(now)
-        if left_s is not None:
-            notice_s = min(NOTICE_S, session.idle_timeout_s / 2)
-            _end_in_time(session, left_s, notice_s, (IDLE, f"nothing happened for {session.idle_timeout_s} s"))
-        session.fail_if_due(now)
-        oldest, deadline_s = session.ledger.oldest_admitted_at, self.policy.limits.block_deadline_seconds
-        if oldest is not None and now - oldest > deadline_s:
-            code = grpc.StatusCode.DEADLINE_EXCEEDED
-            session.fail(ServiceError(code, "BLOCK_DEADLINE", f"a block took longer than {deadline_s} s"))
-
-
-def _end_in_time(session: Session, left_s: float, notice_s: float, ended: tuple[str, str]) -> None:
-    """Ends a session that has ``left_s`` seconds, ``notice_s`` after it was warned; ``ended`` is reason and message."""
-    reason, message = ended
-    if left_s < 0:
-        session.fail(expired(message, reason))
-    elif left_s < notice_s:
-        session.warn(left_s, reason)
 
 
 def _end(session: Session, state: int, reason: str = "") -> End:

@@ -51,6 +51,8 @@ class SessionPolicy:
     """How long a session outlives its gateway's last sign of life."""
     quotas: Quotas = _NO_QUOTAS
     """Of tenants that have none of their own."""
+    relay: str = ""
+    """Address at which other gateways reach this one; empty: at none."""
     recording: RecordingRules = _RECORDING
     """How use is recorded."""
 

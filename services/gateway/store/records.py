@@ -50,6 +50,9 @@ class SessionRecord:
     preset: str = field(default="", metadata={_LATER: True})
     """Of its pipeline, once it has one."""
 
+    relay: str = field(default="", metadata={_LATER: True})
+    """Address at which other gateways reach the one that holds it; empty: at none."""
+
     def to_fields(self) -> dict[Any, Any]:
         """As fields of a hash: names to bytes."""
         return {one.name: _to_bytes(getattr(self, one.name)) for one in fields(self)}

@@ -1,0 +1,1 @@
+"""Calls for sessions that another gateway holds: passed on to that one, and taken from others."""
