@@ -144,6 +144,41 @@ VIEWER_WAITED = Metric(
     labels=("reason",),
     about="time for which viewers of live sessions had no new frames, by reason",
 )
+SESSIONS_SUSPENDED = Metric(
+    name="sessions_suspended",
+    kind="counter",
+    unit="{session}",
+    labels=("reason",),
+    about="times a session lost its pipeline or its client and waited for another, by reason",
+)
+SESSION_RECOVERY = Metric(
+    name="session_recovery",
+    kind="histogram",
+    unit="s",
+    labels=("reason",),
+    about="time from the loss of a session's pipeline until another continued with it, by reason of the loss",
+)
+RECOVERIES_FAILED = Metric(
+    name="recoveries_failed",
+    kind="counter",
+    unit="{session}",
+    labels=("reason",),
+    about="sessions that ended because no pipeline continued with them, by reason of the loss",
+)
+SESSION_MOVE = Metric(
+    name="session_move",
+    kind="histogram",
+    unit="s",
+    labels=(),
+    about="time for which a session admitted no block while it moved off a pipeline that is about to end",
+)
+STREAMS_RESUMED = Metric(
+    name="streams_resumed",
+    kind="counter",
+    unit="{stream}",
+    labels=(),
+    about="streams that were opened in place of one that broke",
+)
 LINK_READY = Metric(
     name="link_ready",
     kind="gauge",
@@ -219,6 +254,11 @@ METRICS = (
     AUDIO_STARVED,
     SESSIONS_DEGRADED,
     VIEWER_WAITED,
+    SESSIONS_SUSPENDED,
+    SESSION_RECOVERY,
+    RECOVERIES_FAILED,
+    SESSION_MOVE,
+    STREAMS_RESUMED,
     LINK_READY,
     LINK_LOSSES,
     ISSUER_KEYS,

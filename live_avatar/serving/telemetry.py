@@ -191,6 +191,26 @@ class Telemetry:
         """A live viewer had nothing to show for so long; ``reason`` as in the event for it."""
         self._emit(metrics.VIEWER_WAITED, seconds, reason=reason)
 
+    def session_suspended(self, reason: str) -> None:
+        """A session lost its pipeline or its client for ``reason``, and waits for another."""
+        self._emit(metrics.SESSIONS_SUSPENDED, 1, reason=reason)
+
+    def session_recovered(self, reason: str, seconds: float) -> None:
+        """A pipeline continues with a session so long after it lost its own for ``reason``."""
+        self._emit(metrics.SESSION_RECOVERY, seconds, reason=reason)
+
+    def recovery_failed(self, reason: str) -> None:
+        """A session ends that lost its pipeline for ``reason``."""
+        self._emit(metrics.RECOVERIES_FAILED, 1, reason=reason)
+
+    def session_moved(self, seconds: float) -> None:
+        """A session has moved off a pipeline that is about to end, and admitted no block for so long."""
+        self._emit(metrics.SESSION_MOVE, seconds)
+
+    def stream_resumed(self) -> None:
+        """A stream took the place of one that broke."""
+        self._emit(metrics.STREAMS_RESUMED, 1)
+
     def issuer_keys(self, count: int) -> None:
         """So many keys of the OIDC issuer are known."""
         self._emit(metrics.ISSUER_KEYS, count)

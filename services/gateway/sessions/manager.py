@@ -70,8 +70,8 @@ class SessionManager:
         self._fleet = fleet
         self._keeper = Keeper(store, policy.lease_s, election or NoElection())
         self._placement = Placement(store, fleet)
-        self._recovery = Recovery(store, self._keeper, self._placement)
-        self._moves = Moves(self._sessions.values, self._keeper, self._placement, self._recovery.publish)
+        self._recovery = Recovery(store, self._keeper, self._placement, telemetry)
+        self._moves = Moves(self._sessions.values, self._keeper, self._placement, self._recovery.publish, telemetry)
         self._probe = StoreProbe(store)
         self.policy = policy
         self._telemetry = telemetry
@@ -195,6 +195,7 @@ class SessionManager:
             self._begin_task(self._feed(session))
         else:
             await session.resume_stream(handle, opening.next_block_index)
+            self._telemetry.stream_resumed()
             self._begin_task(self._publish(session))
         return session
 
@@ -211,6 +212,7 @@ class SessionManager:
             self.end_soon(session, state, reason)
             return
         session.detach()
+        self._telemetry.session_suspended(reason)
         self._log.info("stream lost", session=session_name(session.record.session_id), reason=reason)
         self._begin_task(self._publish(session))
 

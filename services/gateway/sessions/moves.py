@@ -19,6 +19,7 @@ from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.waiting import run_until
 from live_avatar.serving.errors import as_service_error, draining
 from live_avatar.serving.logs import session_name
+from live_avatar.serving.telemetry import Telemetry
 
 MOVED_TOGETHER = 4
 """Sessions that are on their way at the same time: each costs its new pipeline a window of blocks."""
@@ -37,6 +38,7 @@ class Moves:
         keeper: of their leases.
         placement: on its pipelines.
         publish: shows in the store what has become of one.
+        telemetry: of this gateway.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class Moves:
         keeper: Keeper,
         placement: Placement,
         publish: Callable[[Session], Awaitable[None]],
+        telemetry: Telemetry,
     ) -> None:
+        self._telemetry = telemetry
         self._sessions = sessions
         self._publish = publish
         self._keeper = keeper
@@ -104,12 +108,14 @@ class Moves:
         self._keeper.hold(record, session.fail, lambda: session.used)
         try:
             async with asyncio.timeout(_HANDOVER_S):
+                began = time.monotonic()
                 with session.handover.pause():
                     await session.wait_for(lambda: not session.handover.is_sending)
                     moved_to = await open_again(session, pipeline)
                     await _switch(session, line, moved_to)
         except TimeoutError:
             raise draining(f"the session could not leave within {_HANDOVER_S} s") from None
+        self._telemetry.session_moved(time.monotonic() - began)
 
 
 async def _switch(session: Session, before: Line, line: Line) -> None:

@@ -20,6 +20,7 @@ from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.services.gateway.waiting import run_until
 from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError, as_service_error
 from live_avatar.serving.logs import session_name
+from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
@@ -33,9 +34,11 @@ class Recovery:
         store: of all sessions.
         keeper: of those of this gateway.
         placement: on its pipelines.
+        telemetry: of this gateway.
     """
 
-    def __init__(self, store: SessionStore, keeper: Keeper, placement: Placement) -> None:
+    def __init__(self, store: SessionStore, keeper: Keeper, placement: Placement, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
         self._store = store
         self._keeper = keeper
         self._placement = placement
@@ -53,14 +56,18 @@ class Recovery:
         failures: Counter[str] = Counter()
         log = self._log.bind(session=session_name(session.record.session_id))
         log.warning("session suspended", reason=cause.reason)
+        self._telemetry.session_suspended(cause.reason)
         try:
             async with asyncio.timeout(session.limits.resume_seconds):
                 while not await self._attempt(session, failures):
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         except TimeoutError:
+            self._telemetry.recovery_failed(cause.reason)
             raise cause from None
-        log.info("session goes on", block=session.ledger.admitted, after_s=round(time.monotonic() - began, 3))
+        after_s = time.monotonic() - began
+        self._telemetry.session_recovered(cause.reason, after_s)
+        log.info("session goes on", block=session.ledger.admitted, after_s=round(after_s, 3))
 
     async def _attempt(self, session: Session, failures: Counter[str]) -> bool:
         """Returns whether the session goes on; raises ServiceError where it is not ours any more."""
