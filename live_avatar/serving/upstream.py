@@ -28,6 +28,8 @@ class Upstream:
         self, context: Context, heartbeat: Callable[[], StreamBlocksResponse], block_credits: int, timing: HopTiming
     ) -> None:
         self.peer = ""
+        self.version = 0
+        """Of the protocol, as the peer speaks it."""
         self._credits = block_credits
         self._timing = timing
         self._outbox: Mailbox[StreamBlocksResponse] = Mailbox(MAX_ANSWERS)
@@ -57,7 +59,7 @@ class Upstream:
                 "MODEL_MISMATCH",
                 f"the model is {model_digest!r}, not {hello.expected_model_digest!r}",
             )
-        self.peer = hello.peer
+        self.peer, self.version = hello.peer, hello.protocol_version
 
     async def run(self, receive: Callable[[StreamBlocksRequest], Awaitable[None]]) -> None:
         """See ``ServerStream.run``."""

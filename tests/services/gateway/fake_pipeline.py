@@ -35,7 +35,8 @@ from live_avatar.serving.interceptors import ErrorInterceptor
 from live_avatar.serving.link import Link
 from live_avatar.serving.parts import cut
 from live_avatar.serving.priming import finished_block
-from live_avatar.serving.timing import HopTiming
+from live_avatar.serving.timing import PROTOCOL_VERSION, HopTiming
+from live_avatar.serving.upstream import Upstream
 from live_avatar.serving.work import Completion, Work
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
 
@@ -148,6 +149,7 @@ class CountingDecoder(PassingWork, VaeDecoderServiceServicer):
         self.portrait_encoded.set()
         self._encoders: dict[Name, VideoEncoder] = {}
         self._outboxes: dict[Name, asyncio.Queue[StreamVideoResponse]] = {}
+        self.keeps_finished = True
         self._keepers: set[Name] = set()
         """Sessions whose gateway receives finished blocks."""
 
@@ -231,12 +233,31 @@ class CountingDecoder(PassingWork, VaeDecoderServiceServicer):
                 if request.HasField("subscribe"):
                     key = request.subscribe.key
                     self._outboxes[_name(key)] = outbox
-                    self._keepers |= {_name(key)} if request.subscribe.finished_blocks else set()
+                    keeps = request.subscribe.finished_blocks and self.keeps_finished
+                    self._keepers |= {_name(key)} if keeps else set()
                     outbox.put_nowait(StreamVideoResponse(subscribed=StreamVideoResponse.Subscribed(key=key)))
             writer.cancel()
 
     def _send(self, name: Name, response: StreamVideoResponse) -> None:
         self._outboxes[name].put_nowait(response)
+
+
+class OlderHop(HopServer):
+    """A service of the protocol version before: it refuses the newest, and knows nothing of drains that it tells of."""
+
+    def describe(self) -> ServiceInfo:
+        info = super().describe()
+        info.protocol_version = PROTOCOL_VERSION - 1
+        return info
+
+    @property
+    def draining(self) -> bool:
+        return False
+
+    async def _handshake(self, upstream: Upstream) -> None:
+        await super()._handshake(upstream)
+        if upstream.version != PROTOCOL_VERSION - 1:
+            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "PROTOCOL_VERSION", "an older one is served")
 
 
 @dataclass
@@ -275,11 +296,13 @@ async def fake_pipeline(
     ports: tuple[int, int, int] = (0, 0, 0),
     encoder: PassingWork | None = None,
     decoder: CountingDecoder | None = None,
+    older: bool = False,
 ) -> AsyncIterator[FakePipeline]:
-    """A running pipeline; it ends all its sessions on exit."""
+    """A running pipeline; it ends all its sessions on exit.  ``older``: of the protocol version before."""
     pipeline = FakePipeline(
         encoder or PassingWork(capacity), PassingWork(capacity), decoder or CountingDecoder(capacity)
     )
+    pipeline.decoder.keeps_finished = not older
     roles = (ServiceInfo.ROLE_AUDIO_ENCODER, ServiceInfo.ROLE_DENOISE_STAGE, ServiceInfo.ROLE_VAE_DECODER)
     names = ("audio-encoder", "denoise-stage-0", "vae-decoder")
     target: str | None = None
@@ -293,7 +316,8 @@ async def fake_pipeline(
                 info.steps.extend(steps)
                 info.step_count = 4
             work = pipeline.works[index]
-            target = await _start(stack, pipeline, info, work, target, timing or HopTiming(), ports[index])
+            make = OlderHop if older else HopServer
+            target = await _start(stack, pipeline, info, work, target, timing or HopTiming(), ports[index], make)
             if index == 2:
                 pipeline.tail = target
         pipeline.head = target or ""
@@ -308,11 +332,12 @@ async def _start(
     target: str | None,
     timing: HopTiming,
     port: int,
+    make: type[HopServer],
 ) -> str:
     """Starts one service; returns its address."""
     device = stack.enter_context(ThreadPoolExecutor(1))
     link = Link(target, peer=info.name, timing=timing) if target else None
-    hop = HopServer(info, work, link, device, timing=timing, block_credits=4)
+    hop = make(info, work, link, device, timing=timing, block_credits=4)
     pipeline.hops.insert(0, hop)
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[("grpc.so_reuseport", 0)])
     add_PipelineServiceServicer_to_server(hop, server)

@@ -1,8 +1,8 @@
 """A live session outlives its pipeline: no frame is lost or repeated, and all speech that was accepted is spoken."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,15 +66,24 @@ class System:
 
 @asynccontextmanager
 async def system(pipelines: int = 2, capacity: int = 1, **limits: float) -> AsyncIterator[System]:
+    async with fleet([fake_pipeline(capacity) for _ in range(pipelines)], pipelines * capacity, **limits) as running:
+        yield running
+
+
+@asynccontextmanager
+async def fleet(
+    pipelines: Sequence[AbstractAsyncContextManager[FakePipeline]], capacity: int, **limits: float
+) -> AsyncIterator[System]:
+    """A gateway before ``pipelines``, which have room for ``capacity`` sessions together."""
     async with AsyncExitStack() as stack:
-        fakes = [await stack.enter_async_context(fake_pipeline(capacity)) for _ in range(pipelines)]
+        fakes = [await stack.enter_async_context(one) for one in pipelines]
         heads = [await stack.enter_async_context(relayed(one.head)) for one in fakes]
         tails = [await stack.enter_async_context(relayed(one.tail)) for one in fakes]
         addresses = tuple(f"{head.address}/{tail.address}" for head, tail in zip(heads, tails, strict=True))
         settings = {"pipelines": addresses, "limits": limits}
         before = replace(fakes[0], head=heads[0].address, tail=tails[0].address)
         running = await stack.enter_async_context(gateway(before, settings=settings))
-        while (await running.info()).session_capacity < pipelines * capacity:  # noqa: ASYNC110 - the gateway is asked
+        while (await running.info()).session_capacity < capacity:  # noqa: ASYNC110 - the gateway is asked
             await asyncio.sleep(0.02)
         yield System(running, fakes, heads, tails)
 

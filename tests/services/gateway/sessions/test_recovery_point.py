@@ -1,6 +1,8 @@
 """What a session goes on from: bounded, without gaps, and as it was sent."""
 
 import asyncio
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,12 +11,17 @@ from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, SessionKey, Sin
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.services.gateway.audio.kept_sound import KeptSound
 from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.pipelines.pipeline import Pipeline
 from live_avatar.services.gateway.sessions.conditioning import Conditioning, Prompts
+from live_avatar.services.gateway.sessions.line import Line
+from live_avatar.services.gateway.sessions.live import LiveDelivery
+from live_avatar.services.gateway.sessions.policy import LiveRules
 from live_avatar.services.gateway.sessions.recovery_point import FinishedBlocks
 from live_avatar.services.gateway.sessions.suspension import LOSSES, Suspension
 from live_avatar.serving.errors import ServiceError, stage_lost
 from live_avatar.serving.priming import finished_block
 from live_avatar.v1 import avatar_service_pb2 as api
+from tests.services.gateway.live_session import admit, delivery_of, live_config, live_context, live_session
 
 WINDOW = 4
 KEY = SessionKey(session_id="a", epoch=2)
@@ -118,6 +125,31 @@ def test_only_losses_suspend_and_not_too_many_of_them() -> None:
     assert suspension.refusal is not None and "3 times within a minute" in suspension.refusal.message
     assert suspension.begin(stage_lost("a stage"), 61.0)
     assert {"STAGE_LOST", "DRAINING"} <= LOSSES
+
+
+@pytest.mark.parametrize("depth", [3, 6])
+def test_the_lead_and_the_blocks_ahead_follow_the_depth_of_the_pipeline(depth: int) -> None:
+    async def scenario() -> None:
+        session = live_session()
+        session.conditioning.sink_sent(4, Sink(version=1))
+        before = Line(session, session.pipeline, session.key)
+        services = tuple(f"service {number}" for number in range(depth))
+        pipeline = cast(Pipeline, SimpleNamespace(services=services, close=lambda key: None))
+        session.resume(Line(session, pipeline, session.key), stage_lost("a stage"))
+        pacer = delivery_of(session).pacer
+        assert pacer.rules is pacer.playback.rules and pacer.rules.max_lead_ms == (depth + 2) * 480
+        while session.may_admit:
+            admit(session)
+        assert session.ledger.admitted == depth + 2
+        assert not session.is_on(before)
+
+    asyncio.run(scenario())
+
+
+def test_a_lead_that_is_set_stays() -> None:
+    delivery = LiveDelivery(live_context(live_config(), LiveRules(max_lead_ms=2_000)))
+    delivery.move(9)
+    assert delivery.pacer.rules.max_lead_ms == 2_000
 
 
 def test_conditioning_comes_again_with_the_blocks_from_which_it_held() -> None:
