@@ -170,7 +170,6 @@ REASONS: Mapping[str, Reason] = {
         _PRECONDITION, "the session has ended; the metadata `cause` may say `IDLE` or `MAX_DURATION`", _AGAIN
     ),
     "SESSION_NOT_FOUND": Reason(("NOT_FOUND",), "there is no such session", _AGAIN),
-    "SESSION_MOVED": Reason(_UNAVAILABLE, "the session is on its way from one gateway to another", _WAIT),
     "SIZE_UNSUPPORTED": Reason(_INVALID, "frames of this size are not served", _FIX),
     "SLOW_CONSUMER": Reason(_EXHAUSTED, "finished video waited too long", "read faster and grant credits"),
     "STAGE_LOST": Reason(_UNAVAILABLE, "a service of the pipeline is lost or not ready", _WAIT),
@@ -255,6 +254,12 @@ REASONS: Mapping[str, Reason] = {
         Audience.OPERATOR,
     ),
     "SESSION_KEY_MALFORMED": Reason(_INVALID, "a session key that is empty or too long", _REPORT, Audience.OPERATOR),
+    "SESSION_MOVED": Reason(
+        _UNAVAILABLE,
+        "a gateway passed a call on to one that does not hold the session any more",
+        "it looks again by itself",
+        Audience.OPERATOR,
+    ),
     "STALE_EPOCH": Reason(
         ("ABORTED",), "a later holder of the session has taken over", "the older holder gives up", Audience.OPERATOR
     ),

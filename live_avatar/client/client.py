@@ -14,10 +14,10 @@ import grpc
 
 from live_avatar.client.channel import ApiKeySource, open_channel
 from live_avatar.client.errors import AvatarError, from_rpc_error
-from live_avatar.client.late_writes import keep_last_word
 from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import Interruption, ServerInfo, server_info
 from live_avatar.client.stream import AvatarStream, Call
+from live_avatar.late_writes import keep_last_word
 from live_avatar.limits import MAX_IMAGE_BYTES
 from live_avatar.provenance.facts import MediaFacts, mark_value
 from live_avatar.proxies import proxy_before

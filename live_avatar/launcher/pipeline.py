@@ -73,8 +73,8 @@ class Speed:
 GATEWAY_VARIABLES = tuple(
     f"LIVE_AVATAR__{name}"
     for name in (
-        "AUDIT__", "AUTH__", "ENDPOINT", "LIMITS__", "LIVE__", "PREVIOUS_TOKEN_KEY", "QUOTAS__", "STORE__",
-        "TOKEN_KEY", "USAGE__",
+        "AUDIT__", "AUTH__", "ENDPOINT", "LIMITS__", "LIVE__", "PREVIOUS_TOKEN_KEY", "QUOTAS__", "RELAY__",
+        "STORE__", "TOKEN_KEY", "USAGE__",
     )
 )  # fmt: skip
 """Beginnings of the variables of settings that the gateway alone has: the other services do not know them, and need

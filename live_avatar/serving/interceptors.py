@@ -188,7 +188,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             try:
                 if most is not None and len(data) > most:
                     raise _too_large(len(data), most)
-                return data if read is None else _read(read, data)
+                return data if read is None else read_message(read, data)
             except ServiceError as error:
                 if handler.request_streaming:
                     raise
@@ -224,7 +224,8 @@ async def _answered(context: Context, limit_s: float | None) -> AsyncIterator[No
         raise
 
 
-def _read(read: Callable[[bytes], Any], data: bytes) -> Any:
+def read_message(read: Callable[[bytes], Any], data: bytes) -> Any:
+    """The message in ``data``; raises ServiceError INVALID_ARGUMENT/MESSAGE_MALFORMED where there is none."""
     try:
         return read(data)
     except (DecodeError, ValueError):

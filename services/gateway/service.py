@@ -6,9 +6,8 @@ Composes; knows nothing else.
 import asyncio
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,6 @@ from live_avatar.services.gateway.api.authentication import AuthenticationInterc
 from live_avatar.services.gateway.api.call_limit import CallLimitInterceptor
 from live_avatar.services.gateway.api.call_rate import CallRateInterceptor
 from live_avatar.services.gateway.api.late_requests import LateRequestInterceptor
-from live_avatar.services.gateway.api.relays import Relays
 from live_avatar.services.gateway.api.servicer import AvatarServicer
 from live_avatar.services.gateway.api.usage_servicer import UsageServicer
 from live_avatar.services.gateway.discovery.choice import open_discovery
@@ -35,8 +33,10 @@ from live_avatar.services.gateway.election.choice import open_election
 from live_avatar.services.gateway.election.leader import LeaderElection
 from live_avatar.services.gateway.pipelines.fleet import Fleet
 from live_avatar.services.gateway.pipelines.pipeline import Pipeline
-from live_avatar.services.gateway.relay.holder import Holders
+from live_avatar.services.gateway.relay.holders import Holders
+from live_avatar.services.gateway.relay.interceptor import ElsewhereInterceptor
 from live_avatar.services.gateway.relay.listener import RelayListener
+from live_avatar.services.gateway.relay.relayed import NotHeldHereInterceptor, RelayedCallInterceptor
 from live_avatar.services.gateway.sessions.manager import SessionManager
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.settings import GatewaySettings
@@ -69,48 +69,40 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
     """The gateway, running; it is ready as soon as a pipeline is."""
     client = connect(settings.store.url)
     store, access = _open_store(settings, client), _open_access(settings, client, telemetry)
-    election = _election(settings)
-    listener = _relay_listener(settings, access, telemetry)
-    policy = replace(_policy(settings), relay=listener.address if listener is not None else "")
-    manager = SessionManager(store, _fleet(settings, telemetry), policy, telemetry, election)
-    holders = _holders(settings, telemetry)
-    servicer = AvatarServicer(manager, telemetry, Relays(holders))
+    election, audit_log = _election(settings), _open_audit(settings, client, telemetry)
+    interceptors, holders = _interceptors(settings, audit_log, access), _holders(settings, telemetry)
+    listener = _relay_listener(settings, telemetry, interceptors)
+    relay = listener.address if listener is not None else ""
+    manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings, relay), telemetry, election)
+    servicer = AvatarServicer(manager, telemetry)
     usage = UsageServicer(store.usage, manager.policy.limits)
     admin = AdminServicer(access.admin, manager.quotas, manager.policy.limits)
-    audit_log = _open_audit(settings, client, telemetry)
     manager.on_end(partial(session_ended, audit_log.audit))
+    register_relayed = partial(add_AvatarServiceServicer_to_server, servicer)
 
     def register(server: grpc.aio.Server) -> None:
-        add_AvatarServiceServicer_to_server(servicer, server)
+        register_relayed(server)
         add_UsageServiceServicer_to_server(usage, server)
         add_AdminServiceServicer_to_server(admin, server)
 
-    def register_relayed(server: grpc.aio.Server) -> None:
-        add_AvatarServiceServicer_to_server(AvatarServicer(manager, telemetry), server)
+    async def drain() -> None:
+        async with asyncio.TaskGroup() as draining:
+            draining.create_task(manager.drain())
+            draining.create_task(holders.drain())
 
     relaying = listener.serving(register_relayed) if listener is not None else nullcontext()
     async with relaying, asyncio.TaskGroup() as tasks:
-        works = (manager.run(), access.run(), *_posting(settings, client, store, election, telemetry))
-        running = [tasks.create_task(work) for work in works]
+        posting = _posting(settings, client, store, election, telemetry)
+        running = [tasks.create_task(work) for work in (manager.run(), access.run(), holders.run(), *posting)]
         auditing = tasks.create_task(audit_log.run())
         try:
             yield Service(
                 register=register,
-                interceptors=(
-                    AuditInterceptor(audit_log.audit),
-                    AuthenticationInterceptor(access.authenticator),
-                    CallRateInterceptor(settings.limits.max_calls_per_second),
-                    CallLimitInterceptor(settings.limits.max_calls_per_caller),
-                    LateRequestInterceptor(),
-                ),
+                interceptors=(*interceptors, ElsewhereInterceptor(holders, manager, relay)),
                 grpc_names=(_AVATAR_SERVICE, _USAGE_SERVICE, _ADMIN_SERVICE),
-                loaded={
-                    "pipelines": list(settings.pipelines),
-                    "store": settings.store.url.rpartition("@")[2],
-                    "auth": ",".join(sorted(settings.auth.modes)) or "none",
-                },
+                loaded=_loaded(settings),
                 ready=lambda: manager.ready and access.ready,
-                drain=manager.drain,
+                drain=drain,
             )
         finally:
             for task in running:
@@ -118,21 +110,47 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
             await asyncio.wait(running)
             auditing.cancel()  # what ended just now is in the audit too
             await asyncio.wait([auditing])
-            await holders.aclose()
             await audit_log.aclose()
             await access.aclose()
             await store.aclose()
 
 
-def _relay_listener(settings: GatewaySettings, access: Access, telemetry: Telemetry) -> RelayListener | None:
-    """Where other gateways call this one; None: no other can know its sessions."""
-    if settings.store.url == IN_MEMORY:
-        return None
-    interceptors = (AuthenticationInterceptor(access.authenticator), LateRequestInterceptor())
-    return RelayListener(settings.relay, telemetry, interceptors)
+def _loaded(settings: GatewaySettings) -> Mapping[str, object]:
+    return {
+        "pipelines": list(settings.pipelines),
+        "store": settings.store.url.rpartition("@")[2],
+        "auth": ",".join(sorted(settings.auth.modes)) or "none",
+    }
+
+
+def _interceptors(
+    settings: GatewaySettings, audit_log: AuditLog, access: Access
+) -> tuple[grpc.aio.ServerInterceptor, ...]:
+    """Those of all calls, whichever port they come to: a caller is the same one there."""
+    return (
+        AuditInterceptor(audit_log.audit),
+        AuthenticationInterceptor(access.authenticator),
+        CallRateInterceptor(settings.limits.max_calls_per_second),
+        CallLimitInterceptor(settings.limits.max_calls_per_caller),
+        LateRequestInterceptor(),
+    )
+
+
+def _relay_listener(
+    settings: GatewaySettings, telemetry: Telemetry, interceptors: Sequence[grpc.aio.ServerInterceptor]
+) -> RelayListener | None:
+    """Where other gateways call this one; None: nowhere."""
+    if settings.relay_host:
+        around = (RelayedCallInterceptor(), *interceptors, NotHeldHereInterceptor())
+        return RelayListener(settings.relay, settings.relay_host, settings.store.url, telemetry, around)
+    if settings.store.url != IN_MEMORY:
+        structlog.get_logger(__name__).warning("relay.host is not set: no other gateway can pass calls on to this one")
+    return None
 
 
 def _holders(settings: GatewaySettings, telemetry: Telemetry) -> Holders:
+    if settings.relay.tls.certificate is None:
+        return Holders(settings.relay, None)
     tls = settings.tls.model_copy(update={"server_name": settings.relay.server_name})
     return Holders(settings.relay, ClientTls.of(tls, telemetry))
 
@@ -211,7 +229,7 @@ def _election(settings: GatewaySettings) -> LeaderElection:
     return open_election(discovery.lease, discovery.lease_seconds, discovery.kubeconfig)
 
 
-def _policy(settings: GatewaySettings) -> SessionPolicy:
+def _policy(settings: GatewaySettings, relay: str) -> SessionPolicy:
     key, previous = (
         secret.get_secret_value().encode() if secret else None
         for secret in (settings.token_key, settings.previous_token_key)
@@ -220,6 +238,7 @@ def _policy(settings: GatewaySettings) -> SessionPolicy:
         limits=settings.limits,
         tokens=SessionTokens(key or secrets.token_bytes(_TOKEN_KEY_BYTES), previous),
         endpoint=settings.endpoint,
+        relay=relay,
         live=settings.live,
         drain_s=settings.server.drain_seconds,
         lease_s=settings.store.lease_seconds,

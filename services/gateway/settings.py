@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, model_validator
 
 from live_avatar.services.gateway.access.audit_settings import AuditSettings
-from live_avatar.services.gateway.access.settings import AuthSettings
+from live_avatar.services.gateway.access.settings import AuthSettings, is_loopback
 from live_avatar.services.gateway.discovery.settings import DiscoverySettings
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.quotas.settings import QuotaSettings
@@ -79,6 +79,19 @@ class GatewaySettings(Settings):
     @model_validator(mode="after")
     def _strangers_must_be_authenticated(self) -> Self:
         self.auth.check_host(self.server.host)
-        if self.store.url != IN_MEMORY:
-            self.auth.check_host(self.relay.host)
+        if self.relay_host and self.relay.tls.client_ca is None:
+            self.auth.check_host(self.relay_host, "relay.host")
         return self
+
+    @model_validator(mode="after")
+    def _gateways_must_show_each_other_certificates(self) -> Self:
+        if self.relay.tls.certificate is not None and self.tls.ca is None:
+            raise ValueError("relay.tls needs tls.ca: other gateways are called with the certificate in tls")
+        return self
+
+    @property
+    def relay_host(self) -> str:
+        """Address to listen on for other gateways; empty: none."""
+        if self.store.url == IN_MEMORY:
+            return ""
+        return self.relay.host or (self.server.host if is_loopback(self.server.host) else "")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import grpc
 
 from live_avatar.client import AvatarClient, AvatarError, Session, SessionOptions, VideoUnit
-from live_avatar.client.late_writes import keep_last_word
 from live_avatar.client.stream import AvatarStream
+from live_avatar.late_writes import keep_last_word
 
 from .fake_gateway import FakeGateway, Requests, Response, fake_gateway, rich_status, serving
 

@@ -96,6 +96,16 @@ class AuditedCall:
         self.session_id = ""
         self.request: object = None
         """Of a unary call, once it has arrived."""
+        self.is_passed_on = False
+        """Another gateway has the call, and records it."""
+
+    def pass_on(self) -> None:
+        """Another gateway has accepted the call."""
+        self.is_passed_on = True
+
+    def keep(self) -> None:
+        """The other gateway is lost: the call is answered here."""
+        self.is_passed_on = False
 
     def requested(self, request: object) -> None:
         """The request of a unary call has arrived."""

@@ -77,12 +77,12 @@ class AuthSettings(Group):
         """The modes in force, without ``none``; empty: nobody is authenticated."""
         return frozenset(self.mode) - {AuthMode.NONE}
 
-    def check_host(self, host: str) -> None:
+    def check_host(self, host: str, setting: str = "server.host") -> None:
         """Raises ValueError where nobody is authenticated and machines other than this one reach ``host``."""
         if self.modes or self.insecure or is_loopback(host):
             return
         raise ValueError(
-            f"server.host {host} is reached by other machines and auth.mode is "
+            f"{setting} {host} is reached by other machines and auth.mode is "
             f"{'none' if self.mode else 'not set'}: set auth.mode to keys or oidc, listen on 127.0.0.1, or accept "
             "everybody with auth.insecure"
         )

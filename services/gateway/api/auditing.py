@@ -93,6 +93,8 @@ class _Call:
         set_audited_call(self._own)
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if self._own.is_passed_on:
+            return
         outcome = _outcome(error)
         if self._action.startswith(_READS) and outcome.code not in _DENIALS:
             return

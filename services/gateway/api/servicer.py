@@ -16,12 +16,10 @@ from live_avatar.services.gateway.access.audit import audited_call
 from live_avatar.services.gateway.access.caller import current_caller, set_caller
 from live_avatar.services.gateway.api import messages
 from live_avatar.services.gateway.api.quota_calls import quota_header
-from live_avatar.services.gateway.api.relays import Relays
 from live_avatar.services.gateway.api.stream import Stream, first_open
 from live_avatar.services.gateway.api.unopened import UnopenedStreams
 from live_avatar.services.gateway.api.validation import check_create, check_message, check_update, page_size
 from live_avatar.services.gateway.sessions.attachment import CLIENT_GONE
-from live_avatar.services.gateway.sessions.lookup import HeldElsewhereError
 from live_avatar.services.gateway.sessions.manager import SessionManager
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.serving.errors import INTERNAL, ServiceError
@@ -36,17 +34,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AvatarServicer(AvatarServiceServicer):
-    """Answers ``AvatarService``.
+    """Answers ``AvatarService``."""
 
-    Args:
-        manager: of the sessions that this gateway holds.
-        telemetry: of this gateway.
-        relays: for calls about sessions that others hold; None: those are refused.
-    """
-
-    def __init__(self, manager: SessionManager, telemetry: Telemetry, relays: Relays | None = None) -> None:
+    def __init__(self, manager: SessionManager, telemetry: Telemetry) -> None:
         self._manager = manager
-        self._relays = relays or Relays(None)
         self._telemetry = telemetry
         self._lists = 0
         self._limits = manager.policy.limits
@@ -118,21 +109,7 @@ class AvatarServicer(AvatarServiceServicer):
         requests = aiter(request_iterator)
         opening = await self._unopened.first(context.peer(), first_open(requests))
         self._check(opening)
-        try:
-            session = await self._attach(opening.open)
-        except HeldElsewhereError as error:
-            await self._relays.stream(error.record, opening, requests, context.write, context)
-            return
-        await self._serve(session, opening, requests, context)
-
-    async def _serve(
-        self,
-        session: Session,
-        opening: api.StreamAvatarRequest,
-        requests: AsyncIterator[api.StreamAvatarRequest],
-        context: Context,
-    ) -> None:
-        """Carries a stream of a session that is held here."""
+        session = await self._attach(opening.open)
         state, reason = api.Session.STATE_FAILED, CLIENT_GONE
         try:
             await Stream(session, requests, context.write, self._telemetry, self._manager.handles).run(opening)
@@ -157,11 +134,7 @@ class AvatarServicer(AvatarServiceServicer):
         """Changes the prompt of a session that streams."""
         self._check(request)
         prompt = check_update(request.config, request.update_mask.paths, self._limits)
-        try:
-            record, block = await self._manager.update(current_caller().tenant, request.session_id, prompt)
-        except HeldElsewhereError as error:
-            answer: api.UpdateSessionResponse = await self._relays.call("UpdateSession", error.record, request, context)
-            return answer
+        record, block = await self._manager.update(current_caller().tenant, request.session_id, prompt)
         return api.UpdateSessionResponse(session=messages.session(record), effective_block_index=block)
 
     async def InterruptSession(
@@ -169,13 +142,7 @@ class AvatarServicer(AvatarServiceServicer):
     ) -> api.InterruptSessionResponse:
         """Barge-in."""
         self._check(request)
-        try:
-            done = await self._manager.interrupt(current_caller().tenant, request.session_id, request.request_id)
-        except HeldElsewhereError as error:
-            answer: api.InterruptSessionResponse = await self._relays.call(
-                "InterruptSession", error.record, request, context
-            )
-            return answer
+        done = await self._manager.interrupt(current_caller().tenant, request.session_id, request.request_id)
         return api.InterruptSessionResponse(
             last_played_time=messages.duration(done.played_ns),
             first_clean_block_index=done.first_clean,

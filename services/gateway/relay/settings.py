@@ -1,8 +1,6 @@
 """Settings of the port on which gateways reach each other."""
 
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from live_avatar.serving.settings import Group, Port, ServerTlsSettings
 
@@ -10,24 +8,35 @@ from live_avatar.serving.settings import Group, Port, ServerTlsSettings
 class RelaySettings(Group):
     """How gateways that share a store reach each other; needed by none that keeps sessions in its process."""
 
-    host: str = Field(default="127.0.0.1", description="address to listen on for other gateways")
+    host: str = Field(
+        default="",
+        description="address to listen on for other gateways; unset: that of server.host where only this machine "
+        "reaches it, else none: other gateways then cannot pass calls on to this one",
+    )
     port: Port = Field(default=0, description="port for other gateways; 0: any free one")
     address: str = Field(
-        default="", description="host:port at which other gateways reach this one; unset: host and port as listened on"
+        default="",
+        description="host or host:port at which other gateways reach this one; unset: relay.host, or where that is "
+        "every address, the one with which the store is called",
     )
     tls: ServerTlsSettings = ServerTlsSettings()
     server_name: str = Field(
-        default="", description="name that certificates of other gateways must have; unset: the host of the address"
+        default="",
+        description="name that the certificates of other gateways must have; unset: the host of their address. They "
+        "are called with the certificate in tls",
     )
-    timeout_seconds: float = Field(
-        default=2.0, gt=0, le=30, description="how long another gateway may take to answer before it counts as lost"
+    timeout_ms: int = Field(
+        default=2_000,
+        ge=50,
+        le=60_000,
+        description="how long another gateway may take to accept a call, or to answer a ping, before it counts as lost",
     )
-    max_streams: int = Field(
-        default=1_000, ge=1, le=100_000, description="streams that are passed on at the same time; others are refused"
+    max_calls: int = Field(
+        default=4_000,
+        ge=1,
+        le=100_000,
+        description="calls and streams that are passed on at the same time; others are refused",
     )
-
-    @model_validator(mode="after")
-    def _must_be_reachable(self) -> Self:
-        if self.host in ("0.0.0.0", "::", "[::]") and not self.address:
-            raise ValueError("address is needed where host is no address that others can call")
-        return self
+    idle_seconds: float = Field(
+        default=60.0, ge=1, le=3_600, description="an unused connection to another gateway is closed after so long"
+    )

@@ -5,11 +5,14 @@ Knows records and who holds them; nothing of how other gateways are reached.
 
 from collections.abc import Mapping
 
+import grpc
+
 from live_avatar.services.gateway.refusals import expired
 from live_avatar.services.gateway.sessions.failures import Failures
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.store.records import OVER, SessionRecord
-from live_avatar.services.gateway.store.store import SessionStore
+from live_avatar.services.gateway.store.store import GATEWAY_LOST, SessionStore
+from live_avatar.serving.errors import ServiceError
 
 
 class HeldElsewhereError(Exception):
@@ -17,11 +20,18 @@ class HeldElsewhereError(Exception):
 
     Args:
         record: of the session.
+        holder: name of that gateway in leases; empty: no lease is left.
     """
 
-    def __init__(self, record: SessionRecord) -> None:
+    def __init__(self, record: SessionRecord, holder: str) -> None:
         super().__init__(record.session_id)
         self.record = record
+        self.holder = holder
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """Epoch and address of the gateway, which change where the session moves."""
+        return self.record.epoch, self.record.relay
 
 
 class Lookup:
@@ -50,9 +60,22 @@ class Lookup:
             return session
         self._failures.check(record.session_id)
         holder = await self._store.holder(record.session_id)
-        if holder is None:
-            # It may have ended since the record was read; else its gateway is gone.
-            record = await self._store.get(record.tenant, record.session_id)
+        # It may have ended or moved since the record was read.
+        record = await self._store.get(record.tenant, record.session_id)
         if record.state in OVER or holder == self._store.owner:
             raise expired("the session is over")
-        raise HeldElsewhereError(record)
+        raise HeldElsewhereError(record, holder or "")
+
+    async def check_not_elsewhere(self, record: SessionRecord) -> None:
+        """Raises HeldElsewhereError where another gateway holds the session, and can be called."""
+        if record.state in OVER or not record.relay or record.session_id in self._held:
+            return
+        holder = await self._store.holder(record.session_id)
+        if holder != self._store.owner:
+            raise HeldElsewhereError(record, holder or "")
+
+
+def gateway_lost() -> ServiceError:
+    """The answer where the gateway that holds the session is lost."""
+    message = "the gateway that holds the session does not answer"
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, GATEWAY_LOST, message, retry_after_s=1.0)

@@ -30,7 +30,7 @@ from live_avatar.services.gateway.sessions.creation import Creations, create_fai
 from live_avatar.services.gateway.sessions.events import Interruption
 from live_avatar.services.gateway.sessions.failures import Failures
 from live_avatar.services.gateway.sessions.keeper import End, Ended, Keeper, session_closed
-from live_avatar.services.gateway.sessions.lookup import Lookup
+from live_avatar.services.gateway.sessions.lookup import Lookup, gateway_lost
 from live_avatar.services.gateway.sessions.moves import Moves
 from live_avatar.services.gateway.sessions.negotiation import negotiated
 from live_avatar.services.gateway.sessions.placement import Placement
@@ -246,13 +246,21 @@ class SessionManager:
         return record, applied.result()
 
     async def close(self, tenant: str, session_id: str) -> SessionRecord:
-        """Ends a session, wherever it is held; returns it.  Idempotent; raises ServiceError NOT_FOUND."""
-        await self.store.get(tenant, session_id)
+        """Ends a session; returns it.  Idempotent; raises ServiceError NOT_FOUND, and HeldElsewhereError."""
+        await self._lookup.check_not_elsewhere(await self.store.get(tenant, session_id))
         session = self._sessions.get(session_id)
         if session is not None:
             session.fail(session_closed())
             await self.end(session, api.Session.STATE_CLOSED)
         return await self.store.set_state(session_id, api.Session.STATE_CLOSED)
+
+    async def take_over(self, record: SessionRecord) -> None:
+        """Goes on with a session whose gateway is lost; raises ServiceError where that cannot be."""
+        raise gateway_lost()
+
+    async def close_lost(self, record: SessionRecord) -> None:
+        """Ends a session whose gateway is lost, as its owner asked."""
+        await self.store.set_state(record.session_id, api.Session.STATE_CLOSED)
 
     async def end(self, session: Session, state: int, reason: str = "") -> None:
         """Frees all that a session holds, then says so in the store.  Idempotent.

@@ -7,8 +7,6 @@ from typing import Any
 
 import grpc
 
-from live_avatar.services.gateway.relay.holder import HolderLostError, Holders
-from live_avatar.services.gateway.relay.settings import RelaySettings
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import VideoFormat
 from tests.services.gateway.clients import Gateway, Request, Talk, failure, gateway, tone, units, video_format
@@ -20,7 +18,7 @@ Code = grpc.StatusCode
 
 @asynccontextmanager
 async def pair(redis_server: str, **relay: Any) -> AsyncIterator[tuple[Gateway, Gateway]]:
-    settings = {"store": {"url": redis_server}, "token_key": "shared", "relay": {"timeout_seconds": 20, **relay}}
+    settings = {"store": {"url": redis_server}, "token_key": "shared", "relay": relay}
     async with AsyncExitStack() as stack:
         pipeline = await stack.enter_async_context(fake_pipeline(capacity=200))
         one = await stack.enter_async_context(gateway(pipeline, settings=settings))
@@ -112,7 +110,7 @@ def test_a_stream_is_resumed_through_the_other_gateway(redis_server: str) -> Non
     run(redis_server, scenario)
 
 
-def test_many_sessions_round_robin(redis_server: str) -> None:
+def test_more_than_a_hundred_sessions_round_robin(redis_server: str) -> None:
     """Every call of a session through another gateway than the one before."""
 
     async def whole_session(first: Gateway, second: Gateway) -> None:
@@ -124,75 +122,10 @@ def test_many_sessions_round_robin(redis_server: str) -> None:
             assert (await talk.failure()).reason == "SESSION_CLOSED"
 
     async def scenario(one: Gateway, two: Gateway) -> None:
-        for _ in range(3):
-            pairs = [(one, two), (two, one)] * 10
+        for _ in range(30):
+            pairs = [(one, two), (two, one)] * 2
             await asyncio.gather(*(whole_session(*each) for each in pairs))
         await one.freed()
         await two.freed()
 
     run(redis_server, scenario)
-
-
-def test_streams_that_are_passed_on_are_bounded(redis_server: str) -> None:
-    async def scenario(one: Gateway, two: Gateway) -> None:
-        first, second = [await one.create(delivery=api.DELIVERY_LIVE) for _ in range(2)]
-        async with Talk(two.stub) as talk:
-            await talk.open(first.session_token)
-            async with Talk(two.stub) as other:
-                await other.say(open=Request.Open(session_token=second.session_token))
-                error = await other.failure()
-                assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS")
-
-    run(redis_server, scenario, max_streams=1)
-
-
-def test_a_gateway_that_is_gone_is_lost_at_once() -> None:
-    async def scenario() -> None:
-        holders = Holders(RelaySettings(timeout_seconds=30), None)
-        try:
-            async with asyncio.timeout(10):
-                await holders.call("127.0.0.1:1", "InterruptSession", api.InterruptSessionRequest(), ())
-        except HolderLostError:
-            return
-        finally:
-            await holders.aclose()
-        raise AssertionError("nobody answers there")
-
-    asyncio.run(scenario())
-
-
-def test_a_gateway_that_is_frozen_is_lost_in_time() -> None:
-    async def scenario() -> None:
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await ended.wait()
-            writer.close()
-
-        async def nothing() -> AsyncIterator[Request]:
-            return
-            yield
-
-        async def write(response: Any) -> None:
-            raise AssertionError(response)
-
-        ended = asyncio.Event()
-        server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        holders = Holders(RelaySettings(timeout_seconds=0.3), None)
-        lost = 0
-        try:
-            async with asyncio.timeout(20):
-                try:
-                    await holders.stream(address, Request(open=Request.Open()), nothing(), write, ())
-                except HolderLostError:
-                    lost += 1
-                try:
-                    await holders.call(address, "InterruptSession", api.InterruptSessionRequest(), ())
-                except HolderLostError:
-                    lost += 1
-        finally:
-            await holders.aclose()
-            ended.set()
-            server.close()
-        assert lost == 2
-
-    asyncio.run(scenario())
