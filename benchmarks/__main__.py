@@ -21,6 +21,7 @@ from benchmarks.access import access
 from benchmarks.codec_bench import edges
 from benchmarks.mark import mark
 from benchmarks.networks import networks
+from benchmarks.placement import place_sessions
 from benchmarks.sections import Numbers, Workplace
 from live_avatar.files import write_text
 
@@ -35,6 +36,7 @@ SECTIONS: Mapping[str, Callable[[Workplace], Numbers]] = {
     "sharing": sections.sharing,
     "reaction": sections.reaction,
     "access": access,
+    "placement": place_sessions,
     "mark": mark,
 }
 
@@ -70,6 +72,8 @@ THRESHOLDS: Mapping[str, Threshold] = {
     "tls_control_ratio": Threshold(most=1.15),
     "tls_ttff_ratio": Threshold(most=1.03),
     "auth_create_ms": Threshold(most=3.0),
+    "create_store_commands_ratio": Threshold(most=0.02),
+    "create_cpu_ratio": Threshold(most=0.05),
     "compiled_over_eager": Threshold(least=1.5),
     "mark_share": Threshold(most=0.03),
 }

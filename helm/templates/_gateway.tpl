@@ -32,6 +32,7 @@
 {{- end }}
 {{- include "live-avatar.relayArguments" . }}
 - --store.lease-seconds={{ $gateway.store.leaseSeconds }}
+- --store.grace-seconds={{ $gateway.store.graceSeconds }}
 - --store.retention-seconds={{ $gateway.store.retentionSeconds }}
 - --limits.max-whole-file-seconds={{ .Values.audioEncoder.maxWholeFileSeconds }}
 {{- range $name, $value := $gateway.limits }}

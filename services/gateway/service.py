@@ -193,6 +193,7 @@ def _open_store(settings: GatewaySettings, client: Redis) -> SessionStore:
         owner=uuid.uuid4().hex,
         lease_ms=round(settings.store.lease_seconds * 1000),
         retention_ms=round(settings.store.retention_seconds * 1000),
+        grace_ms=round(settings.store.grace_seconds * 1000),
         longest_ms=settings.limits.max_session_seconds * 1000,
         usage=UsageLog(client, settings.usage.max_entries),
     )
@@ -242,6 +243,7 @@ def _policy(settings: GatewaySettings, relay: str) -> SessionPolicy:
         live=settings.live,
         drain_s=settings.server.drain_seconds,
         lease_s=settings.store.lease_seconds,
+        grace_s=settings.store.grace_seconds,
         quotas=settings.quotas.table(),
         recording=settings.usage.rules(),
     )

@@ -29,6 +29,13 @@ class StoreSettings(Group):
     lease_seconds: float = Field(
         default=10.0, ge=0.5, le=600, description="how long a session is kept after its gateway's last renewal"
     )
+    grace_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=600,
+        description="how long sessions go on while the store does not answer; they are stored anew when it is back, "
+        "empty or not, where retention_seconds is at least as long",
+    )
     retention_seconds: float = Field(
         default=120.0, ge=1, le=86_400, description="how long an ended session can still be read"
     )

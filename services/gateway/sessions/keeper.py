@@ -24,8 +24,6 @@ from live_avatar.v1 import avatar_service_pb2 as api
 
 _RENEWED_TOGETHER = 128
 """Leases that share one transaction, and its fate."""
-_OUTAGE_LEASES = 3
-"""So many leases a session lasts while the store is away; whether another gateway took it shows when it is back."""
 _MOST_ENDS = 10_000
 _LAST_S = 2.0
 """For ends that are written when the gateway itself ends."""
@@ -71,11 +69,14 @@ class Keeper:
         store: of all sessions.
         lease_s: how long a lease lasts.
         election: the leader ends what other gateways left.
+        grace_s: how long a session goes on while the store does not answer; services refuse it where another gateway
+            has taken it meanwhile.
     """
 
-    def __init__(self, store: SessionStore, lease_s: float, election: LeaderElection) -> None:
+    def __init__(self, store: SessionStore, lease_s: float, election: LeaderElection, grace_s: float) -> None:
         self._store = store
         self._lease_s = lease_s
+        self._grace_s = grace_s
         self._election = election
         self._held: dict[str, _Held] = {}
         self._ends: dict[str, End] = {}
@@ -176,7 +177,7 @@ class Keeper:
             held.renewed(began)
         elif isinstance(outcome, LeaseLostError):
             held.lost(_taken(outcome.record))
-        elif began - held.renewed_at > _OUTAGE_LEASES * self._lease_s:
+        elif began - held.renewed_at > self._grace_s:
             held.lost(_store_lost())
 
     async def _store_ends(self) -> None:
@@ -201,8 +202,8 @@ class Keeper:
     async def _reap(self) -> None:
         """Ends the sessions of gateways that have vanished.
 
-        After an outage of the store all leases have run out: a gateway that lives gets the time of one more turn, in
-        which it takes its leases back.
+        After an outage of the store all leases have run out: a gateway that lives gets the time of one more lease, in
+        which it takes them back.
         """
         if not self._election.is_leader:
             self._late_since = {}
@@ -211,12 +212,13 @@ class Keeper:
             late = await self._store.late({*self._held, *self._ends})
             now = time.monotonic()
             self._late_since = {name: self._late_since.get(name, now) for name in late}
-            gone = [name for name, since in self._late_since.items() if now - since >= self._lease_s / 3]
+            gone = [name for name, since in self._late_since.items() if now - since >= self._lease_s]
             for record in await self._store.reap(gone):
                 self._log.warning("a gateway left a session behind", session=session_name(record.session_id))
                 self._ended(record, GATEWAY_LOST)
             await self._store.settle()
         except ServiceError as error:
+            self._late_since = {}
             self._log.warning("leases could not be looked at", reason=error.reason)
 
 

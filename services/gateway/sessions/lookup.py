@@ -48,6 +48,11 @@ class Lookup:
         self._held = held
         self._failures = failures
 
+    def held(self, tenant: str, session_id: str) -> Session | None:
+        """The tenant's session, without a question to the store; None where it is not held here."""
+        session = self._held.get(session_id)
+        return session if session is not None and session.record.tenant == tenant else None
+
     async def find(self, record: SessionRecord) -> Session:
         """The session of a record.
 

@@ -68,7 +68,7 @@ class SessionManager:
         self.store = store
         self._sessions: dict[str, Session] = {}
         self._fleet = fleet
-        self._keeper = Keeper(store, policy.lease_s, election or NoElection())
+        self._keeper = Keeper(store, policy.lease_s, election or NoElection(), policy.grace_s)
         self._placement = Placement(store, fleet)
         self._recovery = Recovery(store, self._keeper, self._placement, telemetry)
         self._moves = Moves(self._sessions.values, self._keeper, self._placement, self._recovery.publish, telemetry)
@@ -189,7 +189,9 @@ class SessionManager:
         if tenant not in ("", right.tenant):
             raise not_found(right.session_id)
         handle = self.handles.check(opening.resume_handle) if opening.resume_handle else None
-        session = await self._lookup.find(await self.store.get(right.tenant, right.session_id))
+        session = self._lookup.held(right.tenant, right.session_id)
+        if session is None:
+            session = await self._lookup.find(await self.store.get(right.tenant, right.session_id))
         if handle is None and (session.phase is Phase.RESERVED or not opening.resumable):
             session.attach(resumable=opening.resumable)
             self._begin_task(self._feed(session))

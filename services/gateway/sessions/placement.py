@@ -1,9 +1,12 @@
-"""Which pipeline gets a session: the one with most room, where a place is reserved in the store.
+"""Which pipeline gets a session: the one with most room among some, where a place is reserved in the store.
 
+Of many pipelines only some are looked at, chosen by chance, so that a placement costs the store the same however many
+there are; the best of a few such is nearly as good as the best of all (Mitzenmacher, The Power of Two Choices, 2001).
 Knows pipelines and the store; nothing of sessions but their records.
 """
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import grpc
 
@@ -13,6 +16,10 @@ from live_avatar.services.gateway.store.records import SessionRecord
 from live_avatar.services.gateway.store.store import SessionStore
 from live_avatar.serving.errors import CAPACITY_EXHAUSTED, ServiceError, stage_lost
 from live_avatar.v1 import avatar_service_pb2 as api
+
+_NO_FAILURES: Mapping[str, int] = {}
+_LOOKED_AT = 8
+"""Pipelines whose places are counted first; twice as many each time where none of them has room."""
 
 
 class Placement:
@@ -33,10 +40,11 @@ class Placement:
         Raises:
             ServiceError: STAGE_LOST where no pipeline is ready, CAPACITY_EXHAUSTED where every place is taken.
         """
-        for pipeline, most in await self._by_room(self._ready(), record):
+        async for pipeline, most in self._by_room(self._fleet.pipelines, record):
             placed = await self._store.reserve_slot(record, pipeline.name, most)
             if placed is not None:
                 return placed, pipeline
+        self._ready()
         raise _full()
 
     async def move(
@@ -60,8 +68,7 @@ class Placement:
         ]
         if not alike:
             raise stage_lost("no pipeline that could go on with the session is ready")
-        by_room = await self._by_room(alike, record)
-        for pipeline, most in sorted(by_room, key=lambda one: failures.get(one[0].name, 0)):
+        async for pipeline, most in self._by_room(alike, record, failures):
             moved = await self._store.move(record, pipeline.name, most)
             if moved is not None:
                 return moved, pipeline
@@ -73,13 +80,38 @@ class Placement:
             raise stage_lost("no pipeline is ready")
         return ready
 
-    async def _by_room(self, pipelines: Sequence[Pipeline], record: SessionRecord) -> Sequence[tuple[Pipeline, int]]:
-        """Pipelines and how many sessions each takes, the one with most room first."""
+    async def _by_room(
+        self, pipelines: Sequence[Pipeline], record: SessionRecord, failures: Mapping[str, int] = _NO_FAILURES
+    ) -> AsyncIterator[tuple[Pipeline, int]]:
+        """Ready ones that may have room and how many sessions each takes; of those looked at together the best first.
+
+        Args:
+            pipelines: among which to choose.
+            record: of the session.
+            failures: see ``move``.
+        """
         live = api.SessionConfig.FromString(record.config).delivery == api.DELIVERY_LIVE
-        most = {pipeline.name: pipeline.live_capacity if live else pipeline.capacity for pipeline in pipelines}
-        taken = await self._store.count_all_slots(most)
-        by_room = sorted(pipelines, key=lambda one: taken[one.name] - most[one.name])
-        return [(pipeline, most[pipeline.name]) for pipeline in by_room]
+        for group in _groups(pipelines):
+            some = [one for one in group if one.ready]
+            most = {one.name: one.live_capacity if live else one.capacity for one in some}
+            taken = await self._store.count_all_slots(most) if some else {}
+            some.sort(key=lambda one: (failures.get(one.name, 0), taken[one.name] - most[one.name]))
+            for one in some:
+                if taken[one.name] < most[one.name] or one.name == record.pipeline:
+                    yield one, most[one.name]
+
+
+def _groups(pipelines: Sequence[Pipeline]) -> Iterator[list[Pipeline]]:
+    """All of ``pipelines``, by chance, in groups that grow; where the first is enough, the others cost nothing."""
+    first = random.sample(pipelines, min(_LOOKED_AT, len(pipelines)))
+    yield first
+    names = {one.name for one in first}
+    rest = [one for one in pipelines if one.name not in names]
+    random.shuffle(rest)
+    count = 2 * _LOOKED_AT
+    while rest:
+        yield rest[:count]
+        rest, count = rest[count:], 2 * count
 
 
 def _full() -> ServiceError:

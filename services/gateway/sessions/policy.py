@@ -49,6 +49,8 @@ class SessionPolicy:
     """How long running sessions may go on once the gateway is asked to end."""
     lease_s: float
     """How long a session outlives its gateway's last sign of life."""
+    grace_s: float = 30.0
+    """How long sessions go on while the store does not answer."""
     quotas: Quotas = _NO_QUOTAS
     """Of tenants that have none of their own."""
     relay: str = ""

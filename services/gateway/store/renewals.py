@@ -4,7 +4,7 @@ Knows records and Redis; nothing of how sessions begin or end.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -32,6 +32,8 @@ _NOTHING: Mapping[str, Amounts] = {}
 _USE_KEPT_MS = 24 * 3600 * 1000
 """After the longest time that a session may last; deleted before, with its last usage record."""
 
+Restore = Callable[[Pipeline, SessionRecord, int], None]
+"""Takes a transaction, a session and the time of Redis in milliseconds."""
 Renewal = LeaseLostError | ServiceError | None
 """What became of one renewal; None: the lease is prolonged."""
 
@@ -43,9 +45,11 @@ class Renewals:
         client: of Redis; best one of its own, so that leases never wait for a connection behind callers.
         owner: name of this gateway in leases.
         lease_ms: how long a lease lasts.
+        restore: stores a session that Redis has lost; None: those are given up.
     """
 
-    def __init__(self, client: Redis, owner: str, lease_ms: int) -> None:
+    def __init__(self, client: Redis, owner: str, lease_ms: int, restore: Restore | None = None) -> None:
+        self._restore = restore
         self._redis = client
         self._owner = owner
         self._lease_ms = lease_ms
@@ -122,19 +126,32 @@ class Renewals:
                 pipe.hgetall(session_key(record.session_id))
             pipe.time()
             *answers, (seconds, _) = await pipe.execute()
-        outcomes: dict[str, Renewal] = {}
+        now, outcomes = int(seconds) * 1000, dict[str, Renewal]()
         async with reported(), self._redis.pipeline(transaction=True) as pipe:
             for record, lease, fields in zip(records, answers[1::3], answers[2::3], strict=True):
-                stored, is_ours = as_record(fields), lease == self._value(record)
-                may_go_on = stored is not None and stored.state not in OVER and stored.epoch == record.epoch
-                if is_ours and may_go_on:
-                    claim_until(pipe, record, int(seconds) * 1000 + self._lease_ms)
-                elif is_ours:
+                is_ours, stored = lease == self._value(record), as_record(fields)
+                goes_on = is_ours and self._goes_on(pipe, record, stored, now)
+                if is_ours and not goes_on:
                     pipe.delete(lease_key(record.session_id))
-                lost = LeaseLostError(record.session_id, stored)
-                outcomes[record.session_id] = None if is_ours and may_go_on else lost
+                outcomes[record.session_id] = None if goes_on else LeaseLostError(record.session_id, stored)
             await pipe.execute()
         return outcomes
+
+    def _goes_on(self, pipe: Pipeline, record: SessionRecord, stored: SessionRecord | None, now: int) -> bool:
+        """Whether a session whose lease we have again is still ours; stores anew what Redis has forgotten of it."""
+        if self._restore is not None and self._is_lost(record, stored):
+            self._restore(pipe, record, now)
+        elif stored is None or stored.state in OVER or stored.epoch != record.epoch:
+            return False
+        claim_until(pipe, record, now + self._lease_ms)
+        return True
+
+    def _is_lost(self, record: SessionRecord, stored: SessionRecord | None) -> bool:
+        """Redis has forgotten the session, or the last that it knew of it: it lost its memory, or a replica took over.
+
+        A session that ended while we had no answer could still be read.
+        """
+        return stored is None or (stored.state not in OVER and stored.epoch < record.epoch)
 
     def _value(self, record: SessionRecord) -> bytes:
         return lease_value(self._owner, record.epoch)

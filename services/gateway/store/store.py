@@ -55,6 +55,8 @@ class SessionStore:
         owner: name of this gateway in leases.
         lease_ms: how long a session outlives its gateway's last sign of life.
         retention_ms: how long a session that is over can still be read.
+        grace_ms: how long a gateway goes on without an answer of Redis; where a session that has ended can be read for
+            as long, one that is missing was lost with Redis's memory, and is stored anew by its holder.
         longest_ms: longest life of a session; older entries of the tenants' lists are dropped.
         usage: where the use of sessions is recorded; None: in the same Redis.
     """
@@ -65,6 +67,7 @@ class SessionStore:
         *,
         owner: str,
         lease_ms: int = 10_000,
+        grace_ms: int = 30_000,
         retention_ms: int,
         longest_ms: int,
         renewals: Redis | None = None,
@@ -74,7 +77,8 @@ class SessionStore:
         self.owner = owner
         self.quotas = quotas.QuotaTable(client)
         self.usage = usage or UsageLog(client)
-        self._renewals = Renewals(renewals or client, owner, lease_ms)
+        restore = self._restore if retention_ms >= grace_ms else None
+        self._renewals = Renewals(renewals or client, owner, lease_ms, restore)
         self._longest_ms = longest_ms
         self._lease_ms = lease_ms
         self._retention_ms = retention_ms
@@ -374,6 +378,14 @@ class SessionStore:
         pipe.zadd(quotas.concurrent_key(record.tenant), {record.session_id: now + self._lease_ms})
         pipe.zadd(index, {record.session_id: record.create_ms})
         pipe.zremrangebyscore(index, "-inf", now - self._longest_ms - self._retention_ms)
+
+    def _restore(self, pipe: Pipeline, record: SessionRecord, now: int) -> None:
+        """Stores a session of ours that Redis has lost; its use is recorded from now on."""
+        self._put(pipe, record, now)
+        self.usage.start(pipe, record, {})
+        if record.request_id:
+            by_request = request_key(record.tenant, record.request_id)
+            pipe.set(by_request, record.session_id, px=max(1, record.expire_ms - now) + self._retention_ms)
 
     def _end(self, pipe: Pipeline, record: SessionRecord, *, is_new: bool) -> None:
         pipe.delete(lease_key(record.session_id))

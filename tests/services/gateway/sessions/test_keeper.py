@@ -60,7 +60,7 @@ class FakeStore:
 
 
 def kept(store: FakeStore) -> Keeper:
-    return Keeper(cast("SessionStore", store), LEASE_S, NoElection())
+    return Keeper(cast("SessionStore", store), LEASE_S, NoElection(), 3 * LEASE_S)
 
 
 async def run(keeper: Keeper, seconds: float) -> None:

@@ -172,8 +172,11 @@ def test_a_lease_that_ended_while_the_store_was_away_is_taken_back(redis_server:
             await two.take_over("free")
         lost = {name: error for name, error in outcomes.items() if isinstance(error, LeaseLostError)}
         states = {name: error.record and error.record.state for name, error in lost.items()}
-        assert states == {"taken": ACTIVE, "closed": CLOSED, "lost": None}
-        assert await client.exists(lease_key("closed"), lease_key("lost")) == 0
+        assert states == {"taken": ACTIVE, "closed": CLOSED}
+        assert await client.exists(lease_key("closed")) == 0
+        restored = await one.get(made["lost"].tenant, "lost")
+        assert restored == made["lost"]
+        assert await one.holder("lost") == "one"
         assert await two.holder("taken") == "two"
         await one.aclose()
 

@@ -26,7 +26,7 @@ LEASE_S = 1.0
 
 
 def kept_at(url: str, lease_s: float = LEASE_S, **more: Any) -> dict[str, Any]:
-    return {"store": {"url": url, "lease_seconds": lease_s}, **more}
+    return {"store": {"url": url, "lease_seconds": lease_s, "grace_seconds": 3 * lease_s}, **more}
 
 
 class SlowWork(PassingWork):
@@ -168,9 +168,9 @@ def test_a_session_goes_on_when_the_store_was_away_for_longer_than_its_lease(red
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("what", ["away", "emptied", "taken", "reaped"])
+@pytest.mark.parametrize("what", ["away", "taken", "reaped"])
 def test_the_reason_of_a_lost_lease_is_true(redis_server: str, what: str) -> None:
-    wanted = {"away": "STORE_LOST", "emptied": "STORE_LOST", "taken": "LEASE_LOST", "reaped": "LEASE_LOST"}
+    wanted = {"away": "STORE_LOST", "taken": "LEASE_LOST", "reaped": "LEASE_LOST"}
 
     async def scenario() -> None:
         async with (
@@ -189,7 +189,7 @@ def test_the_reason_of_a_lost_lease_is_true(redis_server: str, what: str) -> Non
                 await asyncio.sleep(1.3 * LEASE_S)
                 name = made.session.session_id
                 acts: dict[str, Callable[[], Awaitable[object]]] = {
-                    "emptied": client.flushall, "taken": lambda: other.take_over(name), "reaped": lambda: reap(other)
+                    "taken": lambda: other.take_over(name), "reaped": lambda: reap(other)
                 }  # fmt: skip
                 await acts[what]()
                 proxy.away = False
@@ -199,6 +199,61 @@ def test_the_reason_of_a_lost_lease_is_true(redis_server: str, what: str) -> Non
             if what == "taken":
                 assert (await read(one, name)).epoch == 2, "the session of another gateway goes on"
                 assert await other.holder(name) == "other"
+
+    asyncio.run(scenario())
+
+
+def test_sessions_are_stored_anew_where_the_store_comes_back_empty(redis_server: str) -> None:
+    async def scenario() -> None:
+        quotas = {"max_concurrent_sessions": 2}
+        async with (
+            direct(redis_server) as client,
+            redis_proxy(redis_server) as proxy,
+            fake_pipeline(capacity=2) as pipeline,
+            gateway(pipeline, settings=kept_at(proxy.url) | {"quotas": quotas}) as one,
+            Talk(one.stub) as talk,
+        ):
+            request = create_request()
+            request.request_id = "once"
+            made, unopened = await one.stub.CreateSession(request), await one.create()
+            await talk.open(made.session_token)
+            await talk.speak(tone(BLOCK_SAMPLES))
+            proxy.away = True
+            proxy.cut()
+            await client.flushall()
+            await asyncio.sleep(1.3 * LEASE_S)
+            proxy.away = False
+            async with asyncio.timeout(20):
+                while len((await one.stub.ListSessions(api.ListSessionsRequest())).sessions) < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert (await read(one, made.session.session_id)).state == api.Session.STATE_ACTIVE
+            assert (await one.stub.CreateSession(request)).session.session_id == made.session.session_id
+            assert (await failure(one.create)).reason == "TENANT_QUOTA"
+            await talk.finish()
+            assert units(await talk.rest())
+            await one.stub.CloseSession(api.CloseSessionRequest(session_id=unopened.session.session_id))
+            assert (await read(one, made.session.session_id)).state == api.Session.STATE_CLOSED
+            await one.freed()
+
+    asyncio.run(scenario())
+
+
+def test_a_frozen_store_ends_no_session(redis_server: str) -> None:
+    """It answers nothing for longer than a lease, and then everything that it was asked; two gateways share it."""
+
+    async def scenario() -> None:
+        async with (
+            redis_proxy(redis_server) as proxy,
+            fake_pipeline(capacity=8) as pipeline,
+            gateway(pipeline, settings=kept_at(proxy.url)) as one,
+            gateway(pipeline, settings=kept_at(proxy.url)) as two,
+        ):
+            made = [await each.create() for each in (one, two) for _ in range(3)]
+            thaws = asyncio.get_running_loop().time() + 2.5 * LEASE_S
+            proxy.delay_s = lambda: max(0.0, thaws - asyncio.get_running_loop().time())
+            await asyncio.sleep(6 * LEASE_S)
+            for session in made:
+                assert (await read(one, session.session.session_id)).state == api.Session.STATE_ACTIVE
 
     asyncio.run(scenario())
 
