@@ -171,6 +171,11 @@ REASONS: Mapping[str, Reason] = {
     ),
     "SESSION_NOT_FOUND": Reason(("NOT_FOUND",), "there is no such session", _AGAIN),
     "SIZE_UNSUPPORTED": Reason(_INVALID, "frames of this size are not served", _FIX),
+    "SIGNING_FAILED": Reason(
+        _UNAVAILABLE,
+        "the gateway's key could not sign the media, so they are not sent",
+        "create a new session; the operator checks the signing key or its service",
+    ),
     "SLOW_CONSUMER": Reason(_EXHAUSTED, "finished video waited too long", "read faster and grant credits"),
     "STAGE_LOST": Reason(_UNAVAILABLE, "a service of the pipeline is lost or not ready", _WAIT),
     "STORE_LOST": Reason(

@@ -50,6 +50,11 @@
 {{- with $gateway.usage.webhook.url }}
 - --usage.webhook-url={{ . }}
 {{- end }}
+{{- if $gateway.signing.existingSecret }}
+- --signing.certificate=/etc/live-avatar-signing/certificate.pem
+- --signing.key=/etc/live-avatar-signing/key.pem
+{{- end }}
+- {{ printf "--disclosure.text=%s" $gateway.disclosure.text | quote }}
 {{- end }}
 
 {{/* Where other gateways reach it, with the certificate that it shows to pipelines too. */}}

@@ -73,6 +73,13 @@ imagePullSecrets:
 {{/* Environment of a service: list context, values of the service. */}}
 {{- define "live-avatar.environment" -}}
 - {name: HOME, value: /tmp}
+{{- with dig "watermark" "existingSecret" "" (last .) }}
+- name: LIVE_AVATAR__WATERMARK__KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: watermark-key
+{{- end }}
 {{- with (last .).env }}
 {{ toYaml . }}
 {{- end }}

@@ -51,6 +51,7 @@ The chain as data: one entry per container of a pipeline's pod, in the order of 
   device: {{ .Values.vaeDecoder.device }}
   args:
     {{- include "live-avatar.compileArguments" (list . .Values.vaeDecoder) | indent 4 }}
+    - --watermark.deployment={{ int64 .Values.vaeDecoder.watermark.deployment }}
 {{- end }}
 
 {{/* How the networks run: list context, values of the service. */}}

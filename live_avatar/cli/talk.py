@@ -54,6 +54,8 @@ def talk(
         place as reached,
     ):
         seen = hold_talk(reached, portrait, speech, movie, warnings, prompt=prompt, seed=seed, resume=resume)
+    if seen.disclosure:
+        inputs.report(seen.disclosure)
     for warning in speech.warnings:
         warnings.show(warning, warning)
     reactions = ", ".join(f"{seconds:.2f} s" for seconds in seen.reactions_s) or "none"

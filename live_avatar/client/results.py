@@ -13,6 +13,8 @@ from live_avatar.v1 import avatar_service_pb2 as api
 
 WARNING = "WARNING"
 """Kind of an event that is a warning and nothing else."""
+DISCLOSURE = "DISCLOSURE"
+"""Kind of the first event of a stream: its text is for people, who watch generated media."""
 DEGRADED, RECOVERED = "DEGRADED", "RECOVERED"
 """Kinds of events that say, in their warning, what spoils a session, and that it is over."""
 DISCONTINUITY = "DISCONTINUITY"
@@ -71,6 +73,10 @@ class Event:
     block_index: int
     warning: AvatarError | None
     """A problem that does not end the stream: reason, message, metadata; with RECOVERED, one that has passed."""
+    text: str = ""
+    """Of DISCLOSURE: what people are to be shown."""
+    signed_record: str = ""
+    """Of SIGNED_RECORD: a JSON Web Signature over what the gateway knows of the session's media."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +264,8 @@ def _event(event: _Response.Event) -> Event:
         media_time_ns=event.media_time.ToNanoseconds(),
         block_index=event.block_index,
         warning=from_status(event.warning) if event.HasField("warning") else None,
+        text=event.text,
+        signed_record=event.signed_record,
     )
 
 

@@ -19,6 +19,7 @@ from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import (
     AUDIO_STARVED,
     DEGRADED,
+    DISCLOSURE,
     DISCONTINUITY,
     PIPELINE_SLOW,
     RECOVERED,
@@ -55,6 +56,8 @@ class LiveStats:
     slowest: BlockTiming | None = None
     """Where the newest block spent most of its time."""
     events: list[str] = field(default_factory=list)
+    disclosure: str = ""
+    """What people are to be shown, since they watch generated media."""
     warnings: list[AvatarError] = field(default_factory=list)
     """What is wrong but ends nothing, such as a portrait that the weights do not know."""
     breaks: list[str] = field(default_factory=list)
@@ -186,6 +189,8 @@ class _Talking:
             cause = f" ({event.warning.reason})" if event.warning is not None else ""
             at_s = event.media_time_ns / 1e9
             self.stats.breaks.append(f"the pipeline was lost{cause}; another goes on at {at_s:.2f} s")
+        if event.kind == DISCLOSURE:
+            self.stats.disclosure = event.text
         if event.kind == WARNING and event.warning is not None:
             self.stats.warnings.append(event.warning)
 

@@ -33,6 +33,7 @@ from live_avatar.services.gateway.election.choice import open_election
 from live_avatar.services.gateway.election.leader import LeaderElection
 from live_avatar.services.gateway.pipelines.fleet import Fleet
 from live_avatar.services.gateway.pipelines.pipeline import Pipeline
+from live_avatar.services.gateway.provenance.signing import open_signing
 from live_avatar.services.gateway.relay.holders import Holders
 from live_avatar.services.gateway.relay.interceptor import ElsewhereInterceptor
 from live_avatar.services.gateway.relay.listener import RelayListener
@@ -120,6 +121,7 @@ def _loaded(settings: GatewaySettings) -> Mapping[str, object]:
         "pipelines": list(settings.pipelines),
         "store": settings.store.url.rpartition("@")[2],
         "auth": ",".join(sorted(settings.auth.modes)) or "none",
+        "signing": "on" if settings.signing.certificate else "none: no key",
     }
 
 
@@ -235,9 +237,10 @@ def _policy(settings: GatewaySettings, relay: str) -> SessionPolicy:
         secret.get_secret_value().encode() if secret else None
         for secret in (settings.token_key, settings.previous_token_key)
     )
+    key = key or secrets.token_bytes(_TOKEN_KEY_BYTES)
     return SessionPolicy(
         limits=settings.limits,
-        tokens=SessionTokens(key or secrets.token_bytes(_TOKEN_KEY_BYTES), previous),
+        tokens=SessionTokens(key, previous),
         endpoint=settings.endpoint,
         relay=relay,
         live=settings.live,
@@ -246,4 +249,6 @@ def _policy(settings: GatewaySettings, relay: str) -> SessionPolicy:
         grace_s=settings.store.grace_seconds,
         quotas=settings.quotas.table(),
         recording=settings.usage.rules(),
+        signing=open_signing(settings.signing, key),
+        disclosure=settings.disclosure.text,
     )

@@ -9,6 +9,7 @@ from live_avatar.services.gateway.access.audit_settings import AuditSettings
 from live_avatar.services.gateway.access.settings import AuthSettings, is_loopback
 from live_avatar.services.gateway.discovery.settings import DiscoverySettings
 from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.provenance.settings import DisclosureSettings, SigningSettings
 from live_avatar.services.gateway.quotas.settings import QuotaSettings
 from live_avatar.services.gateway.relay.settings import RelaySettings
 from live_avatar.services.gateway.sessions.policy import LiveRules
@@ -75,6 +76,8 @@ class GatewaySettings(Settings):
     live: LiveRules = LiveRules()
     quotas: QuotaSettings = QuotaSettings()
     usage: UsageSettings = UsageSettings()
+    signing: SigningSettings = SigningSettings()
+    disclosure: DisclosureSettings = DisclosureSettings()
 
     @model_validator(mode="after")
     def _pipelines_must_come_from_one_place(self) -> Self:

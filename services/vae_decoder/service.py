@@ -113,6 +113,7 @@ def _load(settings: VaeDecoderSettings) -> _Loaded:
 
 
 def _info(settings: VaeDecoderSettings, networks: Networks, capacity: int) -> ServiceInfo:
+    mark = settings.watermark
     return ServiceInfo(
         role=ServiceInfo.ROLE_VAE_DECODER,
         name=settings.name,
@@ -120,4 +121,5 @@ def _info(settings: VaeDecoderSettings, networks: Networks, capacity: int) -> Se
         model_digest=networks.digest,
         device=device_identity(networks.device),
         session_capacity=capacity,
+        watermark_deployment=None if mark.key is None else mark.deployment,
     )

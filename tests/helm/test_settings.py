@@ -13,6 +13,7 @@ from live_avatar.services.audio_encoder.settings import AudioEncoderSettings
 from live_avatar.services.denoise_stage.settings import DenoiseStageSettings
 from live_avatar.services.gateway.access.settings import AuthMode
 from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.provenance.settings import DisclosureSettings, SigningSettings
 from live_avatar.services.gateway.quotas.settings import QuotaSettings
 from live_avatar.services.gateway.sessions.policy import LiveRules
 from live_avatar.services.gateway.settings import GatewaySettings, StoreSettings
@@ -50,6 +51,7 @@ OUTSIDE = {
     "api-key": f"la_keyofanoperator_{'o' * 43}",
     "url": "redis://:secret@redis:6379/0",
     "webhook-secret": "0123456789abcdef",
+    "watermark-key": "a key of sixteen bytes or more",
 }
 """What Secrets hold that the chart does not make."""
 POD_IP = "10.1.2.3"
@@ -236,6 +238,22 @@ def test_quotas_and_the_webhook_reach_the_gateway(monkeypatch: pytest.MonkeyPatc
     for half in ({"url": webhook["url"], "existingSecret": ""}, {"url": "", "existingSecret": "usage-webhook"}):
         with pytest.raises(RefusedError, match="belong together"):
             render(merged(SAMPLES["pvc"], {"gateway": {"usage": {"webhook": half}}}))
+
+
+def test_key_disclosure_and_mark_reach_their_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = gateway_of(SAMPLES["pvc"], monkeypatch)
+    assert (plain.signing, plain.disclosure) == (SigningSettings(), DisclosureSettings())
+    gateway = {"signing": {"existingSecret": "media-key"}, "disclosure": {"text": "made: by AI"}}
+    decoder = {"watermark": {"existingSecret": "mark", "deployment": 16_777_215}}
+    documents = render(merged(SAMPLES["pvc"], {"gateway": gateway, "vaeDecoder": decoder}))
+    containers = {one["name"]: one for one in services_of(documents)}
+    settings = read(containers["gateway"], documents, monkeypatch)
+    folder = Path("/etc/live-avatar-signing")
+    assert settings.signing == SigningSettings(certificate=folder / "certificate.pem", key=folder / "key.pem")
+    assert settings.disclosure.text == "made: by AI"
+    assert {"name": "signing", "mountPath": str(folder), "readOnly": True} in containers["gateway"]["volumeMounts"]
+    mark = read(containers["vae-decoder"], documents, monkeypatch).watermark
+    assert (mark.key, mark.deployment) == (SecretStr(OUTSIDE["watermark-key"]), 16_777_215)
 
 
 def test_store_and_tokens_come_from_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,8 @@ def _event(event: Event) -> api.StreamAvatarResponse:
             block_index=event.block,
             warning=None if event.problem is None else to_status(event.problem),
             last_consumed_client_sequence=event.consumed,
+            text=event.text,
+            signed_record=event.signed_record,
         )
     )
 
@@ -99,6 +101,8 @@ def session(record: SessionRecord) -> api.Session:
         end_reason=record.end_reason,
     )
     result.state = api.Session.State.ValueType(state)
+    if record.provenance:
+        result.provenance.MergeFromString(record.provenance)
     result.create_time.FromMilliseconds(record.create_ms)
     result.expire_time.FromMilliseconds(record.expire_ms)
     result.max_duration.FromMilliseconds(record.max_duration_ms)

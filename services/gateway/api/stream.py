@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 from live_avatar.services.gateway.access.audit import audited_call
 from live_avatar.services.gateway.access.handles import ResumeHandles
@@ -15,6 +16,7 @@ from live_avatar.services.gateway.api import messages
 from live_avatar.services.gateway.api.message_rate import MessageRate
 from live_avatar.services.gateway.api.validation import check_chunk, check_message, check_update
 from live_avatar.services.gateway.pipelines.pipeline import SERVICE
+from live_avatar.services.gateway.provenance.signing import signing
 from live_avatar.services.gateway.refusals import (
     INVALID,
     MESSAGE_OUT_OF_ORDER,
@@ -22,6 +24,7 @@ from live_avatar.services.gateway.refusals import (
     slow_consumer,
 )
 from live_avatar.services.gateway.sessions.delivery import DeliveryCut
+from live_avatar.services.gateway.sessions.events import Event, EventKind
 from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.sessions.stream_state import RenderedBlock, replaced
@@ -87,6 +90,8 @@ class Stream:
             self._check_next(opening.open.next_client_sequence)
         session.credits.grant(opening.open.initial_video_credits)
         await self._respond(messages.opened(session.record, session.config, state, self._handle()))
+        if session.disclosure:
+            await self._respond(messages.notice(Event(kind=EventKind.DISCLOSURE, text=session.disclosure)))
         error = await run_until(self._is_replaced, session.changed, self._run_all())
         if error is not None:
             raise error
@@ -203,6 +208,7 @@ class Stream:
             await self._end_block(arrived.index, end_sample)
             session.touch("video")
         self._render_tail()
+        await self._render_record()
         await self._send_all()
         await self._end_block(ledger.delivered, self._delivery.end_sample)
         await self._wait_until_received()
@@ -232,9 +238,15 @@ class Stream:
         rendered = self._state.rendered
         if rendered is None or rendered.index != arrived.index:
             await self._session.wait_for(lambda: self._state.may_send)
+            await self._prepare(arrived)
             rendered = self._render(arrived)
         await self._send_all()
         return rendered.end_sample
+
+    async def _prepare(self, arrived: ArrivedBlock) -> None:
+        """Has the header signed, which may take as long as a key service does."""
+        if arrived.index == 0 and arrived.frames and self._state.signature is not None:
+            await signing(partial(self._state.muxer.prepare, arrived.frames[0]))
 
     def _render(self, arrived: ArrivedBlock) -> RenderedBlock:
         """Adds the messages of a block to those that are to be sent, in one step: a stream may break at any wait."""
@@ -269,6 +281,15 @@ class Stream:
             fragment = Fragment(data=tail, first_frame=frames, frame_count=0, keyframe=False)
             units.append(messages.video_unit(fragment, block, session.preset, idle=False, timings=()))
         self._state.render(block, self._delivery.end_sample, units)
+
+    async def _render_record(self) -> None:
+        """Adds the signed record of all that was rendered."""
+        signature = self._state.signature
+        if signature is None or signature.is_sent:
+            return
+        record = await signature.record()
+        self._log.append(messages.notice(Event(kind=EventKind.SIGNED_RECORD, signed_record=record)))
+        signature.is_sent = True
 
     async def _end_block(self, block: int, end_sample: int) -> None:
         """Writes the events after a block, and what the client may forget from now on."""

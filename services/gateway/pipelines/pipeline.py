@@ -137,6 +137,12 @@ class Pipeline:
         """What its services have loaded; empty while that is unknown."""
         return self.services[0].model_digest if self.services else ""
 
+    @property
+    def watermark_deployment(self) -> int | None:
+        """Deployment that the mark in its frames names; None: frames are not marked."""
+        named = (one.watermark_deployment for one in self.services if one.HasField("watermark_deployment"))
+        return next(named, None)
+
     def __str__(self) -> str:
         state = "ready" if self.ready else f"not ready: {self._fault or 'a service is missing'}"
         return f"{self.name}: {describe(self.services) or 'unknown'} ({state})"

@@ -30,6 +30,8 @@ class EventKind(Enum):
     DEGRADED = auto()
     RECOVERED = auto()
     DISCONTINUITY = auto()
+    DISCLOSURE = auto()
+    SIGNED_RECORD = auto()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,9 @@ class Event:
     block: int = 0
     problem: ServiceError | None = None
     """What is wrong, where something is; it does not end the stream."""
+    text: str = ""
+    """For people."""
+    signed_record: str = ""
     consumed: int = 0
     """Sequence of the client's last message that came before a barge-in which dropped something."""
 

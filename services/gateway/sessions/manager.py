@@ -36,6 +36,7 @@ from live_avatar.services.gateway.sessions.negotiation import negotiated
 from live_avatar.services.gateway.sessions.placement import Placement
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.sessions.portrait import condition
+from live_avatar.services.gateway.sessions.provenance import provenance_of
 from live_avatar.services.gateway.sessions.recovery import Recovery
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.sessions.sweep import sweep
@@ -337,6 +338,7 @@ class SessionManager:
                 config=config.SerializeToString(),
                 state=api.Session.STATE_ACTIVE,
                 preset=pipeline.preset.name,
+                provenance=await provenance_of(record.session_id, pipeline, self.policy.signing),
             )
             session = Session(record, config, pipeline, self.policy.within(quotas), self._telemetry)
             opening = messages.open_request(session.key, config, (width, height))

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from live_avatar.services.gateway.access.tokens import SessionTokens
 from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.provenance.signing import MediaSigning
 from live_avatar.services.gateway.quotas.rules import within
 from live_avatar.services.gateway.store.quotas import Quotas
 from live_avatar.services.gateway.usage.recorder import RecordingRules
@@ -57,6 +58,10 @@ class SessionPolicy:
     """Address at which other gateways reach this one; empty: at none."""
     recording: RecordingRules = _RECORDING
     """How use is recorded."""
+    signing: MediaSigning | None = None
+    """Signs the media; None: they are not signed."""
+    disclosure: str = ""
+    """What people are shown first; empty: nothing."""
 
     def within(self, quotas: Quotas) -> "SessionPolicy":
         """The policy for one session of a tenant with ``quotas``."""

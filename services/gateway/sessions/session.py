@@ -76,7 +76,10 @@ class Session:
         self.changed = Condition()
         self.publishing = asyncio.Lock()
         """Held while its state is written to the store."""
-        self.attachment = Attachment(self.limits, stream_state(record, config, self.preset, self.limits), self.changed)
+        self.disclosure = policy.disclosure
+        """What people are shown first; empty: nothing."""
+        streams = stream_state(record, config, self.preset, self.limits, policy.signing)
+        self.attachment = Attachment(self.limits, streams, self.changed)
         self.credits = CreditWindow(self.limits.max_video_credits)
         self.ledger = BlockLedger()
         self.finished_blocks = FinishedBlocks(self.preset.stream.window_blocks)

@@ -11,6 +11,7 @@ import grpc
 from live_avatar.config import Preset
 from live_avatar.services.gateway.access.handles import ResumeHandle
 from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.provenance.signing import MediaSigning, SessionSignature, media_facts
 from live_avatar.services.gateway.refusals import INVALID, PRECONDITION
 from live_avatar.services.gateway.sessions.replay import ReplayLog
 from live_avatar.services.gateway.store.records import SessionRecord
@@ -39,12 +40,14 @@ class StreamState:
         session_id: of the session.
         muxer: turns its blocks into units.
         log: keeps what was sent.
+        signature: of its media; None: they are not signed.
     """
 
-    def __init__(self, session_id: str, muxer: Muxer, log: ReplayLog) -> None:
+    def __init__(self, session_id: str, muxer: Muxer, log: ReplayLog, signature: SessionSignature | None) -> None:
         self._session_id = session_id
         self._muxer: Muxer | None = muxer
         self.log = log
+        self.signature = signature
         self.number = 0
         """Of the newest stream, from 1; 0: none was opened."""
         self.is_confirmed = False
@@ -96,6 +99,8 @@ class StreamState:
         """Takes all messages of a block, which are to be sent from now on."""
         for unit in units:
             self.log.append(unit)
+            if self.signature is not None:
+                self.signature.add(unit.video_unit.data or unit.audio_unit.data)
         self.rendered = RenderedBlock(block, end_sample)
         return self.rendered
 
@@ -133,11 +138,21 @@ class StreamState:
         return block
 
 
-def stream_state(record: SessionRecord, config: api.SessionConfig, preset: Preset, limits: Limits) -> StreamState:
-    """That of a session without a stream."""
+def stream_state(
+    record: SessionRecord,
+    config: api.SessionConfig,
+    preset: Preset,
+    limits: Limits,
+    signing: MediaSigning | None = None,
+) -> StreamState:
+    """That of a session without a stream; ``signing`` signs its media."""
     video, rate_hz = config.video, config.audio.sample_rate_hz
-    muxer = muxer_for(video.encoding, preset, (video.width, video.height), rate_hz)
-    return StreamState(record.session_id, muxer, ReplayLog(limits.max_replay_blocks, limits.max_replay_bytes))
+    facts = media_facts(record.session_id, api.Session.Provenance.FromString(record.provenance))
+    signature = None if signing is None else SessionSignature(signing, facts)
+    signer = None if signing is None else signing.segments(facts, record.max_duration_ms / 1000)
+    muxer = muxer_for(video.encoding, preset, (video.width, video.height), rate_hz, signer)
+    log = ReplayLog(limits.max_replay_blocks, limits.max_replay_bytes)
+    return StreamState(record.session_id, muxer, log, signature)
 
 
 def _refused(reason: str, message: str) -> ServiceError:

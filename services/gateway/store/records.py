@@ -49,6 +49,8 @@ class SessionRecord:
     """Always empty: gateways of older versions do not read a session without it."""
     preset: str = field(default="", metadata={_LATER: True})
     """Of its pipeline, once it has one."""
+    provenance: bytes = field(default=b"", metadata={_LATER: True})
+    """A serialized ``Session.Provenance``, once it has a pipeline."""
 
     relay: str = field(default="", metadata={_LATER: True})
     """Address at which other gateways reach the one that holds it; empty: at none."""

@@ -173,7 +173,8 @@ class FragmentedMp4:
             self._voice.put_back(packets)
             return
         self.prepare(frames.frames[0])
-        header, self._header = self._header, b""
+        # A thread of an earlier stream may sign it once more, later: it is sent once all the same.
+        header, self._header = self._header if self._sequence == 0 else b"", b""
         yield Fragment(
             data=header + self._fragment(self._video(frames), self._voice.run(packets)),
             first_frame=frames.first_frame,

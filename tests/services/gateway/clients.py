@@ -97,7 +97,8 @@ async def gateway(
     pipeline: FakePipeline, *, settings: dict[str, Any] | None = None, wait: bool = True
 ) -> AsyncIterator[Gateway]:
     """A gateway before ``pipeline``, on a free port."""
-    chosen = GatewaySettings(**{"pipelines": (pipeline.address,), **(settings or {})})
+    plain = {"pipelines": (pipeline.address,), "disclosure": {"text": ""}}
+    chosen = GatewaySettings(**{**plain, **(settings or {})})
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(Telemetry("gateway"))
         service = await stack.enter_async_context(build(chosen, telemetry))

@@ -67,7 +67,7 @@ async def running(*arguments: str) -> AsyncIterator[tuple[Process, str]]:
 @asynccontextmanager
 async def gateway_process() -> AsyncIterator[tuple[str, Process]]:
     """A gateway that is ready; its address and the process."""
-    flags = ("--server.host", "127.0.0.1", "--server.port", "0", "--server.drain-seconds", "0")
+    flags = ("--server.host", "127.0.0.1", "--server.port", "0", "--server.drain-seconds", "0", "--disclosure.text", "")
     async with (
         fake_pipeline() as pipeline,
         running("-m", "live_avatar.services.gateway", "--pipelines", pipeline.address, *flags) as (process, line),
