@@ -22,6 +22,7 @@ from benchmarks.codec_bench import edges
 from benchmarks.mark import mark
 from benchmarks.networks import networks
 from benchmarks.placement import place_sessions
+from benchmarks.relay import relay
 from benchmarks.sections import Numbers, Workplace
 from live_avatar.files import write_text
 
@@ -37,6 +38,7 @@ SECTIONS: Mapping[str, Callable[[Workplace], Numbers]] = {
     "reaction": sections.reaction,
     "access": access,
     "placement": place_sessions,
+    "relay": relay,
     "mark": mark,
 }
 
@@ -74,6 +76,7 @@ THRESHOLDS: Mapping[str, Threshold] = {
     "auth_create_ms": Threshold(most=3.0),
     "create_store_commands_ratio": Threshold(most=0.02),
     "create_cpu_ratio": Threshold(most=0.05),
+    "relay_cpu_ratio": Threshold(most=0.35),
     "compiled_over_eager": Threshold(least=1.5),
     "mark_share": Threshold(most=0.03),
 }

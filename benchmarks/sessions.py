@@ -7,6 +7,7 @@ import asyncio
 import io
 import math
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -76,17 +77,22 @@ async def offline(
     video: Video = "h264",
     seed: int = 0,
     on_steady: Callable[[], object] = lambda: None,
+    holder: AvatarClient | None = None,
 ) -> Run:
     """One session whose speech is there from the beginning; its video comes as fast as it can.
 
-    ``on_steady`` is called when block ``STEADY_FROM`` has come.
+    ``on_steady`` is called when block ``STEADY_FROM`` has come; ``holder`` is a client of the gateway that is to hold
+    the session, where that is another than the one of ``client``.
 
     Raises:
         AvatarError: the session failed.
     """
     options = SessionOptions(sample_rate_hz=SAMPLE_RATE_HZ, seed=seed, video=video)
     seconds = blocks * preset.samples_per_block / SAMPLE_RATE_HZ
-    session = await client.create_session(image, options)
+    request_id = uuid.uuid4().hex
+    if holder is not None:
+        await holder.create_session(image, options, request_id=request_id)
+    session = await client.create_session(image, options, request_id=request_id)
     run = Run(session.session_id, preset.frames_per_block)
     try:
         async with session.stream() as stream:

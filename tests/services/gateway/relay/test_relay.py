@@ -1,16 +1,21 @@
 """Two gateways with one store: whichever is asked, the call is answered."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
+import pytest
 
+from live_avatar.proxies import DIRECT
+from live_avatar.serving.errors import from_rpc_error
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import VideoFormat
-from tests.services.gateway.clients import Gateway, Request, Talk, failure, gateway, tone, units, video_format
+from tests.services.gateway.clients import Gateway, Request, Response, Talk, failure, gateway, tone, units, video_format
 from tests.services.gateway.fake_pipeline import fake_pipeline
+from tests.services.gateway.sessions.test_lifecycle import serving_tasks
 
 BLOCK = 16_000 * 12 // 25
 Code = grpc.StatusCode
@@ -129,3 +134,104 @@ def test_more_than_a_hundred_sessions_round_robin(redis_server: str) -> None:
         await two.freed()
 
     run(redis_server, scenario)
+
+
+def test_the_end_of_a_clients_messages_is_passed_on(redis_server: str) -> None:
+    async def scenario(one: Gateway, two: Gateway) -> None:
+        created = await one.create()
+        async with Talk(two.stub) as talk:
+            await talk.open(created.session_token)
+            await talk.speak(tone(2 * BLOCK))
+            await talk.half_close()
+            assert units(await talk.rest())
+        await one.freed()
+
+    run(redis_server, scenario)
+
+
+def test_a_client_that_leaves_takes_its_session_along(redis_server: str) -> None:
+    async def scenario(one: Gateway, two: Gateway) -> None:
+        created = await one.create(delivery=api.DELIVERY_LIVE)
+        talk = Talk(two.stub)
+        await talk.open(created.session_token)
+        talk.cancel()
+        await one.freed()
+
+    run(redis_server, scenario)
+
+
+def test_messages_that_cannot_be_read_are_refused_as_ever(redis_server: str) -> None:
+    async def scenario(one: Gateway, two: Gateway) -> None:
+        created = await one.create(delivery=api.DELIVERY_LIVE)
+        async with grpc.aio.insecure_channel(two.target, options=DIRECT) as channel:
+            call: Any = channel.stream_stream("/live_avatar.v1.AvatarService/StreamAvatar")()
+            await call.write(Request(open=Request.Open(session_token=created.session_token)).SerializeToString())
+            assert Response.FromString(await call.read()).HasField("opened")
+            await call.write(b"\xff\xff\xff")
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+            assert from_rpc_error(refusal.value).reason == "MESSAGE_MALFORMED"
+
+    run(redis_server, scenario)
+
+
+def test_calls_that_are_passed_on_are_bounded(redis_server: str) -> None:
+    async def scenario(one: Gateway, two: Gateway) -> None:
+        first, second = [await one.create(delivery=api.DELIVERY_LIVE) for _ in range(2)]
+        async with Talk(two.stub) as talk:
+            await talk.open(first.session_token)
+            async with Talk(two.stub) as other:
+                await other.say(open=Request.Open(session_token=second.session_token))
+                error = await other.failure()
+                assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "CAPACITY_EXHAUSTED")
+
+    run(redis_server, scenario, max_calls=1)
+
+
+def test_a_gateway_that_drains_waits_for_what_it_passes_on(redis_server: str) -> None:
+    async def scenario(one: Gateway, two: Gateway) -> None:
+        created = await one.create(delivery=api.DELIVERY_LIVE)
+        async with Talk(two.stub) as talk:
+            await talk.open(created.session_token)
+            drain = asyncio.ensure_future(two.service.drain())
+            await asyncio.sleep(0.1)
+            assert not drain.done()
+            await talk.finish()
+            await talk.rest()
+        async with asyncio.timeout(10):
+            await drain
+
+    run(redis_server, scenario)
+
+
+def test_nothing_is_left_of_calls_that_were_passed_on(redis_server: str) -> None:
+    async def some(one: Gateway, two: Gateway) -> int:
+        for _ in range(5):
+            created = await one.create(delivery=api.DELIVERY_LIVE)
+            async with Talk(two.stub) as talk:
+                await talk.open(created.session_token)
+            await one.freed()
+        await asyncio.sleep(0.1)
+        return serving_tasks()
+
+    async def scenario(one: Gateway, two: Gateway) -> None:
+        before = await some(one, two)
+        for _ in range(3):
+            after = await some(one, two)
+        assert after <= before + 1
+
+    run(redis_server, scenario)
+
+
+def test_a_call_is_recorded_once(redis_server: str, capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario(one: Gateway, two: Gateway) -> None:
+        created = await one.create(delivery=api.DELIVERY_LIVE)
+        async with Talk(two.stub) as talk:
+            await talk.open(created.session_token)
+            await two.stub.CloseSession(api.CloseSessionRequest(session_id=created.session.session_id))
+            assert (await talk.failure()).reason == "SESSION_CLOSED"
+
+    run(redis_server, scenario)
+    actions = re.findall(r'"event": "audit".*"action": "([^"]*)"', capfd.readouterr().err)
+    assert sorted(actions) == ["CloseSession", "CreateSession", "SessionEnded", "StreamAvatar", "StreamAvatar.opened"]
