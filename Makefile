@@ -24,7 +24,7 @@ ARGS ?=
 # What pytest answers where nothing was selected: each of the two runs may have nothing to do.
 NONE := 5
 
-.PHONY: help setup programs check test abuse test-containers test-cluster test-go endurance proofs demo bench quality mark protos reference docs images lab lock sbom audit-dependencies
+.PHONY: help setup programs check test abuse test-containers test-cluster test-go endurance proofs demo bench drills quality mark protos reference docs images lab lock sbom audit-dependencies
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -106,6 +106,9 @@ demo: setup ## a portrait speaks: all services on this machine, out/demo.mp4 and
 
 bench: setup ## how close the pipeline is to its limits on this machine: out/bench.json; ARGS="steps tiny" chooses sections
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
+
+drills: setup ## processes are killed, frozen, cut and replaced while sessions speak: out/drills.json; ARGS="kills cuts" chooses sections
+	OMP_NUM_THREADS=1 $(BIN)/python -m drills $(ARGS)
 
 quality: setup ## how good the pictures are: out/quality.md and a contact sheet; ARGS="--services" and more, see docs/performance/quality.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m evaluation $(ARGS)

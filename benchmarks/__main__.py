@@ -111,16 +111,16 @@ def compared(results: Mapping[str, float | str]) -> Numbers:
     return {"tpp_speedup": many / one}
 
 
-def table(results: Mapping[str, float | str]) -> Table:
+def table(results: Mapping[str, float | str], thresholds: Mapping[str, Threshold] = THRESHOLDS) -> Table:
     """All numbers, with what is wanted of them."""
     made = Table(title=str(results["machine"]))
     made.add_column("key")
     made.add_column("value", justify="right")
     made.add_column("wanted", justify="right")
     made.add_column("")
-    for key, value in sorted(results.items(), key=lambda item: item[0] not in THRESHOLDS):
+    for key, value in sorted(results.items(), key=lambda item: item[0] not in thresholds):
         if isinstance(value, float):
-            bar = THRESHOLDS.get(key)
+            bar = thresholds.get(key)
             verdict = "" if bar is None else "[green]yes" if bar.holds(value) else "[red]no"
             made.add_row(key, f"{value:.4g}", str(bar or ""), verdict)
     return made

@@ -7,13 +7,14 @@ installation.
 from collections.abc import Mapping
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from live_avatar.client.tls_faults import tls_fault
 from live_avatar.proxies import Proxy
 
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_STATUS_KEY = "grpc-status-details-bin"
 _TOO_LARGE = "message larger than max"
 
 
@@ -68,7 +69,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, proxy: Proxy | None = None) -> A
         error: as gRPC raised it.
         proxy: what stood between, for a call that reached nobody.
     """
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads code, details and metadata alone
+    status = _rich_status(error)
     if status is not None:
         return from_status(status)
     code, message = error.code(), error.details() or error.code().name
@@ -80,3 +81,17 @@ def from_rpc_error(error: grpc.aio.AioRpcError, proxy: Proxy | None = None) -> A
     # The transport refuses what is far too large itself, and says so in these words alone.
     too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in message
     return AvatarError(code, "MESSAGE_TOO_LARGE" if too_large else code.name, message)
+
+
+def _rich_status(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    """The status that the server sent with its reason.
+
+    Its code counts: where a proxy resets a call that the server has ended, gRPC's own is CANCELLED.
+    """
+    for key, value in error.trailing_metadata() or ():
+        if key == _STATUS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+    return None

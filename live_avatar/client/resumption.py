@@ -26,7 +26,7 @@ _BROKEN = frozenset(
     }
 )
 """Codes of a line that breaks, where the server says no more."""
-_RESUMABLE = frozenset({"DRAINING", "GATEWAY_LOST", "LEASE_LOST", "SERVER_SILENT", "SESSION_MOVED"})
+_RESUMABLE = frozenset({"DRAINING", "GATEWAY_LOST", "LEASE_LOST", "SERVER_SILENT", "SESSION_MOVED", "SLOW_CONSUMER"})
 """Reasons of a server whose sessions go on."""
 
 _Response = api.StreamAvatarResponse

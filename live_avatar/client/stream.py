@@ -58,6 +58,8 @@ class AvatarStream:
         self._lost: tuple[AvatarError, float] | None = None
         """Why the stream broke, and when; None while it is open."""
         self._finished = False
+        self._complete = False
+        """Everything was received; how the call ends does not matter."""
         self._writer: asyncio.Task[None] | None = None
         self.width = 0
         self.height = 0
@@ -168,13 +170,18 @@ class AvatarStream:
                 if result is not None:
                     return result
         except AvatarError as error:
-            if not (self._position.handle and self._outbox.is_whole and is_resumable(error)):
-                await self._outbox.close()
-                raise
-            self._lost = error, time.monotonic()
-            return StreamLost(cause=error)
+            if not self._complete:
+                return await self._note_loss(error)
         await self._outbox.close()
         raise StopAsyncIteration
+
+    async def _note_loss(self, error: AvatarError) -> StreamLost:
+        """The stream broke; raises ``error`` where it cannot be resumed."""
+        if not (self._position.handle and self._outbox.is_whole and is_resumable(error)):
+            await self._outbox.close()
+            raise error
+        self._lost = error, time.monotonic()
+        return StreamLost(cause=error)
 
     async def _take(self, response: api.StreamAvatarResponse) -> Result | None:
         """The result that a response is; None where it is none, or one that came before."""
@@ -193,6 +200,7 @@ class AvatarStream:
 
     async def _note_handle(self, update: api.StreamAvatarResponse.ResumptionUpdate) -> None:
         self._outbox.forget(update.last_consumed_client_sequence)
+        self._complete = not update.resumable
         if update.resumable:
             self._position.note_handle(update.resume_handle)
         if update.resumable and update.next_block_index % RECEIPT_BLOCKS != 1:

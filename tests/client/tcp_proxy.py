@@ -9,8 +9,7 @@ class TcpProxy:
     """Passes bytes between its clients and one server; ``cut`` and ``freeze`` break what is open."""
 
     def __init__(self, target: str) -> None:
-        self._host, _, port = target.rpartition(":")
-        self._port = int(port)
+        self.lead_to(target)
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
@@ -37,6 +36,11 @@ class TcpProxy:
                 sink.write(data)
                 await sink.drain()
         sink.transport.abort()
+
+    def lead_to(self, target: str) -> None:
+        """Later connections go to another server."""
+        self._host, _, port = target.rpartition(":")
+        self._port = int(port)
 
     def cut(self) -> None:
         """Resets all connections."""

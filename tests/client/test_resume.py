@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 
 from live_avatar.client import (
     AudioUnit,
@@ -19,6 +20,7 @@ from live_avatar.client import (
     StreamResumed,
     VideoUnit,
 )
+from live_avatar.client.errors import from_rpc_error
 from live_avatar.client.resumption import is_resumable, pauses
 from live_avatar.config import SAMPLE_RATE_HZ
 from live_avatar.services.gateway.limits import Limits
@@ -168,6 +170,7 @@ def test_a_session_that_is_gone_is_not_waited_for() -> None:
         (grpc.StatusCode.UNAVAILABLE, "DRAINING", True),
         (grpc.StatusCode.UNAVAILABLE, "TLS_FAILED", False),
         (grpc.StatusCode.ABORTED, "LEASE_LOST", True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER", True),
         (grpc.StatusCode.ABORTED, "SESSION_CLOSED", False),
         (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_EXPIRED", False),
         (grpc.StatusCode.UNAUTHENTICATED, "HANDLE_INVALID", False),
@@ -176,6 +179,15 @@ def test_a_session_that_is_gone_is_not_waited_for() -> None:
 )
 def test_which_errors_a_session_outlives(code: grpc.StatusCode, reason: str, *, expected: bool) -> None:
     assert is_resumable(AvatarError(code, reason, "a sentence")) is expected
+
+
+def test_a_call_that_a_balancer_resets_keeps_the_reason_of_the_server() -> None:
+    status = status_pb2.Status(code=grpc.StatusCode.FAILED_PRECONDITION.value[0], message="the session is over")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="SESSION_EXPIRED"))
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+    raised = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), trailing, "Stream removed")
+    error = from_rpc_error(raised)
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_EXPIRED")
 
 
 def test_attempts_end() -> None:

@@ -136,7 +136,6 @@ class System:
         """What the library's loop makes of a session: every latent and every picture."""
         return self._loop(script, self._audio(script), steps)
 
-    @torch.inference_mode()
     def resumed(self, script: Script, blocks: Sequence[Block], next_block: int) -> list[Generated]:
         """What the library's loop makes of a session that goes on at ``next_block``.
 
@@ -145,36 +144,50 @@ class System:
             blocks: all finished blocks of the session, of which the last before ``next_block`` prime it.
             next_block: the first that is generated again, with the audio that it had.
         """
+        return list(self.play_on(script, blocks[:next_block], [block.audio for block in blocks[next_block:]]))
+
+    @torch.inference_mode()
+    def play_on(self, script: Script, blocks: Sequence[Block], audio: Iterable[AudioTokens]) -> Iterator[Generated]:
+        """What the library's loop makes of a session after its finished ``blocks``, one block after the other.
+
+        Args:
+            script: all of the session but its audio.
+            blocks: all that came before, of which the last ones prime it.
+            audio: of the blocks that are generated.
+        """
         rules, (sink, warmup) = self.preset.stream, self.sink(script)
         first_latent = blocks[0].latent
         assert first_latent is not None
         own = Conditioning(from_block=rules.sink_switch_block, sink=sink.own(first_latent[:, :1]))
-        primed = Primed(tuple(blocks[max(0, next_block - rules.window_blocks) : next_block]), (own,))
         with _one_thread():
-            made = generate(
+            yield from generate(
                 [self._stage(rules.steps)],
                 self._decoder,
                 sink=sink,
                 warmup=warmup,
                 text=self._text.encode(script.prompt),
-                audio=[block.audio for block in blocks[next_block:]],
+                audio=audio,
                 seed=script.seed,
-                primed=primed,
+                primed=Primed(tuple(blocks[-rules.window_blocks :]), (own,)),
             )
-            return list(made)
 
     def first_latent(self, script: Script, features: Tensor, steps: int) -> Tensor:
         """The first latent [16, 1, h, w] of a session that hears ``features`` in block 0: its sink version 1."""
         return self._loop(script, [self._tokens(features)], steps)[0].latent[:, :1]
 
-    @torch.inference_mode()
     def _loop(self, script: Script, audio: Iterable[AudioTokens], steps: int) -> list[Generated]:
+        return list(self.play(script, audio, steps))
+
+    @torch.inference_mode()
+    def play(self, script: Script, audio: Iterable[AudioTokens], steps: int) -> Iterator[Generated]:
+        """What the library's loop makes of a session, one block after the other."""
         sink, warmup = self.sink(script)
         text = self._text.encode(script.prompt)
         with _one_thread():
             stages = [self._stage(steps)]
-            made = generate(stages, self._decoder, sink=sink, warmup=warmup, text=text, audio=audio, seed=script.seed)
-            return list(made)
+            yield from generate(
+                stages, self._decoder, sink=sink, warmup=warmup, text=text, audio=audio, seed=script.seed
+            )
 
     def _stage(self, steps: int) -> Denoiser:
         rules = self.preset.stream
@@ -211,6 +224,11 @@ class System:
                 latent = stage.denoise(session, Block(index=index, audio=self._tokens(received))).latent
                 assert latent is not None
                 yield Generated(index, latent, tuple(self._decoder.decode(pictures, index, latent)))
+
+    def encode(self, plan: BlockPlan) -> AudioTokens:
+        """Tokens of one block of streamed audio."""
+        tokens: AudioTokens = self._tokens(self.receive(plan))
+        return tokens
 
     def receive(self, plan: BlockPlan) -> Tensor:
         """Features of one block of streamed audio."""
