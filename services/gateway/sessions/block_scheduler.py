@@ -52,7 +52,7 @@ class BlockScheduler:
     async def _feed_all(self) -> None:
         """Feeds the pipeline on which the session is."""
         session, delivery = self._session, self._delivery
-        while not delivery.finished:
+        while not delivery.finished and self._still_needed():
             await session.wait_for(lambda: session.may_admit or self._has_control or delivery.finished)
             with session.handover.sending():
                 if self._has_control:

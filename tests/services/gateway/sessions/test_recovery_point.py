@@ -12,6 +12,7 @@ from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.services.gateway.audio.kept_sound import KeptSound
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.pipelines.pipeline import Pipeline
+from live_avatar.services.gateway.sessions.block_scheduler import BlockScheduler
 from live_avatar.services.gateway.sessions.conditioning import Conditioning, Prompts
 from live_avatar.services.gateway.sessions.line import Line
 from live_avatar.services.gateway.sessions.live import LiveDelivery
@@ -20,6 +21,7 @@ from live_avatar.services.gateway.sessions.recovery_point import FinishedBlocks
 from live_avatar.services.gateway.sessions.suspension import LOSSES, Suspension
 from live_avatar.serving.errors import ServiceError, stage_lost
 from live_avatar.serving.priming import finished_block
+from live_avatar.serving.telemetry import Telemetry
 from live_avatar.v1 import avatar_service_pb2 as api
 from tests.services.gateway.live_session import admit, delivery_of, live_config, live_context, live_session
 
@@ -125,6 +127,23 @@ def test_only_losses_suspend_and_not_too_many_of_them() -> None:
     assert suspension.refusal is not None and "3 times within a minute" in suspension.refusal.message
     assert suspension.begin(stage_lost("a stage"), 61.0)
     assert {"STAGE_LOST", "DRAINING"} <= LOSSES
+
+
+def test_nothing_is_fed_to_a_session_that_has_ended_though_a_block_is_due() -> None:
+    async def scenario() -> None:
+        session = live_session()
+        session.conditioning.portrait_sent()
+        asked: list[int] = []
+        cast(SimpleNamespace, session.pipeline).slot = asked.append
+        session.end()
+        scheduler = BlockScheduler(session, Telemetry("test"))
+        feeding = asyncio.create_task(scheduler.run())
+        await asyncio.sleep(0.01)
+        feeding.cancel()
+        await asyncio.wait([feeding])
+        assert not asked, "a slot was asked for"
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("depth", [3, 6])
