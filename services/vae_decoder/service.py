@@ -58,6 +58,7 @@ async def build(settings: VaeDecoderSettings, telemetry: Telemetry) -> AsyncIter
             encoder=encoder,
             subscribers=subscribers,
             watermark=settings.watermark,
+            label=settings.label,
         )
         info = _info(settings, networks, work.capacity)
         async with (

@@ -1,5 +1,7 @@
 """Settings of the VAE decoder."""
 
+from typing import Literal
+
 from pydantic import Field, SecretStr, field_validator
 
 from live_avatar.serving.compile_settings import CompileSettings
@@ -28,8 +30,27 @@ class WatermarkSettings(Group):
         return key
 
 
+class LabelSettings(Group):
+    """A label in the frames that people see."""
+
+    text: str = Field(default="", max_length=40, description='words of the label, such as "AI generated"; empty: none')
+    corner: Literal["top-right", "top-left", "bottom-right", "bottom-left"] = Field(
+        default="top-right", description="where the label is"
+    )
+    seconds: float = Field(
+        default=5.0, gt=0, le=86_400, description="for how long it is shown at the beginning and after each break"
+    )
+    break_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        le=86_400,
+        description="pause without speech after which it is shown again; also after a change of pipelines",
+    )
+
+
 class VaeDecoderSettings(CompileSettings):
     """Turns clean latents into encoded video, and portraits into sinks."""
 
     name: str = Field(default="vae-decoder", description="name in logs, metrics and timings")
     watermark: WatermarkSettings = WatermarkSettings()
+    label: LabelSettings = LabelSettings()

@@ -21,8 +21,9 @@ from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
 from live_avatar.services.vae_decoder.encoder_thread import Encoded, EncoderThread
 from live_avatar.services.vae_decoder.h264 import Pixels, VideoEncoder, open_encoder
+from live_avatar.services.vae_decoder.label import SessionLabel
 from live_avatar.services.vae_decoder.marking import SessionMarks
-from live_avatar.services.vae_decoder.settings import WatermarkSettings
+from live_avatar.services.vae_decoder.settings import LabelSettings, WatermarkSettings
 from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry
 from live_avatar.serving.conditioning import ConditioningJoiner
 from live_avatar.serving.errors import ServiceError
@@ -38,7 +39,7 @@ from live_avatar.watermark.embedding import Marker
 
 MAX_MESSAGE_BYTES = 1 << 20
 """Encoded pictures in one message, one picture apart."""
-NO_MARK = WatermarkSettings()
+NO_MARK, NO_LABEL = WatermarkSettings(), LabelSettings()
 _ENCODER_BYTES, _ENCODER_PICTURES = 1 << 20, 12
 """What an encoder holds, the second in pictures in YUV: measured 1.1 MB at 64x64 and 5.4 MB at 704x384."""
 
@@ -52,6 +53,7 @@ class _Session:
     decoding: DecoderSession
     encoder: VideoEncoder
     marker: Marker | None
+    label: SessionLabel | None
     priming: Priming
     parts: ConditioningJoiner = field(default_factory=ConditioningJoiner)
     sink_version: int | None = None
@@ -77,12 +79,14 @@ class VaeDecoderWork:
         encoder: EncoderThread,
         subscribers: SubscriberRegistry,
         watermark: WatermarkSettings = NO_MARK,
+        label: LabelSettings = NO_LABEL,
     ) -> None:
         self._preset = preset
         self._decoder = decoder
         self._sinks = SinkSchedule(preset.stream)
         self._encoder = encoder
         self._subscribers = subscribers
+        self._label = label
         self._marks = SessionMarks(watermark, preset, self._device)
         self._sessions: AdmittedSessions[_Session] = AdmittedSessions(memory_budget)
         self._bytes_per_latent_pixel = decoder_cache_nbytes(preset.vae, 1, 1, DTYPES[preset.vae_dtype])
@@ -167,7 +171,14 @@ class VaeDecoderWork:
         except ValueError as error:
             raise _invalid("VIDEO_FORMAT_UNSUPPORTED", str(error)) from error
         priming = Priming.of(request, self._preset.stream.window_blocks)
-        return _Session(shape, self._decoder.open(priming.first_block), encoder, self._marks.open(request.key), priming)
+        first = priming.first_block
+        marker, label = self._marks.open(request.key), self._open_label(first)
+        return _Session(shape, self._decoder.open(first), encoder, marker, label, priming)
+
+    def _open_label(self, first_block: int) -> SessionLabel | None:
+        if not self._label.text:
+            return None
+        return SessionLabel(self._label, self._preset.stream.fps, first_block * self._preset.frames_per_block)
 
     def _send_sink(self, key: SessionKey, sink: Sink) -> None:
         data = wire.sink_to_message(sink).SerializeToString()
@@ -176,6 +187,8 @@ class VaeDecoderWork:
     def _pieces(self, block: StreamBlocksRequest.Block, session: _Session, latent: Tensor) -> Iterator[_Piece]:
         """Decodes latent by latent; all but the last piece are sent as soon as they are encoded."""
         previous: _Piece | None = None
+        if session.label is not None:
+            session.label.note_block(block.index * self._preset.frames_per_block, idle=block.idle)
         for frames in self._decoder.decode(session.decoding, block.index, latent):
             if previous is not None:
                 self._send_early(block, previous)
@@ -183,7 +196,8 @@ class VaeDecoderWork:
             yield previous
 
     def _encode(self, session: _Session, frames: Frames, *, starts_block: bool) -> _Piece:
-        pixels = frames.pixels if session.marker is None else session.marker.mark(frames.pixels, frames.first)
+        pixels = frames.pixels if session.label is None else session.label.draw(frames.pixels, frames.first)
+        pixels = pixels if session.marker is None else session.marker.mark(pixels, frames.first)
         return _Piece(frames.first, self._encoder.submit(session.encoder, _rgb(pixels), starts_block=starts_block))
 
     def _send_early(self, block: StreamBlocksRequest.Block, piece: _Piece) -> None:

@@ -11,9 +11,9 @@ from live_avatar import wire
 from live_avatar.config import TINY
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, StreamBlocksRequest
 from live_avatar.services.vae_decoder.encoder_thread import EncoderThread
-from live_avatar.services.vae_decoder.settings import WatermarkSettings
+from live_avatar.services.vae_decoder.settings import LabelSettings, WatermarkSettings
 from live_avatar.services.vae_decoder.subscribers import SubscriberRegistry, VideoStream
-from live_avatar.services.vae_decoder.work import VaeDecoderWork
+from live_avatar.services.vae_decoder.work import NO_LABEL, VaeDecoderWork
 from live_avatar.serving.parts import conditioning_parts
 from live_avatar.streaming.local import warmup_latents
 from live_avatar.v1.avatar_service_pb2 import BlockTiming
@@ -52,7 +52,7 @@ def expected() -> list[bytes]:
     ]
 
 
-async def sent(settings: WatermarkSettings) -> list[bytes]:
+async def sent(settings: WatermarkSettings, label: LabelSettings = NO_LABEL) -> list[bytes]:
     """What the decoder sends with raw encoding."""
     with EncoderThread() as encoder:
         subscribers, stream = SubscriberRegistry(), VideoStream()
@@ -63,6 +63,7 @@ async def sent(settings: WatermarkSettings) -> list[bytes]:
             encoder=encoder,
             subscribers=subscribers,
             watermark=settings,
+            label=label,
         )
         work.open(open_request())
         subscribers.subscribe(key(), stream)
