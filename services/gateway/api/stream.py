@@ -289,7 +289,7 @@ class Stream:
             return
         record = await signature.record()
         self._log.append(messages.notice(Event(kind=EventKind.SIGNED_RECORD, signed_record=record)))
-        signature.is_sent = True
+        signature.note_sent()
 
     async def _end_block(self, block: int, end_sample: int) -> None:
         """Writes the events after a block, and what the client may forget from now on."""

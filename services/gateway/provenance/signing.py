@@ -58,13 +58,21 @@ class SessionSignature:
         self._signing = signing
         self._facts = facts
         self._digest = MediaDigest()
-        self.is_sent = False
-        """The record is among what was sent or is to be sent."""
+        self._is_sent = False
 
     def add(self, data: bytes) -> None:
         """Adds the data of the next unit; messages without data are none."""
         if data:
             self._digest.add(data)
+
+    @property
+    def is_sent(self) -> bool:
+        """The record is among what was sent or is to be sent."""
+        return self._is_sent
+
+    def note_sent(self) -> None:
+        """The record is among what is to be sent."""
+        self._is_sent = True
 
     async def record(self) -> str:
         """The signed record with the digest so far; raises ServiceError SIGNING_FAILED."""

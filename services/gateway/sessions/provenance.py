@@ -10,9 +10,10 @@ from live_avatar.v1 import avatar_service_pb2 as api
 
 async def provenance_of(session_id: str, pipeline: Pipeline, signing: MediaSigning | None) -> bytes:
     """A serialized ``Session.Provenance`` of media that ``pipeline`` makes; raises ServiceError SIGNING_FAILED."""
-    result = api.Session.Provenance(model_digest=pipeline.model_digest)
-    if pipeline.watermark_deployment is not None:
-        result.watermark_deployment = pipeline.watermark_deployment
+    result = api.Session.Provenance(
+        model_digest=pipeline.model_digest, watermark_deployment=pipeline.watermark_deployment
+    )
     if signing is not None:
-        result.signed_record = await signing.record(media_facts(session_id, result))
+        record = await signing.record(media_facts(session_id, result))
+        result.MergeFrom(api.Session.Provenance(signed_record=record))
     return result.SerializeToString()
