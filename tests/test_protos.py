@@ -30,7 +30,7 @@ def tool() -> ModuleType:
 def copy(tmp_path: Path) -> Path:
     """A checkout's protos and generated code, to change."""
     shutil.copytree(ROOT / "protos", tmp_path / "protos")
-    for package in ("v1", "pipeline"):
+    for package in ("v1", "pipeline", "gateway"):
         shutil.copytree(ROOT / "live_avatar" / package, tmp_path / "live_avatar" / package)
     return tmp_path
 

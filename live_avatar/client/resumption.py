@@ -69,10 +69,12 @@ class Position:
         self._repeated: Counter[_EventKey] = Counter()
         """Those of them that come again in a resumed stream."""
 
-    def note_handle(self, handle: str) -> None:
-        """A newer handle came."""
+    def note_handle(self, handle: str, next_block: int = 0) -> None:
+        """A newer handle came, which goes on with ``next_block``; something of that may have come before."""
         self.handle = handle
-        self._events.clear()
+        self._events = Counter(
+            {key: count for key, count in self._events.items() if next_block and key[-1] >= next_block}
+        )
 
     def rewind(self) -> None:
         """What came since the handle comes again."""

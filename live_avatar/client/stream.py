@@ -202,7 +202,7 @@ class AvatarStream:
         self._outbox.forget(update.last_consumed_client_sequence)
         self._complete = not update.resumable
         if update.resumable:
-            self._position.note_handle(update.resume_handle)
+            self._position.note_handle(update.resume_handle, update.next_block_index)
         if update.resumable and update.next_block_index % RECEIPT_BLOCKS != 1:
             return
         received = api.StreamAvatarRequest.Received(next_block_index=update.next_block_index)

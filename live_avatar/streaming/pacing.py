@@ -6,6 +6,7 @@ This file reads no clock, holds no queue and knows no session; times are integer
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 NS_PER_S = 1_000_000_000
@@ -53,6 +54,19 @@ class PacingRules:
     def block_ns(self) -> int:
         """Duration of one block."""
         return self.frames_to_ns(self.frames_per_block)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaybackAges:
+    """Where a viewer was; None: that has not happened."""
+
+    frame: int
+    delivered: int
+    reported: bool
+    frame_age_ns: int | None
+    """How long ago the viewer was at ``frame``."""
+    dry_age_ns: int | None
+    """How long ago everything was played."""
 
 
 @dataclass
@@ -120,6 +134,22 @@ class Playback:
         if self._at_ns is not None and self.position(now_ns) >= self.delivered:
             self._frame, self._at_ns, self._ran_dry_ns = self.delivered, now_ns, None
 
+    def ages(self, now_ns: int) -> PlaybackAges:
+        """What ``go_on`` needs at another clock."""
+        return PlaybackAges(
+            frame=self._frame,
+            delivered=self.delivered,
+            reported=self._reported,
+            frame_age_ns=None if self._at_ns is None else now_ns - self._at_ns,
+            dry_age_ns=None if self._ran_dry_ns is None else now_ns - self._ran_dry_ns,
+        )
+
+    def go_on(self, ages: PlaybackAges, now_ns: int) -> None:
+        """Makes it what ``ages`` was made of, as if no time had passed until ``now_ns`` of this clock."""
+        self._frame, self.delivered, self._reported = ages.frame, ages.delivered, ages.reported
+        self._at_ns = None if ages.frame_age_ns is None else now_ns - ages.frame_age_ns
+        self._ran_dry_ns = None if ages.dry_age_ns is None else now_ns - ages.dry_age_ns
+
     def report(self, frame: int, now_ns: int) -> None:
         """The viewer's own word for where it is; it counts more than our reckoning, within what was delivered.
 
@@ -148,6 +178,21 @@ class Pacer:
     def pace_by(self, rules: PacingRules) -> None:
         """Other rules hold from now on."""
         self.rules = self.playback.rules = rules
+
+    @property
+    def latencies_ns(self) -> Sequence[int]:
+        """Those that were measured, oldest first."""
+        return tuple(self._latencies_ns)
+
+    def age_ns(self, now_ns: int) -> int | None:
+        """How long ago the first block was admitted; None: none was."""
+        return None if self._began_ns is None else now_ns - self._began_ns
+
+    def go_on(self, latencies_ns: Sequence[int], age_ns: int | None, now_ns: int) -> None:
+        """Goes on with what another object has measured; blocks on their way are not measured."""
+        self._admitted_ns.clear()
+        self._latencies_ns.extend(latencies_ns)
+        self._began_ns = None if age_ns is None else now_ns - age_ns
 
     @property
     def latency_ns(self) -> int:

@@ -76,6 +76,11 @@ class Limits(Group):
         le=256,
         description="blocks that are sent again at most to a client whose stream broke",
     )
+    max_recovery_point_bytes: int = Field(
+        default=32 << 20,
+        ge=1 << 16,
+        description="what is stored of a live session at most, so that another gateway can go on with it",
+    )
     max_losses_per_minute: int = Field(
         default=5, ge=1, le=60, description="a session that loses its pipeline more often ends"
     )
@@ -100,6 +105,17 @@ class Limits(Group):
     """Of what was sent and may be sent again, where that is more than one block."""
     message_burst: ClassVar[int] = 250
     """How many messages of a stream are taken at once after a pause."""
+
+    @property
+    def resume_ms(self) -> int:
+        """``resume_seconds`` in milliseconds."""
+        return round(1000 * self.resume_seconds)
+
+    @property
+    def point_kept_ms(self) -> int:
+        """How long a recovery point is kept after it was written last: longer than any session waits."""
+        longest_s = max(self.idle_timeout_seconds, self.live_idle_seconds, self.resume_seconds)
+        return round(2_000 * longest_s) + 60_000
 
     @property
     def portrait(self) -> PortraitLimits:

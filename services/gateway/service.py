@@ -41,6 +41,7 @@ from live_avatar.services.gateway.relay.relayed import NotHeldHereInterceptor, R
 from live_avatar.services.gateway.sessions.manager import SessionManager
 from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.settings import GatewaySettings
+from live_avatar.services.gateway.store.points import RecoveryPoints
 from live_avatar.services.gateway.store.posting import PostingCursor
 from live_avatar.services.gateway.store.redis_access import IN_MEMORY, connect
 from live_avatar.services.gateway.store.store import SessionStore
@@ -60,6 +61,7 @@ _RENEWAL_CONNECTIONS = 10
 _KEY_CONNECTIONS = 8
 """That API keys are checked with; never behind callers who have taken all others."""
 _AUDIT_CONNECTIONS = 2
+_POINT_CONNECTIONS = 4
 _AVATAR_SERVICE = avatar_service_pb2.DESCRIPTOR.services_by_name["AvatarService"].full_name
 _ADMIN_SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 _USAGE_SERVICE = usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
@@ -72,9 +74,9 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
     store, access = _open_store(settings, client), _open_access(settings, client, telemetry)
     election, audit_log = _election(settings), _open_audit(settings, client, telemetry)
     interceptors, holders = _interceptors(settings, audit_log, access), _holders(settings, telemetry)
-    listener = _relay_listener(settings, telemetry, interceptors)
+    listener, points = _relay_listener(settings, telemetry, interceptors), _open_points(settings)
     relay = listener.address if listener is not None else ""
-    manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings, relay), telemetry, election)
+    manager = SessionManager(store, _fleet(settings, telemetry), _policy(settings, relay), telemetry, election, points)
     servicer = AvatarServicer(manager, telemetry)
     usage = UsageServicer(store.usage, manager.policy.limits)
     admin = AdminServicer(access.admin, manager.quotas, manager.policy.limits)
@@ -114,6 +116,8 @@ async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterato
             await audit_log.aclose()
             await access.aclose()
             await store.aclose()
+            if points is not None:
+                await points.aclose()
 
 
 def _loaded(settings: GatewaySettings) -> Mapping[str, object]:
@@ -199,6 +203,13 @@ def _open_store(settings: GatewaySettings, client: Redis) -> SessionStore:
         longest_ms=settings.limits.max_session_seconds * 1000,
         usage=UsageLog(client, settings.usage.max_entries),
     )
+
+
+def _open_points(settings: GatewaySettings) -> RecoveryPoints | None:
+    """Where recovery points are stored; None: no other gateway shares the store."""
+    if settings.store.url == IN_MEMORY or not settings.limits.resume_seconds:
+        return None
+    return RecoveryPoints(connect(settings.store.url, _POINT_CONNECTIONS), settings.limits.point_kept_ms)
 
 
 def _fleet(settings: GatewaySettings, telemetry: Telemetry) -> Fleet:

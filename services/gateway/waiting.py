@@ -45,6 +45,26 @@ class Condition:
             del self._waiting[waiter]
 
 
+class KeyedLocks:
+    """A lock for each name that somebody uses."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def locked(self, name: str) -> AsyncIterator[None]:
+        """While the body runs, no other with the same name does."""
+        lock, users = self._locks.get(name, (asyncio.Lock(), 0))
+        self._locks[name] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(name)
+            if users > 1:
+                self._locks[name] = (lock, users - 1)
+
+
 async def run_until(
     ends: Callable[[], bool], changed: Condition, work: Coroutine[Any, Any, None]
 ) -> BaseException | None:

@@ -153,13 +153,13 @@ def opened(
     )
 
 
-def resumption_update(state: StreamState, handle: str) -> api.StreamAvatarResponse:
-    """A newer handle; empty: everything was sent."""
+def resumption_update(block: int, sequence: int, handle: str) -> api.StreamAvatarResponse:
+    """A newer handle, for ``block`` after the client's message ``sequence``; empty: everything was sent."""
     return api.StreamAvatarResponse(
         resumption_update=api.StreamAvatarResponse.ResumptionUpdate(
             resume_handle=handle,
             resumable=bool(handle),
-            last_consumed_client_sequence=state.client_sequence,
-            next_block_index=state.log.block,
+            last_consumed_client_sequence=sequence,
+            next_block_index=block,
         )
     )

@@ -112,7 +112,9 @@ class AvatarServicer(AvatarServiceServicer):
         session = await self._attach(opening.open)
         state, reason = api.Session.STATE_FAILED, CLIENT_GONE
         try:
-            await Stream(session, requests, context.write, self._telemetry, self._manager.handles).run(opening)
+            handles, points = self._manager.handles, self._manager.continuity.writer
+            stream = Stream(session, requests, context.write, self._telemetry, handles, points)
+            await stream.run(opening)
             state = api.Session.STATE_CLOSED
         except Exception as error:
             reason = _end_reason(error)

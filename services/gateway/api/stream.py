@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from live_avatar.services.gateway.access.audit import audited_call
@@ -26,6 +27,8 @@ from live_avatar.services.gateway.refusals import (
 from live_avatar.services.gateway.sessions.delivery import DeliveryCut
 from live_avatar.services.gateway.sessions.events import Event, EventKind
 from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
+from live_avatar.services.gateway.sessions.point_source import PointSource
+from live_avatar.services.gateway.sessions.point_writer import PointWriter
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.sessions.stream_state import RenderedBlock, replaced
 from live_avatar.services.gateway.video.muxer import EncodedFrames, Fragment
@@ -63,6 +66,7 @@ class Stream:
         write: Callable[[api.StreamAvatarResponse], Awaitable[None]],
         telemetry: Telemetry,
         handles: ResumeHandles | None = None,
+        points: PointWriter | None = None,
     ) -> None:
         self._session = session
         self._delivery = session.delivery
@@ -71,6 +75,10 @@ class Stream:
         self._telemetry = telemetry
         self._handles = handles if session.attachment.is_resumable else None
         self._state = session.attachment.streams
+        self._points = points
+        name = session.record.session_id
+        self._point = points.source(name) if points is not None and self._handles is not None else None
+        self._all_sent = False
         self._log = self._state.log
         self._number = self._state.number
         self._server_sequence = 0
@@ -101,14 +109,19 @@ class Stream:
     def _is_replaced(self) -> bool:
         return self._session.attachment.is_replaced(self._number)
 
-    def _handle(self) -> str:
-        """With which the client can resume; empty: not at all."""
-        return self._handles.make(self._state.handle) if self._handles is not None else ""
+    def _handle(self, block: int | None = None) -> str:
+        """With which the client can resume at ``block``, or at the next one; empty: not at all."""
+        if self._handles is None:
+            return ""
+        handle = self._state.handle
+        return self._handles.make(handle if block is None else replace(handle, block=block))
 
     async def _run_all(self) -> None:
         async with ungrouped(), asyncio.TaskGroup() as tasks:
             helpers = [tasks.create_task(self._read_all()), tasks.create_task(self._emit_all())]
             helpers.append(tasks.create_task(self._delivery.watch()))
+            if self._point is not None:
+                helpers.append(tasks.create_task(self._send_safe_handles(self._point)))
             await self._deliver_all()
             for helper in helpers:
                 helper.cancel()
@@ -206,6 +219,7 @@ class Stream:
             self._delivery.delivered(arrived)
             ledger.deliver()
             await self._end_block(arrived.index, end_sample)
+            await self._send_handle()
             session.touch("video")
         self._render_tail()
         await self._render_record()
@@ -217,7 +231,8 @@ class Stream:
         """Keeps the session for a client that may yet have to resume, until it has everything."""
         if self._handles is None:
             return
-        await self._respond(messages.resumption_update(self._state, ""))
+        self._all_sent = True
+        await self._respond(messages.resumption_update(self._log.block, self._state.client_sequence, ""))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._session.limits.slow_consumer_seconds):
                 await self._session.wait_for(lambda: self._state.received >= self._log.block)
@@ -296,11 +311,36 @@ class Stream:
         self._session.events.block_ended(block, end_sample)
         await self._emit_now()
         self._log.end_block()
-        await self._send_handle()
 
     async def _send_handle(self) -> None:
-        if self._handles is not None:
-            await self._respond(messages.resumption_update(self._state, self._handle()))
+        """Lets the client go on at the next block: once what another gateway needs is stored, if it is."""
+        if self._point is not None and self._points is not None:
+            self._points.note(self._session.record.session_id)
+        elif self._handles is not None:
+            await self._respond_handle(self._log.block, self._state.client_sequence)
+
+    async def _send_old_handle(self) -> None:
+        """As ``_send_handle``, of a block that was sent before."""
+        block, sequence = self._log.block, self._state.client_sequence
+        stored = self._point.sequence_of(block) if self._point is not None else sequence
+        if self._handles is not None and stored is not None:
+            await self._respond_handle(block, stored)
+
+    async def _respond_handle(self, block: int, sequence: int) -> None:
+        await self._respond(messages.resumption_update(block, sequence, self._handle(block)))
+
+    async def _send_safe_handles(self, point: PointSource) -> None:
+        """Lets the client go on wherever another gateway could, as soon as it could."""
+        sent = self._log.block
+
+        def is_newer() -> bool:
+            return point.safe is not None and point.safe[0] > sent and not self._all_sent
+
+        while True:
+            await self._session.wait_for(is_newer)
+            if point.safe is not None:
+                sent, sequence = point.safe
+                await self._respond_handle(sent, sequence)
 
     async def _send_all(self) -> None:
         """Writes what is to be sent, in order."""
@@ -308,7 +348,7 @@ class Stream:
             message = self._log.next
             if message is None:
                 self._log.pop()
-                await self._send_handle()
+                await self._send_old_handle()
             elif message.HasField("video_unit"):
                 await self._send_unit(message)
             else:

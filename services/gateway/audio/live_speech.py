@@ -13,13 +13,27 @@ import grpc
 import numpy as np
 
 from live_avatar.config import SAMPLE_RATE_HZ, Preset
+from live_avatar.gateway.v1 import recovery_point_pb2 as point
+from live_avatar.services.gateway.audio.kept_sound import KeptSound
+from live_avatar.services.gateway.audio.sample_log import Run, SampleLog
 from live_avatar.services.gateway.audio.speech import Samples, Speech, join_small
+from live_avatar.services.gateway.audio.stored_speech import (
+    StoredLog,
+    read_kept,
+    read_queue,
+    read_run,
+    run_message,
+    track_message,
+)
 from live_avatar.services.gateway.audio.utterances import Utterances
+from live_avatar.services.gateway.limits import SAMPLE_BYTES
 from live_avatar.services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
 from live_avatar.serving.errors import ServiceError
 from live_avatar.streaming.pacing import NS_PER_S
 from live_avatar.v1.media_pb2 import AudioFormat
 
+PLAYED_S = 0.5
+"""How much of what was played is kept: a sound encoder that goes on elsewhere needs the last of it."""
 MAX_UTTERANCES = 256
 """Utterances of one session that may wait or be on their way, however short they are."""
 
@@ -31,6 +45,10 @@ class Waiting:
     name: str
     came_ns: int
     """When its first piece came."""
+    first_out: int
+    """Its first sample in the log at the client's rate."""
+    first_in: int
+    """In the log at the model's rate."""
     complete: bool = False
     audio_in: deque[Samples] = field(default_factory=deque)
     audio_out: deque[Samples] = field(default_factory=deque)
@@ -65,6 +83,11 @@ class LiveSpeech(Speech):
     def __init__(self, form: AudioFormat, preset: Preset, utterances: Utterances, jitter_ms: int) -> None:
         super().__init__(form, preset)
         self._utterances = utterances
+        self.log_out = SampleLog(SAMPLE_BYTES[form.encoding])
+        """Speech that came and was not dropped on the way, at the client's rate."""
+        self.log_in = SampleLog(SAMPLE_BYTES[AudioFormat.ENCODING_PCM_F32LE])
+        """What the resampler made of it."""
+        self._played = KeptSound()
         self._jitter = jitter_ms * SAMPLE_RATE_HZ // 1000
         self._block = preset.samples_per_block
         self._lookahead = round(preset.stream.lookahead_s * SAMPLE_RATE_HZ)
@@ -129,10 +152,11 @@ class LiveSpeech(Speech):
         samples, audio_in = self._take(data, sample_offset)
         if begins:
             self._coming = name
-            self._waiting.append(Waiting(name, now_ns))
+            self._waiting.append(Waiting(name, now_ns, self.log_out.end, self.log_in.end))
+        origin_out, origin_in = self.log_out.append(data), self.log_in.append(audio_in.astype("<f4").tobytes())
         if self._open:
-            self.audio_in.append(audio_in)
-            self.audio_out.append(samples)
+            self.audio_in.append(audio_in, origin_in)
+            self.audio_out.append(samples, origin_out)
             self.end = self.audio_out.end
             self._utterances.extend(self.end)
             return
@@ -148,8 +172,9 @@ class LiveSpeech(Speech):
             return
         self._utterance_samples = self._first_offset = 0
         tail = self._resampler.finish()
+        origin = self.log_in.append(tail.astype("<f4").tobytes())
         if self._open:
-            self.audio_in.append(tail)
+            self.audio_in.append(tail, origin)
             self._open = False
             self._utterances.end()
             return
@@ -230,7 +255,15 @@ class LiveSpeech(Speech):
 
     def cut(self, block: int) -> Samples:
         """What is played during ``block``; earlier samples are gone."""
-        return self.audio_out.take(self.block_start(block + 1))
+        samples, runs = self.audio_out.take_runs(self.block_start(block + 1))
+        self._played.append(samples, runs)
+        self._played.forget(self._played.end - int(PLAYED_S * self.rate_hz))
+        return samples
+
+    @property
+    def played(self) -> Samples:
+        """The newest that was played [n], at the client's rate."""
+        return self._played.read(self._played.first, self._played.end)
 
     def block_start(self, block: int) -> int:
         """First sample of ``block``, at the client's rate."""
@@ -249,15 +282,79 @@ class LiveSpeech(Speech):
 
     def _place(self, one: Waiting) -> None:
         first = self.audio_out.end
-        for samples in one.audio_in:
-            self.audio_in.append(samples)
-        for samples in one.audio_out:
-            self.audio_out.append(samples)
+        for queue, pieces, origin in (
+            (self.audio_in, one.audio_in, one.first_in),
+            (self.audio_out, one.audio_out, one.first_out),
+        ):
+            for samples in pieces:
+                queue.append(samples, origin)
+                origin += samples.size
         self.end = self.audio_out.end
         self._open = not one.complete
         self._utterances.add(one.name, first, self.end)
         if one.complete:
             self._utterances.end()
+
+    def snapshot(self, now_ns: int) -> point.SpeechState:
+        """All of it as it is stored, without samples: those are in both logs."""
+        return point.SpeechState(
+            audio_out=track_message(self.audio_out),
+            played=track_message(self._played),
+            audio_in=track_message(self.audio_in),
+            waiting=[_waiting_message(one, now_ns) for one in self._waiting],
+            out_end=self.log_out.end,
+            in_end=self.log_in.end,
+            utterance_samples=self._utterance_samples,
+            resampled=self._resampler.produced,
+            recent=self._resampler.memory,
+            first_offset=self._first_offset,
+            coming=self._coming,
+            open=self._open,
+            dropping=self._dropping,
+            dropped_samples=self.dropped_samples,
+            end=self.end,
+            finished=self.finished,
+        )
+
+    def restore(self, state: point.SpeechState, out: StoredLog, model: StoredLog, now_ns: int) -> None:
+        """Makes it what ``snapshot`` was made of.
+
+        Args:
+            state: the snapshot.
+            out: samples at the client's rate.
+            model: samples at the model's rate.
+            now_ns: by the clock of ``receive_audio``.
+
+        Raises:
+            ValueError: samples are not stored.
+        """
+        self.audio_out, self.audio_in = read_queue(state.audio_out, out), read_queue(state.audio_in, model)
+        self._played = read_kept(state.played, out)
+        self._waiting = deque(_waiting(one, out, model, now_ns) for one in state.waiting)
+        self._utterance_samples, self._first_offset = state.utterance_samples, state.first_offset
+        self._coming, self._open, self.finished = state.coming, state.open, state.finished
+        self._dropping, self.dropped_samples = state.dropping, state.dropped_samples
+        self.end = state.end
+        if state.utterance_samples and not state.dropping:
+            recent = out.read(Run(state.out_end - state.recent, state.recent))
+            self._resampler.go_on(recent, state.utterance_samples, state.resampled)
+
+
+def _waiting_message(one: Waiting, now_ns: int) -> point.WaitingUtterance:
+    return point.WaitingUtterance(
+        name=one.name,
+        age_ns=now_ns - one.came_ns,
+        complete=one.complete,
+        audio_out=run_message(Run(one.first_out, one.audio_out_samples)),
+        audio_in=run_message(Run(one.first_in, one.audio_in_samples)),
+    )
+
+
+def _waiting(stored: point.WaitingUtterance, out: StoredLog, model: StoredLog, now_ns: int) -> Waiting:
+    of_out, of_model = read_run(stored.audio_out), read_run(stored.audio_in)
+    one = Waiting(stored.name, now_ns - stored.age_ns, of_out.origin or 0, of_model.origin or 0, stored.complete)
+    one.add(out.read(of_out), model.read(of_model))
+    return one
 
 
 def _queue_full(message: str) -> ServiceError:

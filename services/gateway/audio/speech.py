@@ -5,6 +5,7 @@ neither drifts.  Knows audio alone: not when a block may start, nor who asks.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from math import ceil
 
 import grpc
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from live_avatar.config import SAMPLE_RATE_HZ, Preset
+from live_avatar.services.gateway.audio.sample_log import SILENCE, Layout, Run
 from live_avatar.services.gateway.limits import SAMPLE_BYTES
 from live_avatar.services.gateway.refusals import AUDIO_FORMAT_UNSUPPORTED, INVALID, MESSAGE_OUT_OF_ORDER
 from live_avatar.serving.errors import ServiceError
@@ -38,19 +40,27 @@ class SampleQueue:
 
     def __init__(self) -> None:
         self._pieces: deque[Samples] = deque()
+        self.layout = Layout()
+        """Where they come from."""
         self.first = 0
         """Position of the first sample held."""
         self.end = 0
         """Position after the last."""
 
-    def append(self, samples: Samples) -> None:
-        """Adds ``samples`` [n] at the end."""
+    def append(self, samples: Samples, origin: int | None = SILENCE) -> None:
+        """Adds ``samples`` [n] at the end, which come from position ``origin`` of a log."""
         if samples.size:
             join_small(self._pieces, samples)
+            self.layout.append(Run(origin, samples.size))
             self.end += samples.size
 
     def take(self, end: int) -> Samples:
         """The samples before position ``end``, as far as there are any; they are held no longer."""
+        return self.take_runs(end)[0]
+
+    def take_runs(self, end: int) -> tuple[Samples, list[Run]]:
+        """As ``take``, with where the samples come from."""
+        runs = self.layout.take(end - self.first)
         taken = []
         while self._pieces and self.first < end:
             piece = self._pieces.popleft()
@@ -59,31 +69,44 @@ class SampleQueue:
                 piece = piece[: end - self.first]
             taken.append(piece)
             self.first += piece.size
-        return np.concatenate(taken) if taken else np.empty(0, np.float32)
+        return np.concatenate(taken) if taken else np.empty(0, np.float32), runs
 
     def put_back(self, samples: Samples) -> None:
         """Puts ``samples`` [n], those that were taken last, in front again."""
         if samples.size:
             self._pieces.appendleft(samples)
+            self.layout.put_back([Run(SILENCE, samples.size)])
             self.first -= samples.size
+
+    def extend(self, samples: Samples, runs: Iterable[Run]) -> None:
+        """Adds ``samples`` [n] at the end, which come from ``runs``."""
+        for run in runs:
+            self.append(samples[: run.count], run.origin)
+            samples = samples[run.count :]
+
+    def begin_at(self, first: int) -> None:
+        """The first sample that is added has position ``first``; only while nothing was."""
+        self.first = self.end = first
 
     def truncate(self, end: int) -> None:
         """Forgets the samples from position ``end`` on; where they were taken already, others take their positions."""
-        kept = self.take(end) if self.first < end < self.end else np.empty(0, np.float32)
+        kept, runs = self.take_runs(end) if self.first < end < self.end else (np.empty(0, np.float32), [])
         if end < self.end:
             self._pieces.clear()
-            self.first = self.end = end - kept.size
-            self.append(kept)
+            self.layout = Layout()
+            self.begin_at(end - kept.size)
+            self.extend(kept, runs)
 
     def insert_silence(self, at: int, samples: int) -> None:
         """Puts zeros before the sample at position ``at``, which is held or the next to come."""
         if not samples:
             return
         first, end = self.first, self.end
-        before, after = self.take(at), self.take(end)
-        self.first = self.end = first
-        for piece in (before, np.zeros(samples, np.float32), after):
-            self.append(piece)
+        before, after = self.take_runs(at), self.take_runs(end)
+        self.begin_at(first)
+        self.extend(*before)
+        self.append(np.zeros(samples, np.float32))
+        self.extend(*after)
 
 
 class Speech:
@@ -176,15 +199,20 @@ class Speech:
             )
 
     def _decode(self, data: bytes) -> Samples:
-        assert len(data) % SAMPLE_BYTES[self._encoding] == 0, "the chunk was checked"
-        if self._encoding == AudioFormat.ENCODING_PCM_S16LE:
-            return np.frombuffer(data, "<i2").astype(np.float32) * np.float32(_S16_SCALE)
-        samples = np.frombuffer(data, "<f4").astype(np.float32)
-        if not np.isfinite(samples).all():
-            raise ServiceError(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                AUDIO_FORMAT_UNSUPPORTED,
-                "the chunk holds NaN or infinity",
-                field="audio_chunk.data",
-            )
-        return samples.clip(-1, 1)
+        return decoded(data, self._encoding)
+
+
+def decoded(data: bytes, encoding: "AudioFormat.Encoding.ValueType") -> Samples:
+    """The samples [n] of a checked chunk; raises ServiceError INVALID_ARGUMENT where one is no number."""
+    assert len(data) % SAMPLE_BYTES[encoding] == 0, "the chunk was checked"
+    if encoding == AudioFormat.ENCODING_PCM_S16LE:
+        return np.frombuffer(data, "<i2").astype(np.float32) * np.float32(_S16_SCALE)
+    samples = np.frombuffer(data, "<f4").astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise ServiceError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            AUDIO_FORMAT_UNSUPPORTED,
+            "the chunk holds NaN or infinity",
+            field="audio_chunk.data",
+        )
+    return samples.clip(-1, 1)

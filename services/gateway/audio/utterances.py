@@ -4,8 +4,10 @@ Knows names and samples; nothing of audio itself.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from live_avatar.gateway.v1.recovery_point_pb2 import PlacedUtterance
 from live_avatar.services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
 from live_avatar.serving.errors import ServiceError
 
@@ -91,6 +93,16 @@ class Utterances:
         for one in self._waiting:
             one.interrupt(end)
         return names
+
+    def snapshot(self) -> list[PlacedUtterance]:
+        """All of them as they are stored."""
+        return [PlacedUtterance(**vars(one)) for one in self._waiting]
+
+    def restore(self, stored: Iterable[PlacedUtterance]) -> None:
+        """Makes them what ``snapshot`` was made of."""
+        self._waiting = deque(
+            Utterance(one.name, one.first, one.end, one.complete, one.started, one.interrupted) for one in stored
+        )
 
     def end(self) -> None:
         """The running one is complete."""

@@ -57,13 +57,17 @@ class SessionSignature:
     def __init__(self, signing: MediaSigning, facts: MediaFacts) -> None:
         self._signing = signing
         self._facts = facts
-        self._digest = MediaDigest()
+        self._digest: MediaDigest | None = MediaDigest()
         self._is_sent = False
 
     def add(self, data: bytes) -> None:
         """Adds the data of the next unit; messages without data are none."""
-        if data:
+        if data and self._digest is not None:
             self._digest.add(data)
+
+    def go_on(self) -> None:
+        """Goes on with media of which another gateway has made a part: the record says nothing of their digest."""
+        self._digest = None
 
     @property
     def is_sent(self) -> bool:

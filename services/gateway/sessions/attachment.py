@@ -95,6 +95,11 @@ class Attachment:
                 self._begin()
                 asyncio.get_running_loop().call_later(_REPEAT_S, self._changed.notify)
 
+    def restore(self) -> None:
+        """The session had a stream, at a gateway that is lost; it waits for another one."""
+        self.is_resumable = True
+        self.detach()
+
     def _begin(self) -> None:
         self.phase = Phase.STREAMING
         self.streams.begin()

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from live_avatar.gateway.v1.recovery_point_pb2 import BargeInState, DoneInterruption
 from live_avatar.services.gateway.audio.live_speech import LiveSpeech
 from live_avatar.services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER, PRECONDITION
 from live_avatar.services.gateway.sessions.events import EventQueue, Interruption
@@ -79,6 +80,26 @@ class BargeIns:
             message = f"speech of an interrupted utterance is dropped; {_HOW}"
             problem = ServiceError(PRECONDITION, UTTERANCE_OVER, message)
             self._events.interrupted(self._names[-1:], at, drops=True, problem=problem)
+
+    def snapshot(self, now_ns: int) -> BargeInState:
+        """As it is stored."""
+        return BargeInState(
+            done=[
+                DoneInterruption(request_id=name, played_ns=one.played_ns, first_clean=one.first_clean)
+                for name, one in self._done.items()
+            ],
+            names=self._names,
+            reminds=self._remind_ns is not None,
+            remind_in_ns=0 if self._remind_ns is None else self._remind_ns - now_ns,
+        )
+
+    def restore(self, stored: BargeInState, now_ns: int) -> None:
+        """Makes it what ``snapshot`` was made of."""
+        self._done = OrderedDict(
+            (one.request_id, Interruption(played_ns=one.played_ns, first_clean=one.first_clean)) for one in stored.done
+        )
+        self._names = list(stored.names)
+        self._remind_ns = now_ns + stored.remind_in_ns if stored.reminds else None
 
     def _remember(self, request_id: str, done: Interruption) -> None:
         self._done[request_id] = done

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from live_avatar.gateway.v1.recovery_point_pb2 import ConditioningState, SentPrompt
 from live_avatar.pipeline.v1.blocks_pb2 import ConditioningBody, Sink
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -68,6 +69,23 @@ class Prompts:
         while len(history) > 1 and history[1][0] <= block:
             history.pop(0)
         return history
+
+    def snapshot(self, state: ConditioningState, block: int) -> None:
+        """Adds to ``state`` the prompts that ``block`` and later ones need."""
+        state.prompt = self._config.prompt
+        if self._composed:
+            sent = self.sent_since(block)
+            state.sent.extend(SentPrompt(block=first, prompt=prompt) for first, prompt in sent)
+        if self._pending is not None:
+            state.has_pending, state.pending = True, self._pending.prompt
+
+    def restore(self, state: ConditioningState) -> None:
+        """Makes it what ``snapshot`` was made of; calls that waited are lost with their gateway."""
+        self._config.prompt = state.prompt
+        self._history.extend((one.block, one.prompt) for one in state.sent)
+        self._composed = bool(state.sent)
+        if state.has_pending:
+            self._pending = Update(state.pending, asyncio.get_running_loop().create_future())
 
     def first_block(self, block: int) -> int:
         """The first block that a change sent now can hold for: ``block``, or that of the change before it."""
@@ -195,6 +213,41 @@ class Conditioning:
     def first_body(self) -> ConditioningBody:
         """What goes down before block 0."""
         return ConditioningBody(sink=self._first_sink, prompt=self.prompts.compose())
+
+    @property
+    def first_sink(self) -> bytes:
+        """Sink version 0, serialized; empty while there is none."""
+        return self._first_sink.SerializeToString() if self._first_sink is not None else b""
+
+    @property
+    def own_sink(self) -> bytes:
+        """The model's own first latent, as a serialized sink; empty while there is none."""
+        return self._own[1].SerializeToString() if self._own is not None else self._new_sink or b""
+
+    def snapshot(self, block: int) -> ConditioningState:
+        """What ``block`` and later ones need, without both sinks."""
+        state = ConditioningState(has_own_sink=bool(self.own_sink), own_sink_sent=self._own is not None)
+        state.own_sink_block = self._own[0] if self._own is not None else 0
+        self.prompts.snapshot(state, block)
+        return state
+
+    def restore(self, state: ConditioningState, first: bytes, own: bytes) -> None:
+        """Makes it what ``snapshot`` was made of; nothing is down.
+
+        Args:
+            state: the snapshot.
+            first: sink version 0, serialized.
+            own: the model's own first latent, serialized.
+
+        Raises:
+            DecodeError: one of them is no sink.
+        """
+        self._ready, self._first_sink = False, Sink.FromString(first)
+        if state.own_sink_sent:
+            self._own, self._switched = (state.own_sink_block, Sink.FromString(own)), True
+        elif state.has_own_sink:
+            self._new_sink = own
+        self.prompts.restore(state)
 
     def rewind(self, block: int) -> None:
         """Nothing is down any more, and ``block`` is the next to be admitted."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from live_avatar.config import Preset
+from live_avatar.gateway.v1.recovery_point_pb2 import EventState, Problem, WaitingEvent
 from live_avatar.services.gateway.audio.utterances import Utterances
 from live_avatar.services.gateway.refusals import slow_consumer
-from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.errors import ServiceError, code_of
 
 NANOSECONDS = 1_000_000_000
 MAX_WAITING = 1_024
@@ -195,8 +196,48 @@ class EventQueue:
                 )
             )
 
+    def snapshot(self) -> EventState:
+        """As it is stored; ends that were announced are announced again."""
+        waiting = [_event_message(one) for one in self._waiting if isinstance(one, Event)]
+        return EventState(waiting=waiting, applied=self._applied, consumed=self._consumed)
+
+    def restore(self, stored: EventState) -> None:
+        """Makes it what ``snapshot`` was made of."""
+        self._waiting = deque(map(_event, stored.waiting))
+        self._applied, self._consumed = deque(stored.applied), stored.consumed
+
     def _add_utterance(self, kind: EventKind, name: str, sample: int, block: int) -> None:
         self.add(Event(kind=kind, utterance_id=name, media_ns=media_ns(sample, self._rate_hz), block=block))
+
+
+def _event_message(event: Event) -> WaitingEvent:
+    problem = None
+    if event.problem is not None:
+        one = event.problem
+        problem = Problem(code=one.code.value[0], reason=one.reason, message=one.message, metadata=one.metadata)
+    return WaitingEvent(
+        kind=event.kind.name,
+        utterance_id=event.utterance_id,
+        media_ns=event.media_ns,
+        block=event.block,
+        problem=problem,
+        consumed=event.consumed,
+    )
+
+
+def _event(stored: WaitingEvent) -> Event:
+    problem = None
+    if stored.HasField("problem"):
+        one = stored.problem
+        problem = ServiceError(code_of(one.code), one.reason, one.message, dict(one.metadata))
+    return Event(
+        kind=EventKind[stored.kind],
+        utterance_id=stored.utterance_id,
+        media_ns=stored.media_ns,
+        block=stored.block,
+        problem=problem,
+        consumed=stored.consumed,
+    )
 
 
 def _replaces(new: Notice, old: Notice) -> bool:

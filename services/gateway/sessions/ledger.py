@@ -160,6 +160,10 @@ class BlockLedger:
         self._arrived.pop(self._delivered, None)
         self._delivered += 1
 
+    def go_on(self, block: int) -> None:
+        """The client has all blocks before ``block``, and no other was admitted."""
+        self._admitted = self._delivered = block
+
     def rewind(self) -> int:
         """Forgets the blocks that have not come as a whole: they are admitted again; returns the first of them."""
         first = self._delivered

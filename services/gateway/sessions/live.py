@@ -6,9 +6,11 @@ See ``Delivery``.  Joins the pacing arithmetic, the speech that waits and the wa
 import time
 
 from live_avatar.config import SAMPLE_RATE_HZ, Preset
+from live_avatar.gateway.v1 import recovery_point_pb2 as point
 from live_avatar.services.gateway.audio.kept_sound import KeptSound
 from live_avatar.services.gateway.audio.live_speech import Filled, LiveSpeech
 from live_avatar.services.gateway.audio.speech import Samples
+from live_avatar.services.gateway.audio.stored_speech import StoredLog, read_kept, track_message
 from live_avatar.services.gateway.refusals import INVALID, MESSAGE_OUT_OF_ORDER
 from live_avatar.services.gateway.sessions.barge_ins import BargeIns
 from live_avatar.services.gateway.sessions.delivery import (
@@ -20,6 +22,7 @@ from live_avatar.services.gateway.sessions.delivery import (
 )
 from live_avatar.services.gateway.sessions.events import Interruption
 from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
+from live_avatar.services.gateway.sessions.pacing_state import pacing_message, restore_pacing
 from live_avatar.services.gateway.sessions.policy import LiveRules
 from live_avatar.services.gateway.sessions.punctuality import Punctuality
 from live_avatar.serving.errors import ServiceError
@@ -178,7 +181,7 @@ class LiveDelivery:
         else:
             self._idle[block], self._settled = self.fill(block, now_ns).idle, block + 1
         end = (block + 1) * self._preset.samples_per_block + self._lookahead
-        self._sound.append(self.speech.audio_in.take(end))
+        self._sound.append(*self.speech.audio_in.take_runs(end))
         samples, first = self._sound.read(self._sent, end), self._sent
         self._sent += samples.size
         piece = AudioPiece(samples=samples, first=first, silence=end - self._sent)
@@ -224,6 +227,34 @@ class LiveDelivery:
         """All frames of a block were written to the client by ``now_ns``."""
         self.punctuality.delivered(arrived, now_ns)
         self.pacer.deliver(arrived.index, self.pacer.rules.end_frame(arrived.index), now_ns)
+
+    def snapshot(self, state: point.SessionState, now_ns: int) -> None:
+        """Adds to ``state`` what speech and pacing need to go on with the next block to be delivered."""
+        state.speech.CopyFrom(self.speech.snapshot(now_ns))
+        state.speech.sound.CopyFrom(track_message(self._sound))
+        state.utterances.extend(self._utterances.snapshot())
+        state.pacing.CopyFrom(pacing_message(self.pacer, now_ns))
+        state.settled.extend(point.SettledBlock(index=index, idle=idle) for index, idle in sorted(self._idle.items()))
+        state.was_idle, state.starved_blocks = self._was_idle, self.starved_blocks
+        state.delays.extend(self.punctuality.snapshot())
+        state.barge_ins.CopyFrom(self._barge_ins.snapshot(now_ns))
+
+    def restore(self, state: point.SessionState, out: StoredLog, model: StoredLog, now_ns: int) -> None:
+        """Makes it what ``snapshot`` was made of; blocks of which is settled what they hold are admitted again.
+
+        Raises:
+            ValueError: samples are not stored.
+        """
+        self.speech.restore(state.speech, out, model, now_ns)
+        self._sound = read_kept(state.speech.sound, model)
+        self._utterances.restore(state.utterances)
+        restore_pacing(self.pacer, state.pacing, now_ns)
+        self._idle = {one.index: one.idle for one in state.settled}
+        self._settled = max(self._idle, default=state.block - 1) + 1
+        self._sent = self._sound.end
+        self._was_idle, self.starved_blocks = state.was_idle, state.starved_blocks
+        self.punctuality.restore(state.delays)
+        self._barge_ins.restore(state.barge_ins, now_ns)
 
     async def watch(self) -> None:
         """See ``Delivery``."""

@@ -3,6 +3,7 @@
 Knows records and who holds them; nothing of how other gateways are reached.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import grpc
@@ -13,6 +14,8 @@ from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.store.records import OVER, SessionRecord
 from live_avatar.services.gateway.store.store import GATEWAY_LOST, SessionStore
 from live_avatar.serving.errors import ServiceError
+
+_LOST_KEPT = 10_000
 
 
 class HeldElsewhereError(Exception):
@@ -47,6 +50,8 @@ class Lookup:
         self._store = store
         self._held = held
         self._failures = failures
+        self._lost: OrderedDict[str, int] = OrderedDict()
+        """Sessions whose gateway did not answer, with the epoch in which that was."""
 
     def held(self, tenant: str, session_id: str) -> Session | None:
         """The tenant's session, without a question to the store; None where it is not held here."""
@@ -79,8 +84,21 @@ class Lookup:
         if holder != self._store.owner:
             raise HeldElsewhereError(record, holder or "")
 
+    def note_lost(self, record: SessionRecord) -> None:
+        """The gateway that holds the session of ``record`` does not answer."""
+        self._lost[record.session_id] = record.epoch
+        if len(self._lost) > _LOST_KEPT:
+            self._lost.popitem(last=False)
 
-def gateway_lost() -> ServiceError:
+    async def left_by(self, record: SessionRecord) -> str | None:
+        """The gateway that has lost the session of ``record``, empty where its lease has ended; None: none has."""
+        is_lost = self._lost.get(record.session_id) == record.epoch
+        if not is_lost or record.session_id in self._held or record.state in OVER:
+            return None
+        holder = await self._store.holder(record.session_id)
+        return None if holder == self._store.owner else holder or ""
+
+
+def gateway_lost(message: str = "the gateway that holds the session does not answer") -> ServiceError:
     """The answer where the gateway that holds the session is lost."""
-    message = "the gateway that holds the session does not answer"
     return ServiceError(grpc.StatusCode.UNAVAILABLE, GATEWAY_LOST, message, retry_after_s=1.0)

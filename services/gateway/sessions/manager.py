@@ -16,7 +16,7 @@ import structlog
 
 from live_avatar.portrait.sizing import target_size
 from live_avatar.services.gateway.access.caller import Caller
-from live_avatar.services.gateway.access.handles import ResumeHandles
+from live_avatar.services.gateway.access.handles import ResumeHandle, ResumeHandles
 from live_avatar.services.gateway.election.leader import LeaderElection, NoElection
 from live_avatar.services.gateway.pipelines import messages
 from live_avatar.services.gateway.pipelines.fleet import Fleet
@@ -26,6 +26,7 @@ from live_avatar.services.gateway.quotas.rules import check_frame, session_ms
 from live_avatar.services.gateway.refusals import CAUSE, PRECONDITION, expired
 from live_avatar.services.gateway.sessions.attachment import Phase
 from live_avatar.services.gateway.sessions.block_scheduler import BlockScheduler
+from live_avatar.services.gateway.sessions.continuity import Continuity
 from live_avatar.services.gateway.sessions.creation import Creations, create_failed
 from live_avatar.services.gateway.sessions.events import Interruption
 from live_avatar.services.gateway.sessions.failures import Failures
@@ -40,12 +41,13 @@ from live_avatar.services.gateway.sessions.provenance import provenance_of
 from live_avatar.services.gateway.sessions.recovery import Recovery
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.sessions.sweep import sweep
+from live_avatar.services.gateway.store.points import RecoveryPoints
 from live_avatar.services.gateway.store.probe import StoreProbe
 from live_avatar.services.gateway.store.quotas import QuotaError, Quotas
 from live_avatar.services.gateway.store.records import SessionRecord
 from live_avatar.services.gateway.store.store import SessionStore, not_found
 from live_avatar.services.gateway.usage.recorder import UsageRecorder
-from live_avatar.services.gateway.waiting import Condition, run_until
+from live_avatar.services.gateway.waiting import Condition, KeyedLocks, run_until
 from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, as_service_error, draining
 from live_avatar.serving.logs import session_name
 from live_avatar.serving.portraits import Portraits
@@ -65,13 +67,16 @@ class SessionManager:
         policy: SessionPolicy,
         telemetry: Telemetry,
         election: LeaderElection | None = None,
+        points: RecoveryPoints | None = None,
     ) -> None:
         self.store = store
         self._sessions: dict[str, Session] = {}
         self._fleet = fleet
         self._keeper = Keeper(store, policy.lease_s, election or NoElection(), policy.grace_s)
         self._placement = Placement(store, fleet)
+        self._taking_locks = KeyedLocks()
         self._recovery = Recovery(store, self._keeper, self._placement, telemetry)
+        self.continuity = Continuity(points, self._placement, self._recovery, policy)
         self._moves = Moves(self._sessions.values, self._keeper, self._placement, self._recovery.publish, telemetry)
         self._probe = StoreProbe(store)
         self.policy = policy
@@ -111,6 +116,7 @@ class SessionManager:
                 self._tasks.create_task(self._recorder.run())
                 self._tasks.create_task(self._sweep_all())
                 self._tasks.create_task(self._moves.run())
+                self._tasks.create_task(self.continuity.run())
         finally:
             self._tasks = None
             await self._end_all()
@@ -190,16 +196,61 @@ class SessionManager:
         if tenant not in ("", right.tenant):
             raise not_found(right.session_id)
         handle = self.handles.check(opening.resume_handle) if opening.resume_handle else None
-        session = self._lookup.held(right.tenant, right.session_id)
+        session, next_block = self._lookup.held(right.tenant, right.session_id), opening.next_block_index
         if session is None:
-            session = await self._lookup.find(await self.store.get(right.tenant, right.session_id))
+            record = await self.store.get(right.tenant, right.session_id)
+            session, handle, next_block = await self._held_or_taken(record, handle, next_block)
         if handle is None and (session.phase is Phase.RESERVED or not opening.resumable):
             session.attach(resumable=opening.resumable)
+            if not session.attachment.is_resumable:
+                self._begin_task(self.continuity.give_up(session))
             self._begin_task(self._feed(session))
         else:
-            await session.resume_stream(handle, opening.next_block_index)
+            await session.resume_stream(handle, next_block)
             self._telemetry.stream_resumed()
             self._begin_task(self._publish(session))
+        return session
+
+    async def _held_or_taken(
+        self, record: SessionRecord, handle: ResumeHandle | None, next_block: int
+    ) -> tuple[Session, ResumeHandle | None, int]:
+        """The session of a record, taken over where its gateway is lost; handle and block as they hold there."""
+        async with self._taking_locks.locked(record.session_id):
+            holder = await self._lookup.left_by(record)
+            if holder is None:
+                return await self._lookup.find(record), handle, next_block
+            session = await self._take_over(record, holder, handle, next_block)
+        if handle is not None:
+            handle = replace(handle, block=session.attachment.streams.log.block)
+        return session, handle, 0
+
+    async def _take_over(
+        self, record: SessionRecord, lost: str, handle: ResumeHandle | None, next_block: int
+    ) -> Session:
+        """Goes on here with a session of the gateway ``lost``; see ``TakeOver.take``.
+
+        A session that had a stream waits for another one then, with which it goes on; one without waits for its first.
+        """
+        if self._draining:
+            raise _draining()
+        quotas = await self.quotas.of(record.tenant)
+        policy = self.policy.within(quotas)
+
+        def make(moved: SessionRecord, pipeline: Pipeline) -> Session:
+            config = api.SessionConfig.FromString(moved.config)
+            return Session(moved, config, pipeline, policy, self._telemetry)
+
+        taken = await self.continuity.taking.take(record, lost, handle, next_block, make)
+        session, name = taken.session, record.session_id
+        self._sessions[name] = session
+        self._keeper.hold(session.record, session.fail, lambda: session.used)
+        self._recorder.add(session)
+        self._telemetry.session_opened(SERVICE, session.key, 0)
+        self.continuity.begin(session, taken.fields)
+        self._recovery.expect(name, taken.pipeline)
+        session.recover_with(self._recover_soon)
+        if session.phase is Phase.DETACHED:
+            self._begin_task(self._feed(session))
         return session
 
     async def _feed(self, session: Session) -> None:
@@ -258,8 +309,10 @@ class SessionManager:
         return await self.store.set_state(session_id, api.Session.STATE_CLOSED)
 
     async def take_over(self, record: SessionRecord) -> None:
-        """Goes on with a session whose gateway is lost; raises ServiceError where that cannot be."""
-        raise gateway_lost()
+        """The gateway of a session is lost: whoever opens a stream of it now goes on with it here."""
+        if not record.point_epoch:
+            raise gateway_lost("the gateway that holds the session does not answer, and has not stored what it needs")
+        self._lookup.note_lost(record)
 
     async def close_lost(self, record: SessionRecord) -> None:
         """Ends a session whose gateway is lost, as its owner asked."""
@@ -276,6 +329,7 @@ class SessionManager:
         if self._sessions.pop(session.record.session_id, None) is None:
             return
         self._recorder.drop(session.record.session_id)
+        self.continuity.drop(session.record.session_id)
         self._failures.note(session.record.session_id, session.failure)
         session.line.close()
         session.end()
@@ -340,6 +394,7 @@ class SessionManager:
                 preset=pipeline.preset.name,
                 provenance=await provenance_of(record.session_id, pipeline, self.policy.signing),
             )
+            record = self.continuity.plan(record, config)
             session = Session(record, config, pipeline, self.policy.within(quotas), self._telemetry)
             opening = messages.open_request(session.key, config, (width, height))
             await pipeline.open(opening, session.line, finished_blocks=session.outlives_pipeline)
@@ -367,7 +422,13 @@ class SessionManager:
         self._recorder.add(session)
         self._telemetry.session_opened(SERVICE, session.key, 0)
         self._log.info("session begun", session=session_name(name))
-        self._tasks.create_task(condition(session, image))
+        self.continuity.begin(session)
+        self._tasks.create_task(self._condition(session, image))
+
+    async def _condition(self, session: Session, image: bytes) -> None:
+        """Makes the session ready for its first block; from then on another gateway can go on with it."""
+        await condition(session, image)
+        self.continuity.note_ready(session)
 
     def _report_backlog(self, sessions: int) -> None:
         self._telemetry.usage_backlog(sessions + self._keeper.ends_waiting)

@@ -48,7 +48,13 @@ class Placement:
         raise _full()
 
     async def move(
-        self, record: SessionRecord, model_digest: str, *, primed: bool, failures: Mapping[str, int]
+        self,
+        record: SessionRecord,
+        model_digest: str,
+        *,
+        primed: bool,
+        failures: Mapping[str, int] = _NO_FAILURES,
+        lost: str | None = None,
     ) -> tuple[SessionRecord, Pipeline]:
         """Reserves a place for a session that goes on, in the next epoch; the one that it had is free.
 
@@ -57,6 +63,7 @@ class Placement:
             model_digest: what the pipeline must have loaded.
             primed: the pipeline must be able to go on from finished blocks.
             failures: attempts that failed, by pipeline: those with fewer come first.
+            lost: None: the session is ours; else the gateway that has it, see ``move.move``.
 
         Raises:
             ServiceError: as ``place``; NOT_FOUND where the session is gone, over or another gateway's.
@@ -69,7 +76,7 @@ class Placement:
         if not alike:
             raise stage_lost("no pipeline that could go on with the session is ready")
         async for pipeline, most in self._by_room(alike, record, failures):
-            moved = await self._store.move(record, pipeline.name, most)
+            moved = await self._store.move(record, pipeline.name, most, lost)
             if moved is not None:
                 return moved, pipeline
         raise _full()

@@ -12,6 +12,7 @@ from enum import StrEnum
 import grpc
 
 from live_avatar.config import SAMPLE_RATE_HZ
+from live_avatar.gateway.v1.recovery_point_pb2 import Delay
 from live_avatar.services.gateway.sessions.delivery import DeliveryContext
 from live_avatar.services.gateway.sessions.events import Event, EventKind, media_ns
 from live_avatar.services.gateway.sessions.ledger import ArrivedBlock
@@ -84,6 +85,22 @@ class Degradation:
         changes = self._calm >= CALM_BLOCKS if self.degraded else self._calm == 0 and self.lost_ns >= NOTED_NS
         return changes and self._change(block)
 
+    def snapshot(self, cause: str) -> Delay:
+        """As it is stored."""
+        return Delay(
+            cause=cause,
+            degraded=self.degraded,
+            late_ns=self.late_ns,
+            lost_ns=self.lost_ns,
+            calm=self._calm,
+            changed_at=self._changed_at,
+        )
+
+    @classmethod
+    def of(cls, stored: Delay) -> "Degradation":
+        """What ``snapshot`` was made of."""
+        return cls(stored.degraded, stored.late_ns, stored.lost_ns, stored.calm, stored.changed_at)
+
     def foresee(self, block: int, late_ns: int) -> bool:
         """Whether the session is degraded now that ``block``, which has not come yet, is late by so much already."""
         lost_ns = late_ns + (self.lost_ns if self._calm < CALM_BLOCKS else 0)
@@ -129,6 +146,17 @@ class Punctuality:
         for cause, state in self._states.items():
             if state.degraded:
                 self._telemetry.degraded(cause, -1)
+
+    def snapshot(self) -> list[Delay]:
+        """As it is stored."""
+        return [state.snapshot(cause.value) for cause, state in self._states.items()]
+
+    def restore(self, stored: Iterable[Delay]) -> None:
+        """Makes it what ``snapshot`` was made of."""
+        self._states |= {Cause(one.cause): Degradation.of(one) for one in stored}
+        for cause, state in self._states.items():
+            if state.degraded:
+                self._telemetry.degraded(cause, 1)
 
     def admitted(self, block: int, *, starved: bool) -> None:
         """``block`` entered the pipeline; ``starved``: silence stands where the rest of its speech should."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import structlog
 
+from live_avatar.services.gateway.pipelines.pipeline import Pipeline
 from live_avatar.services.gateway.sessions.attachment import Phase
 from live_avatar.services.gateway.sessions.keeper import Keeper
 from live_avatar.services.gateway.sessions.opening import open_again
@@ -42,7 +43,13 @@ class Recovery:
         self._store = store
         self._keeper = keeper
         self._placement = placement
+        self._placed: dict[str, Pipeline] = {}
+        """Where suspended sessions have a place in their present epoch already."""
         self._log = structlog.get_logger(__name__)
+
+    def expect(self, session_id: str, pipeline: Pipeline) -> None:
+        """A suspended session has a place on ``pipeline`` in its present epoch: it goes on there first."""
+        self._placed[session_id] = pipeline
 
     async def recover(self, session: Session) -> None:
         """Goes on with a suspended session, or fails it with what its pipeline was lost for."""
@@ -71,13 +78,8 @@ class Recovery:
 
     async def _attempt(self, session: Session, failures: Counter[str]) -> bool:
         """Returns whether the session goes on; raises ServiceError where it is not ours any more."""
-        primed = session.ledger.admitted > 0
         try:
-            record, pipeline = await self._placement.move(
-                session.record, session.model_digest, primed=primed, failures=failures
-            )
-            session.move(record)
-            self._keeper.hold(record, session.fail, lambda: session.used)
+            pipeline = self._placed.pop(session.record.session_id, None) or await self._place(session, failures)
             failures[pipeline.name] += 1
             session.resume(await open_again(session, pipeline), session.suspension.expire())
             await self.publish(session)
@@ -88,6 +90,28 @@ class Recovery:
             await self.publish(session)
             return False
         return True
+
+    async def _place(self, session: Session, failures: Counter[str]) -> Pipeline:
+        """Moves a session to a pipeline with room, where it is opened next."""
+        primed = session.ledger.admitted > 0
+        record, pipeline = await self._placement.move(
+            session.record, session.model_digest, primed=primed, failures=failures
+        )
+        session.move(record)
+        self._keeper.hold(record, session.fail, lambda: session.used)
+        return pipeline
+
+    async def give_up_point(self, session: Session) -> None:
+        """Shows in the store that no other gateway goes on with the session, as far as the store answers."""
+        async with session.publishing:
+            try:
+                record = replace(session.record, point_epoch=0, resume_ms=0)
+                await self._store.activate(record)
+            except ServiceError as error:
+                self._log.warning("that a session ends with its gateway was not stored", reason=error.reason)
+                return
+            session.move(record)
+            self._keeper.hold(record, session.fail, lambda: session.used)
 
     async def publish(self, session: Session) -> None:
         """Shows in the store whether the session waits for its client or a pipeline, as far as the store answers."""

@@ -4,6 +4,7 @@ Knows messages of the decoder and indexes; nothing of pipelines or sessions.
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from live_avatar.pipeline.v1.blocks_pb2 import SessionKey, StreamBlocksRequest
 from live_avatar.pipeline.v1.vae_decoder_service_pb2 import StreamVideoResponse
@@ -20,9 +21,11 @@ class FinishedBlocks:
 
     Args:
         window_blocks: blocks that a pipeline is primed with at most.
+        most_ahead: blocks that may have come and are not delivered.
     """
 
-    def __init__(self, window_blocks: int) -> None:
+    def __init__(self, window_blocks: int, most_ahead: int = 0) -> None:
+        self._most = window_blocks + _SPARE_BLOCKS + most_ahead
         self._window_blocks = window_blocks
         self._joiner = PartJoiner(MAX_BLOCK_BYTES)
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
@@ -37,8 +40,16 @@ class FinishedBlocks:
         if data is None:
             return
         self._blocks[piece.block_index] = data
-        if len(self._blocks) > self._window_blocks + _SPARE_BLOCKS:
+        if len(self._blocks) > self._most:
             self._blocks.popitem(last=False)
+
+    def restore(self, blocks: Mapping[int, bytes]) -> None:
+        """Takes whole blocks, as ``data`` gives them."""
+        self._blocks = OrderedDict(sorted(blocks.items()))
+
+    def data(self, index: int) -> bytes:
+        """Block ``index`` as it came; empty where it is not there."""
+        return self._blocks.get(index, b"")
 
     def rewind(self, next_block: int) -> None:
         """Forgets the blocks from ``next_block`` on: they are made again."""

@@ -115,6 +115,10 @@ class ReplayLog:
             self._pending.extendleft(reversed(sent.messages))
         self._sent.append(_Sent(block))
 
+    def go_on(self, block: int) -> None:
+        """Everything before ``block`` was sent, by another log."""
+        self._sent = deque([_Sent(block)])
+
     def end(self) -> None:
         """Forgets everything."""
         self._sent = deque([_Sent(self.block)])

@@ -82,7 +82,6 @@ class Session:
         self.attachment = Attachment(self.limits, streams, self.changed)
         self.credits = CreditWindow(self.limits.max_video_credits)
         self.ledger = BlockLedger()
-        self.finished_blocks = FinishedBlocks(self.preset.stream.window_blocks)
         self.suspension = Suspension(self.limits)
         self.handover = Handover(self.changed.notify)
         self._recover: Callable[[Session], None] | None = None
@@ -104,7 +103,8 @@ class Session:
                 telemetry=telemetry,
             )
         )
-        self._meter = UsageMeter(self.preset.stream.fps)
+        self.meter = UsageMeter(self.preset.stream.fps)
+        self.finished_blocks = FinishedBlocks(self.preset.stream.window_blocks, self._most_ahead)
         self._ending: tuple[float, ServiceError] | None = None
         """When the session ends for a reason that its client was warned of."""
         self._began_at = time.monotonic()
@@ -114,6 +114,12 @@ class Session:
     def pipeline(self) -> Pipeline:
         """On which it is, or was before it was suspended."""
         return self.line.pipeline
+
+    @property
+    def live(self) -> LiveDelivery:
+        """Its delivery, which is live: of others nothing is stored."""
+        assert isinstance(self.delivery, LiveDelivery), "the session is live"
+        return self.delivery
 
     @property
     def key(self) -> SessionKey:
@@ -195,13 +201,13 @@ class Session:
     @property
     def used(self) -> Amounts:
         """All that the session has used so far."""
-        return self._meter.total
+        return self.meter.total
 
     def writing(self, response: api.StreamAvatarResponse) -> AbstractContextManager[None]:
         """Counts a message that the body writes to the client; raises what ended the session before."""
         if self.failure is not None and response.HasField("video_unit"):
             raise self.failure
-        return self._meter.writing(response)
+        return self.meter.writing(response)
 
     def end_with_notice(self, error: ServiceError, notice_s: float = NOTICE_S) -> None:
         """Warns the client now, and fails ``notice_s`` later; the first reason stays."""
@@ -323,6 +329,11 @@ class Session:
         self.changed.notify()
         if self._recover is not None:
             self._recover(self)
+
+    def go_on(self, age_s: float, cause: ServiceError) -> None:
+        """It began ``age_s`` seconds ago, and lost its pipeline for ``cause``: another one goes on with it."""
+        self._began_at = time.monotonic() - age_s
+        self.suspension.begin(cause, time.monotonic())
 
     def recover_with(self, recover: Callable[["Session"], None]) -> None:
         """Calls ``recover`` where the session is suspended, now or later: it goes on with it, or fails it."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import grpc
 
 from live_avatar.config import Preset
+from live_avatar.gateway.v1.recovery_point_pb2 import SessionState
 from live_avatar.services.gateway.access.handles import ResumeHandle
 from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.provenance.signing import MediaSigning, SessionSignature, media_facts
@@ -90,6 +91,21 @@ class StreamState:
     def may_send(self) -> bool:
         """Another block may be sent without one being forgotten that a client who says what it receives may lack."""
         return not self.received or self.log.has_room(self.received)
+
+    def restore(self, state: SessionState, newest: SessionState, number: int) -> None:
+        """Makes it what it was before block ``state.block``.
+
+        Args:
+            state: of that block.
+            newest: of the newest block.
+            number: of the newest stream that is known of.
+        """
+        self.number = max(number, newest.stream)
+        self.is_confirmed = newest.is_confirmed and self.number == newest.stream
+        self.client_sequence = state.client_sequence
+        self.log.go_on(state.block)
+        if self.signature is not None and state.block:
+            self.signature.go_on()
 
     def number_open(self, sequence: int) -> None:
         """The first Open has number ``sequence``."""

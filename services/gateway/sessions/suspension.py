@@ -6,9 +6,10 @@ Knows errors and times alone.
 from collections import deque
 
 from live_avatar.services.gateway.limits import Limits
+from live_avatar.services.gateway.store.store import GATEWAY_LOST
 from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, STAGE_LOST, ServiceError, stage_lost
 
-LOSSES = frozenset({STAGE_LOST, DRAINING, SESSION_NOT_FOUND, "VIDEO_UNCLAIMED"})
+LOSSES = frozenset({STAGE_LOST, DRAINING, SESSION_NOT_FOUND, "VIDEO_UNCLAIMED", GATEWAY_LOST})
 """Reasons with which a pipeline ends a session that is itself in order."""
 _PERIOD_S = 60.0
 

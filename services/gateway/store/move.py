@@ -1,8 +1,9 @@
-"""Moves a running session to a place on another pipeline, or anew on its own, in the next epoch.
+"""Moves a running session to a place on another pipeline, or anew on its own, or to another gateway, in the next epoch.
 
 Knows records and Redis; nothing of why a session moves.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from redis.asyncio import Redis
@@ -14,6 +15,7 @@ from live_avatar.services.gateway.store.records import (
     claims_key,
     lease_key,
     lease_value,
+    point_key,
     session_key,
     slots_key,
 )
@@ -23,9 +25,15 @@ from live_avatar.v1 import avatar_service_pb2 as api
 
 
 async def move(
-    redis: Redis, record: SessionRecord, pipeline: str, capacity: int, owner: str, lease_ms: int
+    redis: Redis,
+    record: SessionRecord,
+    pipeline: str,
+    capacity: int,
+    owner: str,
+    lease_ms: int,
+    lost: str | None = None,
 ) -> SessionRecord | None:
-    """Gives a session of ours a place on ``pipeline`` and the next epoch; the place that it had is free.
+    """Gives a session a place on ``pipeline`` and the next epoch; the place that it had is free.
 
     An attempt whose answer was lost has raised the epoch already, and this one raises it once more.
 
@@ -36,6 +44,7 @@ async def move(
         capacity: places there.
         owner: name of this gateway in leases.
         lease_ms: how long a lease lasts.
+        lost: None: the session is ours.  Else it becomes ours, from the gateway of this name or where nobody holds it.
 
     Returns:
         The session as it is now; None where every place is taken.
@@ -44,11 +53,12 @@ async def move(
         LookupError: the session is gone, over or another gateway's.
     """
     name, slots, claims = record.session_id, slots_key(pipeline), claims_key(pipeline)
+    owners = {owner} if lost is None else {owner, lost}
 
     async def attempt(pipe: Pipeline) -> SessionRecord | None:
         await pipe.watch(claims, session_key(name), lease_key(name))
         stored, lease = await read_record(pipe, name), await pipe.get(lease_key(name))
-        if stored is None or stored.state in OVER or not _is_ours(record, stored, lease, owner):
+        if stored is None or stored.state in OVER or not _may_move(record, stored, lease, owners):
             raise LookupError(name)
         now = await now_ms(pipe)
         until = await pipe.zscore(slots, name)
@@ -56,7 +66,12 @@ async def move(
         if not is_there and await pipe.zcount(slots, now, "+inf") >= capacity:
             return None
         moved = replace(record, pipeline=pipeline, epoch=stored.epoch + 1, state=api.Session.STATE_ACTIVE)
+        if lost is not None:
+            moved = replace(moved, point_epoch=moved.epoch)
+        has_point = moved.point_epoch != stored.point_epoch and await pipe.exists(point_key(name, stored.point_epoch))
         begin(pipe)
+        if has_point:
+            pipe.rename(point_key(name, stored.point_epoch), point_key(name, moved.point_epoch))
         for left in {record.pipeline, stored.pipeline} - {pipeline}:
             pipe.zrem(slots_key(left), name)
         pipe.zremrangebyscore(slots, "-inf", f"({now}")
@@ -70,8 +85,8 @@ async def move(
     return await transact(redis, attempt)
 
 
-def _is_ours(record: SessionRecord, stored: SessionRecord, lease: object, owner: str) -> bool:
-    """We hold the session, or nobody has taken it since our lease ended."""
+def _may_move(record: SessionRecord, stored: SessionRecord, lease: object, owners: Collection[str]) -> bool:
+    """One of ``owners`` holds the session, or nobody has taken it since the lease ended."""
     if lease is None:
         return stored.epoch == record.epoch
-    return stored.epoch >= record.epoch and as_text(lease).rpartition(":")[0] == owner
+    return stored.epoch >= record.epoch and as_text(lease).rpartition(":")[0] in owners

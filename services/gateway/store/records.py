@@ -51,6 +51,10 @@ class SessionRecord:
     """Of its pipeline, once it has one."""
     provenance: bytes = field(default=b"", metadata={_LATER: True})
     """A serialized ``Session.Provenance``, once it has a pipeline."""
+    point_epoch: int = field(default=0, metadata={_LATER: True})
+    """In which its gateway took it, and under which that stores its recovery point; 0: there is none."""
+    resume_ms: int = field(default=0, metadata={_LATER: True})
+    """How long its place is kept after its lease, since another gateway can go on with it."""
 
     relay: str = field(default="", metadata={_LATER: True})
     """Address at which other gateways reach the one that holds it; empty: at none."""
@@ -88,6 +92,11 @@ def session_key(session_id: str) -> str:
 def lease_key(session_id: str) -> str:
     """Who holds a session, until it ends by itself."""
     return f"{_PREFIX}lease:{session_id}"
+
+
+def point_key(session_id: str, epoch: int) -> str:
+    """Hash of what another gateway needs to go on with a session, by the one that took it in ``epoch``."""
+    return f"{_PREFIX}point:{{{session_id}}}:{epoch}"
 
 
 def request_key(tenant: str, request_id: str) -> str:

@@ -166,7 +166,8 @@ def as_record(fields: Mapping[Any, Any]) -> SessionRecord | None:
 
 
 def claim_until(pipe: Pipeline, record: SessionRecord, until: int) -> None:
-    """Prolongs what stands beside a lease."""
+    """Prolongs what stands beside a lease; another gateway has ``resume_ms`` longer to go on with the session."""
+    until += record.resume_ms
     pipe.zadd(OPEN_KEY, {record.session_id: until})
     pipe.zadd(concurrent_key(record.tenant), {record.session_id: until})
     if record.pipeline:

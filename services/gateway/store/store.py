@@ -25,6 +25,7 @@ from live_avatar.services.gateway.store.records import (
     claims_key,
     lease_key,
     lease_value,
+    point_key,
     request_key,
     session_key,
     slots_key,
@@ -316,10 +317,12 @@ class SessionStore:
 
         return await transact(self._redis, attempt)
 
-    async def move(self, record: SessionRecord, pipeline: str, capacity: int) -> SessionRecord | None:
-        """Gives a session of ours a place in the next epoch, see ``move.move``; raises ServiceError NOT_FOUND."""
+    async def move(
+        self, record: SessionRecord, pipeline: str, capacity: int, lost: str | None = None
+    ) -> SessionRecord | None:
+        """Gives a session a place in the next epoch, see ``move.move``; raises ServiceError NOT_FOUND."""
         try:
-            return await move(self._redis, record, pipeline, capacity, self.owner, self._lease_ms)
+            return await move(self._redis, record, pipeline, capacity, self.owner, self._lease_ms, lost)
         except LookupError:
             raise not_found(record.session_id) from None
 
@@ -388,7 +391,7 @@ class SessionStore:
             pipe.set(by_request, record.session_id, px=max(1, record.expire_ms - now) + self._retention_ms)
 
     def _end(self, pipe: Pipeline, record: SessionRecord, *, is_new: bool) -> None:
-        pipe.delete(lease_key(record.session_id))
+        pipe.delete(lease_key(record.session_id), point_key(record.session_id, record.point_epoch))
         pipe.zrem(OPEN_KEY, record.session_id)
         pipe.zrem(quotas.concurrent_key(record.tenant), record.session_id)
         pipe.zrem(slots_key(record.pipeline), record.session_id)

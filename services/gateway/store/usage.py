@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import grpc
@@ -52,6 +52,15 @@ class Amounts:
             media_ns=max(0, self.media_ns - earlier.media_ns),
             blocks=max(0, self.blocks - earlier.blocks),
             service_ns={name: ns for name, ns in spent.items() if ns > 0},
+        )
+
+    def at_least(self, earlier: "Amounts") -> "Amounts":
+        """The larger of both, part by part."""
+        names = {**self.service_ns, **earlier.service_ns}
+        return Amounts(
+            media_ns=max(self.media_ns, earlier.media_ns),
+            blocks=max(self.blocks, earlier.blocks),
+            service_ns={name: max(self.service_ns.get(name, 0), earlier.service_ns.get(name, 0)) for name in names},
         )
 
     def to_json(self) -> str:
@@ -225,7 +234,7 @@ class UsageLog:
         self, pipe: Pipeline, record: SessionRecord, kind: int, total: Amounts, recorded: _Recorded, now: int
     ) -> None:
         """Writes a record and counts its media."""
-        total = replace(total, media_ns=max(total.media_ns, recorded.total.media_ns))
+        total = total.at_least(recorded.total)
         media_ms = total.media_ns // _NS_PER_MS - recorded.total.media_ns // _NS_PER_MS
         quotas.add_media(pipe, record.tenant, media_ms, now)
         self._append(pipe, record, kind, total, recorded)

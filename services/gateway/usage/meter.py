@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from live_avatar.gateway.v1.recovery_point_pb2 import UsageState
 from live_avatar.services.gateway.store.usage import Amounts
 from live_avatar.v1.avatar_service_pb2 import StreamAvatarResponse
 
@@ -35,6 +36,22 @@ class UsageMeter:
         """All that was used so far."""
         media_ns = self._frames * _NS_PER_S // self._fps
         return Amounts(media_ns=media_ns, blocks=self._blocks, service_ns=dict(self._service_ns))
+
+    def snapshot(self) -> UsageState:
+        """As it is stored."""
+        return UsageState(
+            frames=self._frames,
+            next_frame=self._next_frame,
+            blocks=self._blocks,
+            last_block=self._last_block,
+            service_ns=self._service_ns,
+        )
+
+    def restore(self, stored: UsageState) -> None:
+        """Makes it what ``snapshot`` was made of."""
+        self._frames, self._next_frame = stored.frames, stored.next_frame
+        self._blocks, self._last_block = stored.blocks, stored.last_block
+        self._service_ns = Counter(dict(stored.service_ns))
 
     @contextmanager
     def writing(self, response: StreamAvatarResponse) -> Iterator[None]:

@@ -7,6 +7,7 @@ Knows the encodings and the container; not who is waiting, nor why.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import gcd
 from typing import Protocol
 
 import av
@@ -49,6 +50,18 @@ class Fragment:
     keyframe: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class MuxerPosition:
+    """How far a file has come, and the speech before that."""
+
+    fragments: int
+    packets: int
+    sample: int
+    """Of the speech that follows, at the client's rate."""
+    recent: Speech
+    """The newest samples [n] before it; as many as there are, half a second is enough."""
+
+
 class Muxer(Protocol):
     """What turns blocks of one session into units of video."""
 
@@ -61,6 +74,15 @@ class Muxer(Protocol):
 
     def finish(self) -> bytes:
         """What is left when no block follows; may be empty."""
+        ...
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Fragments so far, and packets of speech in them; both 0 where units do not depend on those before."""
+        ...
+
+    def go_on(self, position: MuxerPosition) -> None:
+        """Continues the file of another muxer; before the first block."""
         ...
 
     def prepare(self, first_picture: bytes) -> None:
@@ -114,6 +136,14 @@ class AccessUnits:
     def prepare(self, first_picture: bytes) -> None:
         """Nothing takes long."""
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """See ``Muxer``."""
+        return 0, 0
+
+    def go_on(self, position: MuxerPosition) -> None:
+        """See ``Muxer``; every block is complete."""
+
 
 class RawFrames:
     """One unit per frame: [height, width, 3] uint8."""
@@ -131,6 +161,14 @@ class RawFrames:
 
     def prepare(self, first_picture: bytes) -> None:
         """Nothing takes long."""
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """See ``Muxer``."""
+        return 0, 0
+
+    def go_on(self, position: MuxerPosition) -> None:
+        """See ``Muxer``; every frame is complete."""
 
 
 class FragmentedMp4:
@@ -154,6 +192,7 @@ class FragmentedMp4:
         self._fps = preset.stream.fps
         self._dropped = preset.stream.dropped_frames
         self._size = size
+        self._rate_hz = rate_hz
         self._voice = AacVoice(rate_hz)
         self._sequence = 0
         self._signer = signer
@@ -165,6 +204,17 @@ class FragmentedMp4:
         if self._sequence == 0 and not self._header:
             header = self._init_segment(first_picture)
             self._header = header if self._signer is None else self._signer.header(header)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """See ``Muxer``."""
+        return self._sequence, self._voice.packets
+
+    def go_on(self, position: MuxerPosition) -> None:
+        """See ``Muxer``; encoder and resampler are warmed, with the sound that was before."""
+        self._sequence = position.fragments
+        self._voice = AacVoice(self._rate_hz)
+        self._voice.go_on(position.recent, position.sample, position.packets)
 
     def mux(self, frames: EncodedFrames, speech: Speech) -> Iterator[Fragment]:
         """See ``Muxer``; raises like ``prepare`` where that was not called."""
@@ -228,9 +278,38 @@ class AacVoice:
         same = rate_hz == AAC_RATE_HZ
         self._resampler = None if same else soxr.ResampleStream(rate_hz, AAC_RATE_HZ, 1, "float32", "HQ")
         self._encoder = _aac_encoder()
+        self._rate_hz = rate_hz
         self._waiting: list[bytes] = []
         self._samples = 0
         self._packets = 0
+        self._surplus = 0
+        """Packets that come next and are in the track already."""
+
+    @property
+    def packets(self) -> int:
+        """Those that are in the track."""
+        return self._packets
+
+    def go_on(self, recent: Speech, sample: int, packets: int) -> None:
+        """Continues the track of another one; only before the first sample.
+
+        The encoder begins a whole number of packets after the beginning of the track, and what it makes of them of
+        packets that are there already is dropped.
+
+        Args:
+            recent: the newest samples [n] before ``sample``; zeros stand for those before them.
+            sample: the next to come.
+            packets: in the track.
+        """
+        period = _shared_samples(self._rate_hz)
+        begin = max(0, sample - recent.size) // period * period
+        missing = max(0, sample - begin - recent.size)
+        warm = np.concatenate((np.zeros(missing, np.float32), recent[max(0, recent.size - (sample - begin)) :]))
+        self._packets = packets
+        skipped = begin * AAC_RATE_HZ // self._rate_hz // AAC_PACKET_SAMPLES
+        made = self.append(warm)
+        self._surplus = max(0, packets - skipped - len(made))
+        self.put_back(made[max(0, packets - skipped) :])
 
     def append(self, speech: Speech) -> list[bytes]:
         """The packets that ``speech`` completes."""
@@ -278,7 +357,16 @@ class AacVoice:
             frame.pts = self._samples
             self._samples += speech.size
             packets += [bytes(packet) for packet in self._encoder.encode(frame)]
-        return packets
+        known = min(self._surplus, len(packets))
+        self._surplus -= known
+        return packets[known:]
+
+
+def _shared_samples(rate_hz: int) -> int:
+    """Samples at ``rate_hz`` that last for a whole number of packets."""
+    common = gcd(rate_hz, AAC_RATE_HZ)
+    ticks = AAC_RATE_HZ // common
+    return rate_hz // common * (AAC_PACKET_SAMPLES // gcd(ticks, AAC_PACKET_SAMPLES))
 
 
 def _aac_encoder() -> AudioCodecContext:

@@ -14,7 +14,8 @@ FOREIGN = {
     "election/lease.py": {"lease", "spec"},
     "sessions/negotiation.py": {"result"},
     "store/usage.py": {"message"},
-    "sessions/conditioning.py": {"self._config"},
+    "sessions/conditioning.py": {"self._config", "state"},
+    "sessions/live.py": {"state"},
     "video/muxer.py": {"encoder", "frame"},
 }
 """Protobuf messages, Kubernetes objects, handlers of logging and codecs: they have no methods to be changed by."""
