@@ -73,12 +73,14 @@ class Speed:
 GATEWAY_VARIABLES = tuple(
     f"LIVE_AVATAR__{name}"
     for name in (
-        "AUDIT__", "AUTH__", "ENDPOINT", "LIMITS__", "LIVE__", "PREVIOUS_TOKEN_KEY", "QUOTAS__", "RELAY__",
-        "STORE__", "TOKEN_KEY", "USAGE__",
+        "AUDIT__", "AUTH__", "DISCLOSURE__", "ENDPOINT", "LIMITS__", "LIVE__", "PREVIOUS_TOKEN_KEY", "QUOTAS__",
+        "RELAY__", "SIGNING__", "STORE__", "TOKEN_KEY", "USAGE__",
     )
 )  # fmt: skip
 """Beginnings of the variables of settings that the gateway alone has: the other services do not know them, and need
 not know its secrets."""
+DECODER_VARIABLES = ("LIVE_AVATAR__LABEL__", "LIVE_AVATAR__WATERMARK__")
+"""The same of the VAE decoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +194,9 @@ class LocalPipeline:
         if plan.reflection:
             pipeline.append("--server.reflection")
         gateway = _program(GATEWAY, "gateway", *pipeline, "--store.url", plan.redis, shared)
-        gateway = replace(gateway, environment=QUIET)  # no tensors: what portraits took goes back to the system
-        programs = [replace(program, withheld=GATEWAY_VARIABLES) for program in programs]
+        # No tensors: what portraits took goes back to the system.
+        gateway = replace(gateway, environment=QUIET, withheld=DECODER_VARIABLES)
+        programs = [replace(program, withheld=_withheld(program.name)) for program in programs]
         placed = [*((program, ports[program.name]) for program in programs), (gateway, plan.gateway_port)]
         return [(with_tls(program, plan.tls), port) for program, port in placed]
 
@@ -251,6 +254,11 @@ class LocalPipeline:
 
     def _address(self, name: str) -> str:
         return f"{HOST}:{self.services[name].port}"
+
+
+def _withheld(name: str) -> tuple[str, ...]:
+    """Variables that are not for the service ``name``, which is not the gateway."""
+    return GATEWAY_VARIABLES if name == DECODER else (*GATEWAY_VARIABLES, *DECODER_VARIABLES)
 
 
 def _program(name: str, service: str, *flags: str) -> Program:

@@ -8,7 +8,7 @@ import pytest
 
 from live_avatar.launcher.child import LaunchError
 from live_avatar.launcher.layout import parse_layout
-from live_avatar.launcher.pipeline import GATEWAY_VARIABLES, LocalPipeline, Plan
+from live_avatar.launcher.pipeline import DECODER_VARIABLES, GATEWAY_VARIABLES, LocalPipeline, Plan
 from live_avatar.proxies import DIRECT
 from live_avatar.services.audio_encoder.settings import AudioEncoderSettings
 from live_avatar.services.denoise_stage.settings import DenoiseStageSettings
@@ -64,3 +64,6 @@ def test_variables_of_the_gateway_are_those_that_no_other_service_knows() -> Non
     }
     assert its_own == {name for name in variables(GatewaySettings) if name.startswith(GATEWAY_VARIABLES)}
     assert not [name for name in others if name.startswith(GATEWAY_VARIABLES)]
+    of_decoder = {name for name in variables(VaeDecoderSettings) if name.startswith(DECODER_VARIABLES)}
+    assert f"{ENV_PREFIX}WATERMARK__KEY" in of_decoder
+    assert not of_decoder & variables(AudioEncoderSettings, DenoiseStageSettings, GatewaySettings)
