@@ -39,9 +39,14 @@ def direct_if_local(target: str) -> tuple[tuple[str, int], ...]:
 
 
 def is_local(target: str) -> bool:
-    """Whether a gRPC target or a URL names this machine: loopback or a socket in the file system."""
+    """Whether a gRPC target or a URL names this machine: loopback or a socket in the file system.
+
+    Of a list, whether all of them do.
+    """
     if target.startswith(_LOCAL_FORMS):
         return True
+    if target.startswith(("ipv4:", "ipv6:")) and "," in target:
+        return all(is_local(one) for one in target.partition(":")[2].split(","))
     host = host_of(target)
     if host == "localhost" or host.endswith(".localhost"):
         return True

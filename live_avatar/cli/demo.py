@@ -17,6 +17,7 @@ def demo(
     ca: options.CaOption = None,
     api_key: options.ApiKeyOption = "",
     insecure: options.InsecureOption = False,
+    resume: options.ResumeOption = True,
     layout: options.LayoutOption = "4x1",
     preset: options.PresetOption = inputs.DEFAULT_PRESET,
     weights: options.WeightsOption = None,
@@ -34,7 +35,7 @@ def demo(
     place = inputs.gateway_or_pipeline(gateway, Access(ca, api_key, insecure), layout, preset, weights)
     portrait = inputs.read_portrait(inputs.PORTRAIT, decode=False)
     with SpeechFile(inputs.SPEECH) as speech, Movie(out, files_read, signing) as movie, place as reached:
-        made = make_video(reached, portrait, speech, movie, Warnings())
+        made = make_video(reached, portrait, speech, movie, Warnings(), resume=resume)
     lines = [f"{out}: {made.frames} frames, {made.video_s:.2f} s, H.264 and AAC", *table(made)]
     inputs.conclude(movie, *lines)
 

@@ -28,6 +28,7 @@ def generate(
     prompt: options.PromptOption = "",
     seed: options.SeedOption = 0,
     enlargement: options.EnlargementOption = 0,
+    resume: options.ResumeOption = True,
     layout: options.LayoutOption = "4x1",
     preset: options.PresetOption = inputs.DEFAULT_PRESET,
     weights: options.WeightsOption = None,
@@ -48,7 +49,17 @@ def generate(
     if not gateway:
         warn_if_unlike(portrait, preset, inputs.weights_of(preset, weights), warnings)
     with SpeechFile(audio) as speech, Movie(out, (audio, image), signing) as movie, place as reached:
-        made = make_video(reached, portrait, speech, movie, warnings, prompt=prompt, seed=seed, enlargement=enlargement)
+        made = make_video(
+            reached,
+            portrait,
+            speech,
+            movie,
+            warnings,
+            resume=resume,
+            prompt=prompt,
+            seed=seed,
+            enlargement=enlargement,
+        )
     for warning in made.warnings:
         warnings.show(warning, warning)
     inputs.conclude(movie, f"{out}: {made.frames} frames, {made.video_s:.2f} s")

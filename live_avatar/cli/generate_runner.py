@@ -23,6 +23,8 @@ def make_video(
     speech: SpeechFile,
     out: Movie,
     warnings: Warnings,
+    *,
+    resume: bool = True,
     **options: Unpack[GenerateOptions],
 ) -> GenerateStats:
     """Writes the video of ``image`` saying ``speech`` to ``out``, with a progress bar and warnings on stderr.
@@ -31,11 +33,18 @@ def make_video(
         ValueError: a file is not what it must be, or the gateway refused it.
         OSError: a file cannot be read or written, or the gateway failed or is not there.
     """
-    return run(_make(gateway, image, speech, out, warnings, options))
+    return run(_make(gateway, image, speech, out, warnings, options, resume=resume))
 
 
 async def _make(
-    gateway: Gateway, image: bytes, speech: SpeechFile, out: Movie, warnings: Warnings, options: GenerateOptions
+    gateway: Gateway,
+    image: bytes,
+    speech: SpeechFile,
+    out: Movie,
+    warnings: Warnings,
+    options: GenerateOptions,
+    *,
+    resume: bool,
 ) -> GenerateStats:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn())
     with clear_errors(gateway.address), Progress(*columns, console=Console(stderr=True)) as bar:
@@ -49,4 +58,6 @@ async def _make(
             warnings.show(warning.reason, warning.message)
 
         async with gateway.connect() as client:
-            return await generate_file(client, image, speech, out, progress=show, warn=warn, **options)
+            return await generate_file(
+                client, image, speech, out, progress=show, warn=warn, report=warnings.report, resume=resume, **options
+            )

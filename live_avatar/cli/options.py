@@ -30,6 +30,7 @@ ImageOption = Annotated[
         show_default=False,
     ),
 ]
+ResumeOption = Annotated[bool, typer.Option(help="Go on where the stream to the gateway breaks.")]
 GatewayOption = Annotated[
     str,
     typer.Option(

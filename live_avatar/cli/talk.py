@@ -25,7 +25,7 @@ def talk(
     insecure: options.InsecureOption = False,
     prompt: options.PromptOption = "",
     seed: options.SeedOption = 0,
-    resume: Annotated[bool, typer.Option(help="Go on where the stream to the gateway breaks.")] = True,
+    resume: options.ResumeOption = True,
     layout: options.LayoutOption = "4x1",
     preset: options.PresetOption = inputs.DEFAULT_PRESET,
     weights: options.WeightsOption = None,

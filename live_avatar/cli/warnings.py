@@ -13,4 +13,8 @@ class Warnings:
         """Shows a warning, unless one of its reason was shown before."""
         if reason not in self._reasons:
             self._reasons.add(reason)
-            typer.echo(f"live-avatar: warning: {message}", err=True)
+            self.report(message)
+
+    def report(self, message: str) -> None:
+        """Shows what happened, as often as it does."""
+        typer.echo(f"live-avatar: warning: {message}", err=True)

@@ -16,6 +16,7 @@ from live_avatar.client.channel import ApiKeySource, open_channel
 from live_avatar.client.errors import AvatarError, from_rpc_error
 from live_avatar.client.options import SessionOptions
 from live_avatar.client.results import Interruption, ServerInfo, server_info
+from live_avatar.client.resumption import RESUME_S
 from live_avatar.client.stream import AvatarStream, Call
 from live_avatar.late_writes import keep_last_word
 from live_avatar.limits import MAX_IMAGE_BYTES
@@ -127,14 +128,15 @@ class Session:
         """What is known of the media that it makes."""
 
     @asynccontextmanager
-    async def stream(self, *, resume: bool = True) -> AsyncIterator[AvatarStream]:
+    async def stream(self, *, resume: bool = True, resume_s: float = RESUME_S) -> AsyncIterator[AvatarStream]:
         """Opens the media stream; on exit the call is over.
 
         Args:
             resume: a stream that breaks is resumed while it is iterated over; its results ``StreamLost`` and
                 ``StreamResumed`` say so.  False: the session ends with its stream.
+            resume_s: for how long that is tried; a gateway ends the session after ``Limits.resume_timeout_s``.
         """
-        stream = AvatarStream(self._connect, self._options, resume=resume)
+        stream = AvatarStream(self._connect, self._options, resume=resume, resume_s=resume_s)
         try:
             await stream.open(self._token)
             self._open_stream = stream

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from live_avatar.client.breaks import Report, describe_break
 from live_avatar.client.client import AvatarClient
 from live_avatar.client.errors import AvatarError
 from live_avatar.client.movie import Movie
@@ -69,13 +70,15 @@ async def generate_file(
     *,
     progress: Progress | None = None,
     warn: Warn | None = None,
+    report: Report | None = None,
+    resume: bool = True,
     **options: Unpack[GenerateOptions],
 ) -> GenerateStats:
     """Writes the video of ``image`` saying ``speech`` to ``out``, an MP4 file.
 
     A recording within the server's limit is encoded as a whole, a longer one as a stream.  What is damaged in it is
     silent, see ``GenerateStats.warnings``.  Speech and video may be open already, so that what is wrong with them shows
-    early; whoever opened them closes them.
+    early; whoever opened them closes them.  ``resume`` is that of ``Session.stream``.
 
     Raises:
         ValueError: the portrait or the recording is not what it must be.
@@ -94,8 +97,8 @@ async def generate_file(
             listening="whole_file" if await _fits(recording, limits) else "streaming",
             **options,
         )
-        watch = _Watch(progress, warn, recording.duration_s)
-        measured = await _speak(client, image, wanted, recording, movie, watch)
+        watch = _Watch(progress, warn, report, recording.duration_s)
+        measured = await _speak(client, image, wanted, recording, movie, watch, resume=resume)
         if not measured.units:
             raise ValueError("the recording is too short for a single frame")
         await movie.finish()
@@ -138,6 +141,7 @@ class _Watch:
 
     progress: Progress | None
     warn: Warn | None
+    report: Report | None
     due_s: float
 
     def see(self, result: Result) -> None:
@@ -146,6 +150,8 @@ class _Watch:
             self.progress(result.end_ns / 1e9, self.due_s)
         if isinstance(result, Event) and result.kind == WARNING and result.warning and self.warn is not None:
             self.warn(result.warning)
+        if self.report is not None and (sentence := describe_break(result)) is not None:
+            self.report(sentence)
 
 
 async def _speak(
@@ -155,12 +161,14 @@ async def _speak(
     recording: SpeechFile,
     movie: Movie,
     watch: _Watch,
+    *,
+    resume: bool,
 ) -> _StatsCollector:
     """A session from its creation to its end."""
     session = await client.create_session(image, options)
     movie.facts = session.facts
     try:
-        async with session.stream() as stream:
+        async with session.stream(resume=resume) as stream:
             return await _run(stream, recording, movie, watch)
     finally:
         with suppress(AvatarError):  # a gateway that is gone frees it by itself

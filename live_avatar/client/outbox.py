@@ -1,4 +1,4 @@
-"""What a stream has to write: credits first, then everything else in order.
+"""What a stream has to write: credits and receipts first, then everything else in order.
 
 Numbers the samples of each utterance, and takes speech back that was interrupted before it was written.  Knows
 messages; nothing of calls.
@@ -55,11 +55,17 @@ class Outbox:
         self._interruptions = 0
         """That took speech back or ended the running utterance."""
         self._owed_credits = 0
+        self._receipt: Request | None = None
+        """Newest that is not written; one stands for all before it."""
         self._sequence = 0
         self._closed = False
         self._kept: deque[Request] = deque()
         """Written messages that the server may not have taken, oldest first."""
         self._kept_bytes = 0
+        self._gap_ends_at = 0
+        """Sequence of the newest message that was not kept for want of room."""
+        self._forgotten = 0
+        """Sequence up to which the server needs nothing again."""
         self._again: deque[Request] = deque()
         """Those of them that are written again, before anything else."""
         self._keeps = False
@@ -137,6 +143,12 @@ class Outbox:
             if self._owed_credits >= CREDITS_AT_ONCE:
                 self._changed.notify_all()
 
+    async def acknowledge(self, next_block: int) -> None:
+        """The client has received everything before ``next_block``; never waits for room, so that reading goes on."""
+        async with self._changed:
+            self._receipt = Request(received=Request.Received(next_block_index=next_block))
+            self._changed.notify_all()
+
     def keep(self) -> None:
         """Keeps what is written from now on until ``forget``."""
         self._keeps = True
@@ -144,10 +156,11 @@ class Outbox:
     @property
     def is_whole(self) -> bool:
         """Everything that the server has not taken can be written again."""
-        return self._kept_bytes <= MAX_KEPT_BYTES
+        return self._kept_bytes <= MAX_KEPT_BYTES and self._gap_ends_at <= self._forgotten
 
     def forget(self, consumed: int) -> None:
         """The server needs no message up to sequence ``consumed`` again."""
+        self._forgotten = max(self._forgotten, consumed)
         while self._kept and self._kept[0].client_sequence <= consumed:
             self._kept_bytes -= self._kept.popleft().ByteSize()
 
@@ -160,7 +173,8 @@ class Outbox:
             self._changed.notify_all()
 
     async def next(self) -> Request:
-        """The next message to write.  Credits before speech: speech may have to wait for the video they let through."""
+        """The next message to write.  Credits and receipts before speech: that may have to wait for the video that
+        they let through."""
         async with self._changed:
             await self._changed.wait_for(self._has_next)
             if self._again:
@@ -169,17 +183,25 @@ class Outbox:
             if self._owed_credits >= CREDITS_AT_ONCE:
                 request = Request(credit=Request.Credit(video_units=self._owed_credits))
                 self._owed_credits = 0
+            elif self._receipt is not None:
+                request, self._receipt = self._receipt, None
             else:
                 request = self._take()
             self._changed.notify_all()
         request.client_sequence = self._sequence
-        if self._keeps and self.is_whole:
-            self._kept.append(request)
-            self._kept_bytes += request.ByteSize()
+        if self._keeps:
+            self._keep(request)
         return request
 
+    def _keep(self, request: Request) -> None:
+        if self._kept_bytes > MAX_KEPT_BYTES:
+            self._gap_ends_at = request.client_sequence
+            return
+        self._kept.append(request)
+        self._kept_bytes += request.ByteSize()
+
     def _has_next(self) -> bool:
-        return bool(self._again or self._entries) or self._owed_credits >= CREDITS_AT_ONCE
+        return bool(self._again or self._entries or self._receipt) or self._owed_credits >= CREDITS_AT_ONCE
 
     async def close(self) -> None:
         """Whoever waits for room, and whoever puts later, gets OutboxClosedError."""

@@ -152,8 +152,9 @@ class Limits:
     slow_consumer_timeout_s: float
     """How long finished video waits for a client that neither reads nor grants credits."""
     live_slow_consumer_timeout_s: float
-    resume_timeout_s: float
     """The same in live delivery."""
+    resume_timeout_s: float
+    """How long a session waits for its client to resume its stream."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ from live_avatar.v1 import avatar_service_pb2 as api
 RESUME_S = 30.0
 """How long a stream is tried to be resumed; by default a gateway keeps a session without its client for as long."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
+_LONGEST_HINT_S = 5.0
+"""Longest pause that a server can ask for."""
 _BROKEN = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -40,7 +42,12 @@ def is_resumable(error: AvatarError) -> bool:
 
 def is_worth_another_attempt(error: AvatarError) -> bool:
     """Whether a session may be reached later although an attempt to resume its stream ended with ``error``."""
-    return error.code is grpc.StatusCode.UNAVAILABLE or is_resumable(error)
+    return error.code is grpc.StatusCode.UNAVAILABLE or error.retry_after_s is not None or is_resumable(error)
+
+
+def hinted_pause_s(error: AvatarError) -> float:
+    """Seconds that a server which refused an attempt wants to be left alone, within bounds."""
+    return min(error.retry_after_s or 0.0, _LONGEST_HINT_S)
 
 
 def pauses(resume_s: float = RESUME_S) -> Iterator[float]:
@@ -72,13 +79,14 @@ class Position:
     def note_handle(self, handle: str, next_block: int = 0) -> None:
         """A newer handle came, which goes on with ``next_block``; something of that may have come before."""
         self.handle = handle
-        self._events = Counter(
-            {key: count for key, count in self._events.items() if next_block and key[-1] >= next_block}
+        self._events, self._repeated = (
+            Counter({key: count for key, count in events.items() if next_block and key[-1] >= next_block})
+            for events in (self._events, self._repeated)
         )
 
     def rewind(self) -> None:
-        """What came since the handle comes again."""
-        self._repeated = self._events.copy()
+        """What came since the handle, in whichever stream, comes again."""
+        self._repeated += self._events
         self._events.clear()
         self._is_resumed = True
 

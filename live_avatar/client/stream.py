@@ -14,9 +14,16 @@ import grpc
 
 from live_avatar.client.errors import AvatarError, from_rpc_error
 from live_avatar.client.options import SAMPLE_BYTES, SessionOptions
-from live_avatar.client.outbox import Outbox, OutboxClosedError
+from live_avatar.client.outbox import MAX_KEPT_BYTES, Outbox, OutboxClosedError
 from live_avatar.client.results import Event, Result, StreamLost, StreamResumed, from_response
-from live_avatar.client.resumption import Position, is_resumable, is_worth_another_attempt, pauses
+from live_avatar.client.resumption import (
+    RESUME_S,
+    Position,
+    hinted_pause_s,
+    is_resumable,
+    is_worth_another_attempt,
+    pauses,
+)
 from live_avatar.v1 import avatar_service_pb2 as api
 
 Call = grpc.aio.StreamStreamCall[api.StreamAvatarRequest, api.StreamAvatarResponse]
@@ -44,15 +51,19 @@ class AvatarStream:
         connect: begins a call.
         options: of the session.
         resume: a stream that breaks is resumed, while it is iterated over.
+        resume_s: for how long that is tried.
     """
 
-    def __init__(self, connect: Callable[[], Call], options: SessionOptions, *, resume: bool = True) -> None:
+    def __init__(
+        self, connect: Callable[[], Call], options: SessionOptions, *, resume: bool = True, resume_s: float = RESUME_S
+    ) -> None:
         self._connect = connect
         self._call = connect()
         self._sample_bytes = SAMPLE_BYTES[options.sample_format]
         self._chunk_bytes = CHUNK_S * options.sample_rate_hz * self._sample_bytes
         self._outbox = Outbox()
         self._resume = resume
+        self._resume_s = resume_s
         self._token = ""
         self._position = Position()
         self._lost: tuple[AvatarError, float] | None = None
@@ -74,6 +85,7 @@ class AvatarStream:
         # Not a task group: its errors would reach the caller's code wrapped in an exception group.
         self._writer = asyncio.create_task(self._write_all())
         opened = await self._read_opened(OPEN_TIMEOUT_S)
+        self._position.note_handle(opened.resume_handle)
         video = opened.negotiated_video
         self.width, self.height, self.frames_per_second = video.width, video.height, video.frames_per_second
 
@@ -89,7 +101,6 @@ class AvatarStream:
         response = await self._read(timeout_s)
         if response is None or response.WhichOneof("payload") != "opened":
             raise AvatarError(grpc.StatusCode.INTERNAL, "PROTOCOL", "the server did not begin with Opened")
-        self._position.note_handle(response.opened.resume_handle)
         return response.opened
 
     async def close(self) -> None:
@@ -171,17 +182,19 @@ class AvatarStream:
                     return result
         except AvatarError as error:
             if not self._complete:
-                return await self._note_loss(error)
+                return await self._lose(error)
         await self._outbox.close()
         raise StopAsyncIteration
 
-    async def _note_loss(self, error: AvatarError) -> StreamLost:
-        """The stream broke; raises ``error`` where it cannot be resumed."""
-        if not (self._position.handle and self._outbox.is_whole and is_resumable(error)):
-            await self._outbox.close()
-            raise error
-        self._lost = error, time.monotonic()
-        return StreamLost(cause=error)
+    async def _lose(self, error: AvatarError) -> StreamLost:
+        """Notes that the stream broke; raises AvatarError where it cannot be resumed."""
+        if self._position.handle and is_resumable(error):
+            if self._outbox.is_whole:
+                self._lost = error, time.monotonic()
+                return StreamLost(cause=error)
+            error = _not_resumed(error, f"the server had not taken {MAX_KEPT_BYTES >> 20} MiB of what was sent", error)
+        await self._outbox.close()
+        raise error
 
     async def _take(self, response: api.StreamAvatarResponse) -> Result | None:
         """The result that a response is; None where it is none, or one that came before."""
@@ -203,21 +216,19 @@ class AvatarStream:
         self._complete = not update.resumable
         if update.resumable:
             self._position.note_handle(update.resume_handle, update.next_block_index)
-        if update.resumable and update.next_block_index % RECEIPT_BLOCKS != 1:
-            return
-        received = api.StreamAvatarRequest.Received(next_block_index=update.next_block_index)
-        await self._outbox.put(api.StreamAvatarRequest(received=received))
+        if self._complete or update.next_block_index % RECEIPT_BLOCKS == 1:
+            await self._outbox.acknowledge(update.next_block_index)
 
     async def _reopen(self, cause: AvatarError, lost_at: float) -> StreamResumed:
         """Opens a stream in place of the one that broke; raises AvatarError where that is of no use."""
         await self._end_call()
-        last = cause
-        for attempt, pause_s in enumerate(pauses(), 1):
-            await asyncio.sleep(pause_s)
+        last, hint_s = cause, 0.0
+        for attempt, pause_s in enumerate(pauses(self._resume_s), 1):
+            await asyncio.sleep(max(pause_s, hint_s))
             try:
                 await self._attempt()
             except AvatarError as error:
-                last = error
+                last, hint_s = error, hinted_pause_s(error)
                 await self._end_call()
                 if not is_worth_another_attempt(error):
                     break
@@ -225,7 +236,7 @@ class AvatarStream:
                 self._lost = None
                 return StreamResumed(after_s=time.monotonic() - lost_at, attempts=attempt)
         await self._outbox.close()
-        raise _not_resumed(cause, last) from last
+        raise _not_resumed(cause, last.message, last) from last
 
     async def _attempt(self) -> None:
         self._position.rewind()
@@ -233,6 +244,7 @@ class AvatarStream:
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the answer says why
             await self._call.write(api.StreamAvatarRequest(open=self._opening()))
         opened = await self._read_opened(ATTEMPT_S)
+        self._position.handle = opened.resume_handle
         await self._outbox.rewind(opened.last_consumed_client_sequence)
         self._writer = asyncio.create_task(self._write_all())
 
@@ -285,7 +297,7 @@ def _ended(message: str) -> AvatarError:
     return AvatarError(grpc.StatusCode.FAILED_PRECONDITION, "STREAM_ENDED", message)
 
 
-def _not_resumed(cause: AvatarError, last: AvatarError) -> AvatarError:
-    """The stream broke for ``cause`` and could not be resumed for ``last``."""
-    message = f"the stream broke ({cause.message}) and could not be resumed: {last.message}"
+def _not_resumed(cause: AvatarError, why: str, last: AvatarError) -> AvatarError:
+    """The stream broke for ``cause`` and could not be resumed, as ``last`` says."""
+    message = f"the stream broke ({cause.message}) and could not be resumed: {why}"
     return AvatarError(last.code, last.reason, message, last.metadata, last.retry_after_s, last.quota)

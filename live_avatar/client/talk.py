@@ -11,6 +11,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from live_avatar.client.breaks import describe_break
 from live_avatar.client.client import AvatarClient
 from live_avatar.client.errors import AvatarError
 from live_avatar.client.live import LiveStream, live_stream
@@ -20,14 +21,11 @@ from live_avatar.client.results import (
     AUDIO_STARVED,
     DEGRADED,
     DISCLOSURE,
-    DISCONTINUITY,
     PIPELINE_SLOW,
     RECOVERED,
     WARNING,
     BlockTiming,
     Event,
-    StreamLost,
-    StreamResumed,
     VideoUnit,
 )
 
@@ -61,7 +59,7 @@ class LiveStats:
     warnings: list[AvatarError] = field(default_factory=list)
     """What is wrong but ends nothing, such as a portrait that the weights do not know."""
     breaks: list[str] = field(default_factory=list)
-    """What the talk has outlived, a sentence each: lost streams, lost pipelines."""
+    """What the talk has outlived, a sentence each: lost streams, pipelines and gateways, and announced ends."""
 
     @property
     def starved(self) -> int:
@@ -167,10 +165,8 @@ class _Talking:
                 self._see(result)
             elif isinstance(result, Event):
                 self._receive_event(result)
-            elif isinstance(result, StreamLost):
-                self.stats.breaks.append(f"the stream broke ({result.cause.message}); it is being resumed")
-            elif isinstance(result, StreamResumed):
-                self.stats.breaks.append(f"the stream goes on after {result.after_s:.1f} s")
+            if (sentence := describe_break(result)) is not None:
+                self.stats.breaks.append(sentence)
             self._watch(self.stats)
 
     def _see(self, unit: VideoUnit) -> None:
@@ -185,10 +181,6 @@ class _Talking:
             self.stats.reactions_s.append(time.monotonic() - self._asked_s.pop(0))
         if event.kind in (DEGRADED, RECOVERED):
             self.stats.note_state(event)
-        if event.kind == DISCONTINUITY:
-            cause = f" ({event.warning.reason})" if event.warning is not None else ""
-            at_s = event.media_time_ns / 1e9
-            self.stats.breaks.append(f"the pipeline was lost{cause}; another goes on at {at_s:.2f} s")
         if event.kind == DISCLOSURE:
             self.stats.disclosure = event.text
         if event.kind == WARNING and event.warning is not None:

@@ -1,10 +1,10 @@
-"""The address of a gateway, as people write it.
+"""The address of a gateway, or of several, as people write it.
 
 Knows the forms alone; nothing of channels.
 """
 
 import re
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 FORM = "host:port, such as 127.0.0.1:50051 or [::1]:50051"
 _PLAIN = ("http", "grpc")
@@ -19,6 +19,9 @@ _MAX_PORT = 65_535
 def parse_target(text: str, *, encrypted: bool = False) -> str:
     """The address ``text`` as gRPC takes it: host:port, or a form of gRPC's own such as unix:PATH.
 
+    Several IP addresses of one family, with commas between them, stand for as many gateways: the first that answers is
+    used, and the next ones once it does not.
+
     ``http://`` and ``grpc://`` in front and a slash at the end are left out; so are ``https://`` and ``grpcs://`` where
     the channel has credentials.
 
@@ -29,6 +32,8 @@ def parse_target(text: str, *, encrypted: bool = False) -> str:
     Raises:
         ValueError: it is no address, or asks for what the channel is not; the message names the right form.
     """
+    if "," in text and ":" in text and not _OF_GRPC.fullmatch(text.strip()):
+        return _several(text, encrypted=encrypted)
     address = text.strip()
     if _OF_GRPC.fullmatch(address):
         return address
@@ -43,6 +48,20 @@ def parse_target(text: str, *, encrypted: bool = False) -> str:
     if parts["host"].startswith("[") and not _is_ipv6(parts["host"][1:-1]):
         raise ValueError(f"gateway {text!r}: no IPv6 address stands in the brackets; the form is {FORM}")
     return parts[0]
+
+
+def _several(text: str, *, encrypted: bool) -> str:
+    """A list of addresses in gRPC's own form, which has none for names."""
+    if encrypted:
+        raise ValueError(f"gateway {text!r}: a certificate is checked against one name; use one that has all addresses")
+    each = [parse_target(part) for part in text.split(",")]
+    hosts = [address.rpartition(":")[0] for address in each]
+    for family, is_one in (("ipv4", _is_ipv4), ("ipv6", lambda host: host.startswith("["))):
+        if all(map(is_one, hosts)):
+            return f"{family}:{','.join(each)}"
+    raise ValueError(
+        f"gateway {text!r} is no list of IP addresses of one family; the form is {FORM}, several with commas"
+    )
 
 
 def asks_for_tls(text: str) -> bool:
@@ -71,6 +90,14 @@ def _fault(address: str) -> str:
     if re.fullmatch(r"[^\s:/?#@,\[\]]+:[^\s:@,]*", address):
         return "has no number as its port"
     return "is no address"
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except AddressValueError:
+        return False
+    return True
 
 
 def _is_ipv6(text: str) -> bool:

@@ -167,3 +167,31 @@ def test_whoever_waits_learns_that_nothing_is_written_any_more() -> None:
             await outbox.interrupt(INTERRUPT)
 
     run(scenario)
+
+
+def test_a_receipt_goes_before_speech_that_waits() -> None:
+    async def scenario(outbox: Outbox) -> None:
+        await say(outbox, 3)
+        await outbox.acknowledge(5)
+        await outbox.acknowledge(9)
+        first = await outbox.next()
+        assert first.received.next_block_index == 9
+        assert await written(outbox) == ["@0", "@4", "@8"]
+
+    run(scenario)
+
+
+def test_an_outbox_with_a_gap_is_whole_only_once_the_gap_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("live_avatar.client.outbox.MAX_KEPT_BYTES", 30)
+
+    async def scenario(outbox: Outbox) -> None:
+        outbox.keep()
+        await say(outbox, 6)
+        last = [(await outbox.next()).client_sequence for _ in range(6)][-1]
+        assert not outbox.is_whole
+        outbox.forget(last - 1)
+        assert not outbox.is_whole, "the last message is not kept"
+        outbox.forget(last)
+        assert outbox.is_whole
+
+    run(scenario)

@@ -192,3 +192,29 @@ def test_a_call_that_a_balancer_resets_keeps_the_reason_of_the_server() -> None:
 
 def test_attempts_end() -> None:
     assert list(pauses(0.0)) == [0.0]
+
+
+def test_a_burst_after_a_pause_does_not_stop_a_recording() -> None:
+    async def scenario(gateway: Gateway, proxy: TcpProxy, target: str) -> None:
+        seen, options = Seen(), SessionOptions(sample_rate_hz=SAMPLE_RATE_HZ, video="h264")
+        paused = asyncio.Event()
+        burst = tone(150 * BLOCK)
+
+        async def speak_in_bursts(stream: AvatarStream) -> None:
+            await stream.send_audio(burst[: 8 * BLOCK])
+            await paused.wait()
+            await stream.send_audio(burst[8 * BLOCK :])
+            await stream.end()
+
+        def wait_for_receipt(frames: int) -> None:
+            if frames >= 20:
+                asyncio.get_running_loop().call_later(0.3, paused.set)
+
+        async with AvatarClient(target) as client, asyncio.timeout(40), asyncio.TaskGroup() as tasks:
+            session = await client.create_session(portrait(), options)
+            async with session.stream() as stream:
+                tasks.create_task(speak_in_bursts(stream))
+                await seen.watch(stream, wait_for_receipt)
+        assert seen.speech == burst
+
+    run(scenario)

@@ -136,7 +136,7 @@ class Stream:
         session, limits = self._session, self._session.limits
         rate = MessageRate(limits.max_messages_per_second, limits.message_burst)
         while True:
-            await session.wait_for(lambda: self._delivery.may_read(session.credits.available))
+            await session.wait_for(lambda: self._delivery.may_read(self._sendable))
             await rate.take()
             request = await anext(self._requests, None)
             if request is None:
@@ -145,6 +145,11 @@ class Stream:
                     session.changed.notify()
                 return
             self._consume(request)
+
+    @property
+    def _sendable(self) -> int:
+        """Units that may be sent before the client grants credits, or says what it has received."""
+        return self._session.credits.available if self._state.may_send else 0
 
     def _consume(self, request: api.StreamAvatarRequest) -> None:
         """Takes one message after the last."""
