@@ -86,3 +86,20 @@ def test_refuses_bad_samples_and_goes_on(samples: Samples, message: str) -> None
         resampler.append(samples)
     rest = np.concatenate([first, resampler.append(good), resampler.finish()])
     assert np.array_equal(rest, resample(np.concatenate([good, good]), 48_000))
+
+
+@FAST
+@given(rate=st.sampled_from(RATES), cuts=st.lists(st.integers(1, 30_000), min_size=2, max_size=10))
+def test_another_resampler_goes_on_within_the_noise_of_the_filter(rate: int, cuts: list[int]) -> None:
+    """Handed over after each piece; at the encoder's own rate bit for bit."""
+    samples, at, parts = noise(sum(cuts)), 0, []
+    resampler = Resampler(rate)
+    for count in cuts:
+        parts.append(resampler.append(samples[at : at + count]))
+        at += count
+        recent, consumed, produced = samples[at - resampler.memory : at], resampler.consumed, resampler.produced
+        resampler = Resampler(rate)
+        resampler.go_on(recent, consumed, produced)
+    result, expected = np.concatenate([*parts, resampler.finish()]), resample(samples, rate)
+    assert result.size == expected.size
+    assert np.abs(result - expected).max() < (1e-6 if rate != 16_000 else 1e-12)

@@ -30,8 +30,6 @@ ROOT = Path(__file__).parents[4]
 LEASE_S, RESUME_S = 1.0, 6.0
 SPEECH = tone(10 * BLOCK)
 END_S = 60.0
-_NO_SERVICE = cast(Service, None)
-"""The gateways are processes."""
 
 
 @contextmanager
@@ -78,6 +76,11 @@ class Listener(Client):
         self.handle, self.next_block = note.resume_handle, note.next_block_index
 
 
+def gateway_at(stub: Any, pipeline: FakePipeline | None = None) -> Gateway:
+    """A gateway that is a process; ``pipeline`` where that is not one too."""
+    return Gateway(stub, cast(FakePipeline, pipeline), cast(Service, None), "")
+
+
 class Place:
     """Two gateways that share a store and a pipeline."""
 
@@ -103,7 +106,7 @@ async def place(store: str, *flags: str) -> AsyncIterator[Place]:
             running = gateway_process(made.pipeline.address, store, *flags)
             process, port = await asyncio.to_thread(stack.enter_context, running)
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
-            one = Gateway(AvatarServiceStub(channel), made.pipeline, _NO_SERVICE, f"127.0.0.1:{port}")
+            one = gateway_at(AvatarServiceStub(channel), made.pipeline)
             made.processes.append(process)
             made.gateways.append(one)
             await one.wait_ready()

@@ -18,6 +18,7 @@ from live_avatar.services.gateway.video.muxer import (
     Fragment,
     FragmentedMp4,
     Muxer,
+    MuxerPosition,
     Speech,
     muxer_for,
 )
@@ -254,3 +255,37 @@ def test_raw_pictures_are_one_unit_each() -> None:
     assert [(unit.first_frame, unit.frame_count, unit.data) for unit in muxer.mux(pictures, clicks([], 0, 1))] == [
         (9, 1, b"a"), (10, 1, b"b")
     ]  # fmt: skip
+
+
+def sound_of(file: bytes) -> tuple[list[int], Speech]:
+    """Times of all packets of sound, and what they decode to."""
+    with av.open(io.BytesIO(file), "r") as container:
+        times = [int(packet.pts or 0) for packet in container.demux(audio=0) if packet.size]
+    with av.open(io.BytesIO(file), "r") as container:
+        return times, np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
+def test_another_muxer_goes_on_with_the_file(rate_hz: int) -> None:
+    """Number and times of the packets are those of an undisturbed file, and the sound is as near to the speech."""
+    blocks, moves = 10, {1, 5, 6}
+    at = [block * PER_BLOCK * rate_hz // FPS for block in range(blocks + 1)]
+    time = np.arange(at[-1]) / rate_hz
+    speech = (0.4 * np.sin(2 * np.pi * (300 + 100 * np.sin(time)) * time)).astype(np.float32)
+    pictures = list(movie(blocks, set()))
+
+    def file_of(moved: set[int]) -> bytes:
+        muxer, units = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, rate_hz), []
+        for block, frames in enumerate(pictures):
+            if block in moved:
+                fragments, packets = muxer.position
+                recent = speech[max(0, at[block] - rate_hz // 2) : at[block]]
+                muxer = muxer_for(VideoFormat.ENCODING_FMP4, TINY, SIZE, rate_hz)
+                muxer.go_on(MuxerPosition(fragments=fragments, packets=packets, sample=at[block], recent=recent))
+            units += [unit.data for unit in muxer.mux(frames, speech[at[block] : at[block + 1]])]
+        return b"".join(units) + muxer.finish()
+
+    (times, whole), (again, moved) = sound_of(file_of(set())), sound_of(file_of(moves))
+    assert times == again and whole.size == moved.size
+    noise = np.sqrt(np.mean((whole - moved) ** 2))
+    assert noise < 0.1 * np.sqrt(np.mean(whole**2))
