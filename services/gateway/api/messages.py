@@ -87,7 +87,9 @@ def _event(event: Event) -> api.StreamAvatarResponse:
 
 def _go_away(notice: GoAway) -> api.StreamAvatarResponse:
     time_left = duration(int(notice.time_left_s * NANOSECONDS))
-    return api.StreamAvatarResponse(go_away=api.StreamAvatarResponse.GoAway(reason=notice.reason, time_left=time_left))
+    return api.StreamAvatarResponse(
+        go_away=api.StreamAvatarResponse.GoAway(reason=notice.reason, time_left=time_left, resumable=notice.resumable)
+    )
 
 
 def session(record: SessionRecord) -> api.Session:

@@ -213,10 +213,16 @@ class Stream:
                 await self._respond(message)
 
     async def _deliver_all(self) -> None:
-        session, ledger = self._session, self._session.ledger
+        session, ledger, attachment = self._session, self._session.ledger, self._session.attachment
         await self._send_all()
         while True:
-            await session.wait_for(lambda: ledger.next_arrived is not None or session.all_delivered)
+            await session.wait_for(
+                lambda: attachment.release is not None or ledger.next_arrived is not None or session.all_delivered
+            )
+            if attachment.release is not None:
+                await self._emit_now()
+                await attachment.leave()
+                continue
             arrived = ledger.next_arrived
             if arrived is None:
                 break

@@ -5,6 +5,7 @@ Knows phases, streams and times; nothing of speech or pipelines.
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from enum import Enum
 
 from live_avatar.services.gateway.access.handles import ResumeHandle
@@ -12,7 +13,7 @@ from live_avatar.services.gateway.limits import Limits
 from live_avatar.services.gateway.refusals import PRECONDITION
 from live_avatar.services.gateway.sessions.stream_state import StreamState
 from live_avatar.services.gateway.waiting import Condition
-from live_avatar.serving.errors import ServiceError
+from live_avatar.serving.errors import ServiceError, draining
 
 CLIENT_GONE = "CLIENT_GONE"
 """Reason of the end of a session whose client cancelled its stream or vanished."""
@@ -53,6 +54,8 @@ class Attachment:
         self.phase = Phase.RESERVED
         self.is_resumable = False
         """The session outlives its stream."""
+        self.release: Callable[[], Awaitable[bool]] | None = None
+        """Gives the session up between two blocks, after which its stream ends; None: it stays."""
         self.since = 0.0
         """When the newest stream began."""
 
@@ -109,6 +112,21 @@ class Attachment:
     def is_replaced(self, number: int) -> bool:
         """Stream ``number`` has to make room for another."""
         return number <= self._replaced
+
+    def leave_with(self, release: Callable[[], Awaitable[bool]]) -> None:
+        """The stream is to end between two blocks, with ``release``."""
+        self.release = release
+        self._changed.notify()
+
+    async def leave(self) -> None:
+        """Gives the session up; nothing happens where that is not possible.
+
+        Raises:
+            ServiceError: UNAVAILABLE DRAINING, with which the stream ends.
+        """
+        release, self.release = self.release, None
+        if release is not None and await release():
+            raise draining("this gateway ends, and another one continues with the session: resume the stream")
 
     @property
     def awaits_repetition(self) -> bool:

@@ -74,6 +74,10 @@ class Continuity:
         ):
             self.writer.note(session.record.session_id)
 
+    def source(self, session: Session) -> PointSource | None:
+        """What is stored of a session; None: nothing."""
+        return self.writer.source(session.record.session_id) if self.writer is not None else None
+
     async def give_up(self, session: Session) -> None:
         """Nothing is stored of a session that ends with its stream; its place is free when its gateway is lost."""
         if self.writer is not None and session.record.point_epoch:

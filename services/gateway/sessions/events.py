@@ -59,6 +59,8 @@ class GoAway:
 
     time_left_s: float
     reason: str
+    resumable: bool = False
+    """The session goes on with another stream."""
 
 
 Notice = Event | GoAway
@@ -132,11 +134,11 @@ class EventQueue:
         """The oldest; raises IndexError where there is none."""
         return self._waiting.popleft()
 
-    def go_away(self, time_left_s: float, reason: str) -> None:
+    def go_away(self, time_left_s: float, reason: str, *, resumable: bool = False) -> None:
         """The stream will end; added once for each reason, and again only after ``goes_on``."""
         if reason not in self._announced_ends:
             self._announced_ends.add(reason)
-            self.add(GoAway(time_left_s, reason))
+            self.add(GoAway(time_left_s, reason, resumable))
 
     def goes_on(self, reason: str) -> None:
         """The stream does not end for ``reason`` after all."""

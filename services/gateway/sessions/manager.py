@@ -39,6 +39,7 @@ from live_avatar.services.gateway.sessions.policy import SessionPolicy
 from live_avatar.services.gateway.sessions.portrait import condition
 from live_avatar.services.gateway.sessions.provenance import provenance_of
 from live_avatar.services.gateway.sessions.recovery import Recovery
+from live_avatar.services.gateway.sessions.releases import Releases
 from live_avatar.services.gateway.sessions.session import Session
 from live_avatar.services.gateway.sessions.sweep import sweep
 from live_avatar.services.gateway.store.points import RecoveryPoints
@@ -48,7 +49,7 @@ from live_avatar.services.gateway.store.records import SessionRecord
 from live_avatar.services.gateway.store.store import SessionStore, not_found
 from live_avatar.services.gateway.usage.recorder import UsageRecorder
 from live_avatar.services.gateway.waiting import Condition, KeyedLocks, run_until
-from live_avatar.serving.errors import DRAINING, SESSION_NOT_FOUND, ServiceError, as_service_error, draining
+from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError, as_service_error, draining
 from live_avatar.serving.logs import session_name
 from live_avatar.serving.portraits import Portraits
 from live_avatar.serving.telemetry import Telemetry
@@ -78,6 +79,7 @@ class SessionManager:
         self._recovery = Recovery(store, self._keeper, self._placement, telemetry)
         self.continuity = Continuity(points, self._placement, self._recovery, policy)
         self._moves = Moves(self._sessions.values, self._keeper, self._placement, self._recovery.publish, telemetry)
+        self._releases = Releases(store, self._keeper, self.continuity.source, self._forget)
         self._probe = StoreProbe(store)
         self.policy = policy
         self._telemetry = telemetry
@@ -138,10 +140,9 @@ class SessionManager:
     async def drain(self) -> None:
         """Refuses new sessions from now on; returns when none is left.  Cancelled, it ends those that are left."""
         self._draining = True
-        for session in self._sessions.values():
-            if session.phase is Phase.RESERVED:
-                session.fail(_draining())
-            session.warn(self.policy.drain_s, DRAINING)
+        for session in tuple(self._sessions.values()):
+            if not self._releases.ask(session):
+                self._begin_task(self._releases.let_go(session, self.policy.drain_s))
         try:
             await self._changed.wait_for(lambda: not self._sessions)
         finally:
@@ -326,8 +327,16 @@ class SessionManager:
             state: a number of ``Session.State``.
             reason: why it failed, where the session itself does not know.
         """
-        if self._sessions.pop(session.record.session_id, None) is None:
+        if not self._forget(session):
             return
+        end = _end(session, state, reason)
+        self._log.info("session ended", session=session_name(session.record.session_id), reason=end.reason)
+        await self._keeper.end(end)
+
+    def _forget(self, session: Session) -> bool:
+        """Frees all that a session holds here; returns whether it held anything."""
+        if self._sessions.pop(session.record.session_id, None) is None:
+            return False
         self._recorder.drop(session.record.session_id)
         self.continuity.drop(session.record.session_id)
         self._failures.note(session.record.session_id, session.failure)
@@ -335,9 +344,7 @@ class SessionManager:
         session.end()
         self._telemetry.session_closed(SERVICE, session.key, 0)
         self._changed.notify()
-        end = _end(session, state, reason)
-        self._log.info("session ended", session=session_name(session.record.session_id), reason=end.reason)
-        await self._keeper.end(end)
+        return True
 
     def end_soon(self, session: Session, state: int, reason: str = "") -> None:
         """``end``, for those who may not wait."""

@@ -66,6 +66,11 @@ class PointSource:
         """The newest block from which the client can go on, and the client sequence there; None: there is none yet."""
         return self._safe
 
+    @property
+    def is_stored(self) -> bool:
+        """Another gateway can go on from some block."""
+        return bool(self._states) and not self.is_off
+
     def sequence_of(self, block: int) -> int | None:
         """The client sequence of the stored state before ``block``; None: it is not stored."""
         return next((one.client_sequence for one in self._states if one.block == block), None)

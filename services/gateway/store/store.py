@@ -201,6 +201,20 @@ class SessionStore:
 
         await transact(self._redis, attempt)
 
+    async def release(self, record: SessionRecord) -> None:
+        """Gives up the lease of a session of ours: any gateway may go on with it, and its place is kept as long."""
+        key, own = lease_key(record.session_id), lease_value(self.owner, record.epoch)
+
+        async def attempt(pipe: Pipeline) -> None:
+            await pipe.watch(key)
+            lease = await pipe.get(key)
+            if lease == own:
+                begin(pipe)
+                pipe.delete(key)
+                await pipe.execute()
+
+        await transact(self._redis, attempt)
+
     async def set_state(
         self, session_id: str, state: int, reason: str = "", *, epoch: int | None = None, used: Amounts | None = None
     ) -> SessionRecord:
