@@ -287,10 +287,10 @@ class AvatarStream:
             while True:
                 await self._call.write(await self._outbox.next())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            return
-        finally:
-            if not self._position.handle:
-                await self._outbox.close()
+            if self._position.handle:
+                # Whoever reads resumes it and ends this task; where the results are not read, sending ends in time too.
+                await asyncio.sleep(self._resume_s)
+            await self._outbox.close()
 
 
 def _ended(message: str) -> AvatarError:

@@ -43,7 +43,7 @@ from tests.services.gateway.api.test_frozen import OPTIONS
 async def main():
     async with AvatarClient(sys.argv[1]) as client:
         session = await client.create_session(portrait(), OPTIONS)
-        async with session.stream() as stream:
+        async with session.stream(resume=False) as stream:
             print("open", flush=True)
             async for result in stream:
                 pass
@@ -117,7 +117,7 @@ def test_a_frozen_gateway_is_noticed_by_every_client() -> None:
                 api.StreamAvatarRequest(open=api.StreamAvatarRequest.Open(session_token=made.session_token))
             )
             await raw.read()
-            async with reader.stream() as reading, writer.stream() as writing:
+            async with reader.stream(resume=False) as reading, writer.stream(resume_s=0.1) as writing:
 
                 async def speak() -> None:
                     while True:
