@@ -229,13 +229,16 @@ class Stream:
             end_sample = await self._deliver_in_time(arrived)
             self._delivery.delivered(arrived)
             ledger.deliver()
-            await self._end_block(arrived.index, end_sample)
-            await self._send_handle()
+            self._end_block(arrived.index, end_sample)
             session.touch("video")
+            await self._send_all()
+            self._note_point()
         self._render_tail()
         await self._render_record()
+        if not self._state.is_complete:
+            self._end_block(ledger.delivered, self._delivery.end_sample)
+            self._state.is_complete = True
         await self._send_all()
-        await self._end_block(ledger.delivered, self._delivery.end_sample)
         await self._wait_until_received()
 
     async def _wait_until_received(self) -> None:
@@ -317,21 +320,21 @@ class Stream:
         self._log.append(messages.notice(Event(kind=EventKind.SIGNED_RECORD, signed_record=record)))
         signature.note_sent()
 
-    async def _end_block(self, block: int, end_sample: int) -> None:
-        """Writes the events after a block, and what the client may forget from now on."""
-        self._session.events.block_ended(block, end_sample)
-        await self._emit_now()
-        self._log.end_block()
+    def _end_block(self, block: int, end_sample: int) -> None:
+        """Adds the events after a block to what is to be sent, and its end, in one step as ``_render`` does."""
+        events = self._session.events
+        events.block_ended(block, end_sample)
+        for _ in range(len(events)):
+            self._log.append(messages.notice(events.take()))
+        self._log.append_end()
 
-    async def _send_handle(self) -> None:
-        """Lets the client go on at the next block: once what another gateway needs is stored, if it is."""
+    def _note_point(self) -> None:
+        """Has stored what another gateway needs to go on at the next block; the client gets its handle then."""
         if self._point is not None and self._points is not None:
             self._points.note(self._session.record.session_id)
-        elif self._handles is not None:
-            await self._respond_handle(self._log.block, self._state.client_sequence)
 
-    async def _send_old_handle(self) -> None:
-        """As ``_send_handle``, of a block that was sent before."""
+    async def _send_handle(self) -> None:
+        """Lets the client go on at the next block, unless what another gateway needs for that is not stored yet."""
         block, sequence = self._log.block, self._state.client_sequence
         stored = self._point.sequence_of(block) if self._point is not None else sequence
         if self._handles is not None and stored is not None:
@@ -359,7 +362,7 @@ class Stream:
             message = self._log.next
             if message is None:
                 self._log.pop()
-                await self._send_old_handle()
+                await self._send_handle()
             elif message.HasField("video_unit"):
                 await self._send_unit(message)
             else:

@@ -63,6 +63,10 @@ class ReplayLog:
         """Adds a message that is to be sent after all others."""
         self._pending.append(message)
 
+    def append_end(self) -> None:
+        """Ends the block after all messages that are to be sent."""
+        self._pending.append(None)
+
     @property
     def next(self) -> Response | None:
         """The message to send next; None: the block ends before it.  Only where there is one."""

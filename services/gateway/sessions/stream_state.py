@@ -53,12 +53,16 @@ class StreamState:
         """Of the newest stream, from 1; 0: none was opened."""
         self.is_confirmed = False
         """The client of that stream has shown that it received the answer to its Open."""
+        self.known = 0
+        """Newest stream before that one of which its client has shown the same."""
         self.client_sequence = 0
         """Of the last message of the client that was taken."""
         self.received = 0
         """Blocks that the client says it has."""
         self.rendered: RenderedBlock | None = None
         """None: none is on its way."""
+        self.is_complete = False
+        """Everything was rendered, and its end too."""
 
     @property
     def muxer(self) -> Muxer:
@@ -73,6 +77,8 @@ class StreamState:
 
     def begin(self) -> None:
         """A new stream takes over."""
+        if self.is_confirmed:
+            self.known = self.number
         self.number += 1
         self.is_confirmed = False
 
@@ -143,7 +149,9 @@ class StreamState:
         if handle is not None and handle.session_id != self._session_id:
             raise _refused("HANDLE_FOREIGN", "the resume handle belongs to another session")
         stream = handle.stream if handle is not None else 0
-        if stream != self.number and (stream != self.number - 1 or self.is_confirmed):
+        # The answers to several attempts in a row may have been lost.
+        oldest = self.number if self.is_confirmed else self.known
+        if not oldest <= stream <= self.number:
             raise _refused("HANDLE_USED", "a newer stream of the session has taken the place of the handle's")
         block = max(next_block, handle.block if handle is not None else 0)
         if block > self.log.block:
