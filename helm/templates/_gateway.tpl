@@ -64,6 +64,9 @@
 {{- if include "live-avatar.hasRelays" . }}
 - --relay.host={{ .Values.listenAddress }}
 - --relay.port={{ include "live-avatar.relayPort" . }}
+{{- range $name, $value := .Values.gateway.relay }}
+- --relay.{{ kebabcase $name }}={{ $value }}
+{{- end }}
 {{- if contains ":" .Values.listenAddress }}
 - --relay.address=[$(POD_IP)]:{{ include "live-avatar.relayPort" . }}
 {{- else }}

@@ -5,6 +5,7 @@ Knows which calls are about a session; nothing of what they do.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -117,8 +118,9 @@ class ElsewhereInterceptor(grpc.aio.ServerInterceptor):
 
             async def pass_on(address: str) -> None:
                 first = await messages.again().take()
-                call = _passed(method, first, context, context.write, context.time_remaining(), messages.rest)
-                await self._holders.pass_on(address, call)
+                call = _passed(method, first, context, context.write, context.time_remaining())
+                stream = replace(call, rest=messages.rest, is_resumable=read(first).open.resumable)
+                await self._holders.pass_on(address, stream)
 
             await self._answer(method, lambda: behaviour(messages.again(), context), pass_on)
 
@@ -179,13 +181,12 @@ def _passed(
     context: Any,
     write: Callable[[bytes], Awaitable[None]],
     left_s: float | None,
-    rest: AsyncIterator[bytes] | None = None,
 ) -> PassedCall:
     return PassedCall(
         method=method,
         metadata=passed_on(context.invocation_metadata(), context.peer()),
         first=first,
-        rest=rest,
+        rest=None,
         context=context,
         write=write,
         accepted=audited_call().pass_on,

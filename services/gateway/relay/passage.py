@@ -39,6 +39,8 @@ class PassedCall:
     """Called once the holder has the call."""
     left_s: float | None
     """Until the caller's deadline."""
+    is_resumable: bool = False
+    """The caller can go on with its stream at another gateway."""
 
 
 class Passage:

@@ -205,6 +205,24 @@ def test_a_gateway_that_drains_waits_for_what_it_passes_on(redis_server: str) ->
     run(redis_server, scenario)
 
 
+def test_a_stream_that_can_be_resumed_leaves_a_gateway_that_drains_at_once(redis_server: str) -> None:
+    async def scenario(one: Gateway, two: Gateway) -> None:
+        created = await one.create(delivery=api.DELIVERY_LIVE, video=video_format(VideoFormat.ENCODING_H264_ANNEXB))
+        opening = Request.Open(session_token=created.session_token, initial_video_credits=500, resumable=True)
+        async with Talk(two.stub) as talk:
+            await talk.say(open=opening)
+            opening.resume_handle = (await talk.receive()).opened.resume_handle
+            async with asyncio.timeout(20):
+                await two.service.drain()
+            error = await talk.failure()
+            assert (error.code, error.reason) == (Code.UNAVAILABLE, "DRAINING")
+        async with Talk(one.stub) as talk:
+            await talk.write(Request(open=opening))
+            assert (await talk.receive()).HasField("opened")
+
+    run(redis_server, scenario)
+
+
 def test_nothing_is_left_of_calls_that_were_passed_on(redis_server: str) -> None:
     async def some(one: Gateway, two: Gateway) -> int:
         for _ in range(5):
