@@ -32,7 +32,7 @@ from live_avatar.services.gateway.store.records import (
     tenant_key,
 )
 from live_avatar.services.gateway.store.redis_access import as_text, begin, now_ms, reported, transact
-from live_avatar.services.gateway.store.renewals import Renewal, Renewals, as_record, read_record
+from live_avatar.services.gateway.store.renewals import Renewal, Renewals, as_record, claim_until, read_record
 from live_avatar.services.gateway.store.usage import DUE_KEY, Amounts, UsageLog, is_open
 from live_avatar.serving.errors import SESSION_NOT_FOUND, ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -194,8 +194,12 @@ class SessionStore:
             stored = SessionRecord.from_fields(found) if found else None
             if stored is None or stored.state in OVER or stored.epoch != record.epoch:
                 raise not_found(record.session_id)
+            now = await now_ms(pipe)
             begin(pipe)
             pipe.hset(key, mapping=record.to_fields())
+            if record.resume_ms > stored.resume_ms:
+                # Not only from the next renewal on: the gateway may be lost before that.
+                claim_until(pipe, record, now + self._lease_ms)
             self.usage.start(pipe, record, found)
             await pipe.execute()
 
