@@ -19,7 +19,7 @@ from live_avatar.serving.errors import from_rpc_error
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import VideoFormat
 from tests.provenance import media
-from tests.services.gateway.api.test_resumption import SPEECH, client
+from tests.services.gateway.api.test_resumption import SPEECH
 from tests.services.gateway.clients import (
     BLOCK_SAMPLES,
     Request,
@@ -31,6 +31,7 @@ from tests.services.gateway.clients import (
     video_format,
     whole_system,
 )
+from tests.services.gateway.resuming_client import client
 
 FAILS_FROM_THE_SECOND_ON = """
 import pathlib, sys

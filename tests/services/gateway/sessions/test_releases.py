@@ -10,8 +10,8 @@ import pytest
 from live_avatar.serving.errors import from_rpc_error, from_status
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.media_pb2 import VideoFormat
-from tests.services.gateway.api.test_resumption import has
 from tests.services.gateway.clients import Request, Response, video_format
+from tests.services.gateway.resuming_client import has
 from tests.services.gateway.sessions.test_takeover import (
     SPEECH,
     Listener,

@@ -20,9 +20,10 @@ from live_avatar.serving.server import Service
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceStub
 from live_avatar.v1.media_pb2 import VideoFormat
-from tests.services.gateway.api.test_resumption import BLOCK, Client, has
+from tests.services.gateway.api.test_resumption import BLOCK
 from tests.services.gateway.clients import Gateway, Request, Response, is_movie, levels, tone, video_format
 from tests.services.gateway.fake_pipeline import FakePipeline, fake_pipeline
+from tests.services.gateway.resuming_client import Client, has
 
 pytestmark = pytest.mark.alone
 
