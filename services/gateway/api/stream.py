@@ -237,8 +237,9 @@ class Stream:
         await self._render_record()
         if not self._state.is_complete:
             self._end_block(ledger.delivered, self._delivery.end_sample)
-            self._state.is_complete = True
+            self._state.complete()
         await self._send_all()
+        await self._emit_now()
         await self._wait_until_received()
 
     async def _wait_until_received(self) -> None:

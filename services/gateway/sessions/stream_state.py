@@ -75,6 +75,10 @@ class StreamState:
         self._muxer, self.rendered = None, None
         self.log.end()
 
+    def complete(self) -> None:
+        """The end of the session is among what is to be sent."""
+        self.is_complete = True
+
     def begin(self) -> None:
         """A new stream takes over."""
         if self.is_confirmed:
