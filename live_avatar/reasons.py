@@ -185,7 +185,7 @@ REASONS: Mapping[str, Reason] = {
     ),
     "STORE_REFUSED": Reason(
         _UNAVAILABLE,
-        "the store of sessions rejects the server's credentials",
+        "the store of sessions refuses the server or its writes: password, rights, a replica, no memory, no disk",
         "notify the operator; see the server's log",
     ),
     "STREAM_NOT_OPEN": Reason(_PRECONDITION, "the session's stream is not open yet", "open the stream first"),

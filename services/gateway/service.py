@@ -70,7 +70,7 @@ _USAGE_SERVICE = usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"].f
 @asynccontextmanager
 async def build(settings: GatewaySettings, telemetry: Telemetry) -> AsyncIterator[Service]:
     """The gateway, running; it is ready as soon as a pipeline is."""
-    client = connect(settings.store.url)
+    client = connect(settings.store.address())
     store, access = _open_store(settings, client), _open_access(settings, client, telemetry)
     election, audit_log = _election(settings), _open_audit(settings, client, telemetry)
     interceptors, holders = _interceptors(settings, audit_log, access), _holders(settings, telemetry)
@@ -181,13 +181,15 @@ def _posting(
 
 
 def _open_access(settings: GatewaySettings, client: Redis, telemetry: Telemetry) -> Access:
-    own = client if settings.store.url == IN_MEMORY else connect(settings.store.url, _KEY_CONNECTIONS)
+    own = client if settings.store.url == IN_MEMORY else connect(settings.store.address(), _KEY_CONNECTIONS)
     return open_access(settings.auth, own, telemetry)
 
 
 def _open_audit(settings: GatewaySettings, client: Redis, telemetry: Telemetry) -> AuditLog:
     shares = settings.store.url == IN_MEMORY or not settings.audit.stream
-    return AuditLog(settings.audit, client if shares else connect(settings.store.url, _AUDIT_CONNECTIONS), telemetry)
+    return AuditLog(
+        settings.audit, client if shares else connect(settings.store.address(), _AUDIT_CONNECTIONS), telemetry
+    )
 
 
 def _open_store(settings: GatewaySettings, client: Redis) -> SessionStore:
@@ -195,7 +197,7 @@ def _open_store(settings: GatewaySettings, client: Redis) -> SessionStore:
         structlog.get_logger(__name__).warning("sessions are kept in this process: one gateway only, none survive it")
     return SessionStore(
         client,
-        renewals=client if settings.store.url == IN_MEMORY else connect(settings.store.url, _RENEWAL_CONNECTIONS),
+        renewals=client if settings.store.url == IN_MEMORY else connect(settings.store.address(), _RENEWAL_CONNECTIONS),
         owner=uuid.uuid4().hex,
         lease_ms=round(settings.store.lease_seconds * 1000),
         retention_ms=round(settings.store.retention_seconds * 1000),

@@ -14,10 +14,29 @@ from live_avatar.services.gateway.quotas.settings import QuotaSettings
 from live_avatar.services.gateway.relay.settings import RelaySettings
 from live_avatar.services.gateway.sessions.policy import LiveRules
 from live_avatar.services.gateway.store.redis_access import IN_MEMORY
+from live_avatar.services.gateway.store.servers import CLUSTER, SENTINEL, StoreAddress, connection_arguments
 from live_avatar.services.gateway.usage.settings import UsageSettings
 from live_avatar.serving.settings import ClientTlsSettings, CommaSeparated, Group, Settings
 
 PipelineAddress = Annotated[str, Field(pattern=r"^[^/\s]+:\d+/[^/\s]+:\d+$")]
+
+
+class StoreTlsSettings(Group):
+    """How the store is checked, and what we prove who we are with."""
+
+    ca: Path | None = Field(
+        default=None,
+        description="PEM file with the authorities of the store and its Sentinels, where the URL begins with rediss; "
+        "unset: those of this machine",
+    )
+    certificate: Path | None = Field(default=None, description="PEM file with our certificate for the store")
+    key: Path | None = Field(default=None, description="PEM file with the certificate's private key")
+
+    @model_validator(mode="after")
+    def _must_belong_together(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or none")
+        return self
 
 
 class StoreSettings(Group):
@@ -25,7 +44,14 @@ class StoreSettings(Group):
 
     url: str = Field(
         default=IN_MEMORY,
-        description="redis://host:port/0, or memory:// to keep them in this process, for one gateway alone",
+        description="redis://host:port/0; redis+sentinel://host:port,host:port/master/0 for the master that Sentinels "
+        "name; redis+cluster://host:port,host:port for a Cluster; each with rediss for TLS; or memory:// to keep them "
+        "in this process, for one gateway alone",
+    )
+    tls: StoreTlsSettings = StoreTlsSettings()
+    sentinel_username: str = Field(default="", description="user at the Sentinels; unset: the default one")
+    sentinel_password: SecretStr | None = Field(
+        default=None, description="password of the Sentinels, which is not that in the URL; unset: they need none"
     )
     lease_seconds: float = Field(
         default=10.0, ge=0.5, le=600, description="how long a session is kept after its gateway's last renewal"
@@ -40,6 +66,31 @@ class StoreSettings(Group):
     retention_seconds: float = Field(
         default=120.0, ge=1, le=86_400, description="how long an ended session can still be read"
     )
+
+    @model_validator(mode="after")
+    def _must_be_an_address(self) -> Self:
+        address = self.address()
+        if address.way not in ("", SENTINEL, CLUSTER):
+            raise ValueError(
+                "url begins with redis, rediss, unix or memory, and +sentinel or +cluster behind the first two"
+            )
+        if address.way:
+            connection_arguments(address)
+        if self.tls != StoreTlsSettings() and not self.url.startswith("rediss"):
+            raise ValueError("tls needs a url that begins with rediss")
+        return self
+
+    def address(self) -> StoreAddress:
+        """Where the store is and what is needed to get in."""
+        password = self.sentinel_password
+        return StoreAddress(
+            url=self.url,
+            ca=self.tls.ca,
+            certificate=self.tls.certificate,
+            key=self.tls.key,
+            sentinel_username=self.sentinel_username,
+            sentinel_password=password.get_secret_value() if password else "",
+        )
 
 
 class GatewaySettings(Settings):

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from live_avatar.services.gateway.access.audit import Audit
 from live_avatar.services.gateway.access.audit_settings import STDERR, AuditSettings
+from live_avatar.services.gateway.store.keys import Key
 from live_avatar.services.gateway.store.redis_access import reported
 from live_avatar.serving.errors import ServiceError
 
@@ -95,7 +96,10 @@ class AuditLog:
             async with reported(), asyncio.timeout(_STREAM_S), self._redis.pipeline(transaction=False) as pipe:
                 for line in lines:
                     pipe.xadd(
-                        self._settings.stream, {"record": line}, maxlen=self._settings.stream_length, approximate=True
+                        Key(self._settings.stream),
+                        {"record": line},
+                        maxlen=self._settings.stream_length,
+                        approximate=True,
                     )
                 await pipe.execute()
         except ServiceError:

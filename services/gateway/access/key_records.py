@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from live_avatar.services.gateway.access.caller import Scope
+from live_avatar.services.gateway.store.keys import key
 
-_PREFIX = "live_avatar:"
-ALL_KEYS = f"{_PREFIX}api_keys"
+ALL_KEYS = key("api_keys")
 """Sorted set of the ids of all keys, by their creation."""
 
 
@@ -64,9 +64,9 @@ def _to_bytes(value: object) -> bytes:
 
 def record_key(key_id: str) -> str:
     """Hash of one key."""
-    return f"{_PREFIX}api_key:{key_id}"
+    return key(f"api_key:{key_id}")
 
 
 def tenant_keys(tenant: str) -> str:
     """Sorted set of the ids of a tenant's keys, by their creation."""
-    return f"{_PREFIX}api_keys:{tenant}"
+    return key(f"api_keys:{tenant}")

@@ -7,6 +7,8 @@ import socket
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from live_avatar.services.gateway.store.servers import hosts
+
 _ANY = ("0.0.0.0", "::")
 _STORE_PORT = 6379
 
@@ -47,10 +49,8 @@ def bracketed(host: str) -> str:
 
 def _own_address(store_url: str) -> str:
     """The address that packets to the store come from; nothing is sent."""
-    parts = urlsplit(store_url)
-    family, kind, _, _, target = socket.getaddrinfo(
-        parts.hostname or "localhost", parts.port or _STORE_PORT, type=socket.SOCK_DGRAM
-    )[0]
+    store = hosts(store_url)[0] if urlsplit(store_url).netloc else ("localhost", _STORE_PORT)
+    family, kind, _, _, target = socket.getaddrinfo(*store, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(target)
         return str(probe.getsockname()[0])

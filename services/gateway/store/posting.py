@@ -6,9 +6,10 @@ Knows Redis alone.
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from live_avatar.services.gateway.store.keys import key
 from live_avatar.services.gateway.store.redis_access import as_text, begin, reported, transact
 
-_CURSOR_KEY, _HOLDER_KEY = "live_avatar:usage_posted", "live_avatar:usage_poster"
+_CURSOR_KEY, _HOLDER_KEY = key("usage_posted"), key("usage_poster")
 _HELD_MS = 30_000
 """Longer than one batch may take."""
 

@@ -45,7 +45,12 @@ class StoreProbe:
                 self._failures += _FAILURES if error.reason == STORE_REFUSED else 1
                 if not self.works and reported != error.reason:
                     reported = error.reason
-                    self._log.error("the session store cannot be used", reason=error.reason, cause=_cause(error))
+                    self._log.error(
+                        "the session store cannot be used",
+                        reason=error.reason,
+                        problem=error.message,
+                        cause=_cause(error),
+                    )
             else:
                 self._failures = 0
                 if reported:

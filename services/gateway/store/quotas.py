@@ -14,11 +14,11 @@ import grpc
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from live_avatar.services.gateway.store.keys import key
 from live_avatar.services.gateway.store.redis_access import as_text, begin, now_ms, reported, transact
 from live_avatar.serving.errors import QuotaViolation, ServiceError
 
 TENANT_QUOTA = "TENANT_QUOTA"
-_PREFIX = "live_avatar:"
 _MINUTE_MS = 60_000
 _CALLS_KEPT_S = 120
 _DAYS_KEPT = timedelta(days=3)
@@ -86,27 +86,27 @@ class QuotaError(ServiceError):
 
 def concurrent_key(tenant: str) -> str:
     """Sorted set of a tenant's sessions that are not over, by the end of their lease."""
-    return f"{_PREFIX}concurrent:{tenant}"
+    return key(f"concurrent:{tenant}")
 
 
 def admissions_key(tenant: str) -> str:
     """Changes with every new session of a tenant, and with nothing else."""
-    return f"{_PREFIX}admissions:{tenant}"
+    return key(f"admissions:{tenant}")
 
 
 def overrides_key(tenant: str) -> str:
     """Hash of the quotas that are the tenant's own."""
-    return f"{_PREFIX}quotas:{tenant}"
+    return key(f"quotas:{tenant}")
 
 
 def _calls_key(tenant: str, now: int) -> str:
-    return f"{_PREFIX}calls:{tenant}:{now // _MINUTE_MS}"
+    return key(f"calls:{tenant}:{now // _MINUTE_MS}")
 
 
 def _media_keys(tenant: str, now: int) -> tuple[str, str]:
     """Of the day and of the month."""
     at = _utc(now)
-    return f"{_PREFIX}media:{tenant}:{at:%Y-%m-%d}", f"{_PREFIX}media:{tenant}:{at:%Y-%m}"
+    return key(f"media:{tenant}:{at:%Y-%m-%d}"), key(f"media:{tenant}:{at:%Y-%m}")
 
 
 async def read_use(redis: Redis | Pipeline, tenant: str, now: int, besides: str = "") -> QuotaUsage:
@@ -163,9 +163,9 @@ def admit(pipe: Pipeline, tenant: str, session_id: str, now: int, lease_ms: int)
 
 def add_media(pipe: Pipeline, tenant: str, media_ms: int, now: int) -> None:
     """Counts media that was delivered."""
-    for key, kept in zip(_media_keys(tenant, now), (_DAYS_KEPT, _MONTHS_KEPT), strict=True):
-        pipe.incrby(key, media_ms)
-        pipe.expire(key, kept)
+    for period, kept in zip(_media_keys(tenant, now), (_DAYS_KEPT, _MONTHS_KEPT), strict=True):
+        pipe.incrby(period, media_ms)
+        pipe.expire(period, kept)
 
 
 class QuotaTable:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from live_avatar.services.gateway.store.keys import key
 from live_avatar.v1 import avatar_service_pb2 as api
 
-_PREFIX = "live_avatar:"
-PROBE_KEY = f"{_PREFIX}probe"
+PROBE_KEY = key("probe")
 """Is written to find out whether that is possible."""
-OPEN_KEY = f"{_PREFIX}open"
+OPEN_KEY = key("open")
 """Sorted set of sessions that are not over, by the end of their lease."""
 _LATER = "later"
 """Marks fields that gateways of older versions do not write."""
@@ -86,37 +86,37 @@ def _to_bytes(value: object) -> bytes:
 
 def session_key(session_id: str) -> str:
     """Hash of one session."""
-    return f"{_PREFIX}session:{session_id}"
+    return key(f"session:{session_id}")
 
 
 def lease_key(session_id: str) -> str:
     """Who holds a session, until it ends by itself."""
-    return f"{_PREFIX}lease:{session_id}"
+    return key(f"lease:{session_id}")
 
 
 def point_key(session_id: str, epoch: int) -> str:
     """Hash of what another gateway needs to go on with a session, by the one that took it in ``epoch``."""
-    return f"{_PREFIX}point:{{{session_id}}}:{epoch}"
+    return key(f"point:{session_id}:{epoch}")
 
 
 def request_key(tenant: str, request_id: str) -> str:
     """The session that a request id made."""
-    return f"{_PREFIX}request:{tenant}:{request_id}"
+    return key(f"request:{tenant}:{request_id}")
 
 
 def tenant_key(tenant: str) -> str:
     """Sorted set of a tenant's sessions, by their creation."""
-    return f"{_PREFIX}tenant:{tenant}"
+    return key(f"tenant:{tenant}")
 
 
 def slots_key(pipeline: str) -> str:
     """Sorted set of the sessions on a pipeline, by the end of their claim."""
-    return f"{_PREFIX}slots:{pipeline}"
+    return key(f"slots:{pipeline}")
 
 
 def claims_key(pipeline: str) -> str:
     """Changes with every new session on a pipeline, and with nothing else."""
-    return f"{_PREFIX}claims:{pipeline}"
+    return key(f"claims:{pipeline}")
 
 
 def lease_value(owner: str, epoch: int) -> bytes:

@@ -4,9 +4,9 @@ Knows Redis; nothing of sessions.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from fakeredis import FakeAsyncRedis
@@ -14,8 +14,17 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, WatchError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    WatchError,
+)
 
+from live_avatar.services.gateway.store.servers import StoreAddress, connection_arguments
 from live_avatar.serving.cancellation import keeping_cancellation
 from live_avatar.serving.errors import ServiceError
 
@@ -26,8 +35,19 @@ _ATTEMPTS = 100
 _ANSWER_S = 2.0
 _TRANSACTION_S = 3 * _ANSWER_S
 """Longest transaction, its repetitions included."""
-_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
-"""A password or a right is wrong: nothing that waiting would cure."""
+_REFUSALS: Mapping[type[RedisError], str] = {
+    AuthenticationError: "refuses this gateway's user or password",
+    AuthorizationError: "refuses this gateway's user or password",
+    NoPermissionError: "refuses a command: this gateway's user lacks a right",
+    ReadOnlyError: "is a replica, which takes no writes",
+    OutOfMemoryError: "takes no writes, since it has no memory left",
+}
+"""Redis works and does not do what we need, most often until somebody changes something."""
+_REFUSED_WRITES: Mapping[str, str] = {
+    "MISCONF": "takes no writes, since it cannot save to its disk",
+    "NOREPLICAS": "takes no writes, since too few replicas follow it",
+}
+"""The same, by the first word of answers that have no class."""
 _CONNECTIONS = 32
 _FREE_CONNECTIONS = 1_000_000
 """Those inside the process cost nothing and know no queue."""
@@ -36,31 +56,37 @@ RETRY_AFTER_S = 1.0
 _T = TypeVar("_T")
 
 
-def connect(url: str, connections: int = _CONNECTIONS) -> Redis:
-    """A client of the Redis at ``url``; ``memory://`` is one inside this process, for one gateway alone.
+def connect(address: StoreAddress | str, connections: int = _CONNECTIONS) -> Redis:
+    """A client of the Redis at ``address``; ``memory://`` is one inside this process, for one gateway alone.
 
     Callers beyond ``connections`` wait for each other, so none may hold one connection and ask for a second.
+
+    Raises:
+        ValueError: the address is none.
     """
-    if url == IN_MEMORY:
+    where = StoreAddress(url=address) if isinstance(address, str) else address
+    if where.url == IN_MEMORY:
         client: Redis = FakeAsyncRedis(max_connections=_FREE_CONNECTIONS)
         return client
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=_ANSWER_S,
-        socket_timeout=_ANSWER_S,
-        socket_connect_timeout=_ANSWER_S,
+    arguments: dict[str, Any] = {
+        "max_connections": connections,
+        "timeout": _ANSWER_S,
+        "socket_timeout": _ANSWER_S,
+        "socket_connect_timeout": _ANSWER_S,
         # One repetition, for a connection that died while idle; every write of ours may be done twice.
-        retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), 1),
-    )
-    return Redis(connection_pool=pool)
+        "retry": Retry(ExponentialBackoff(cap=0.1, base=0.05), 1),
+    }
+    if where.way:
+        return Redis(connection_pool=BlockingConnectionPool(**arguments, **connection_arguments(where)))
+    tls = where.tls() if where.url.startswith("rediss:") else {}
+    return Redis(connection_pool=BlockingConnectionPool.from_url(where.url, **arguments, **tls))
 
 
 @asynccontextmanager
 async def reported() -> AsyncIterator[None]:
     """Failures of Redis inside become ``ServiceError`` UNAVAILABLE; no cancellation gets lost.
 
-    The reason is STORE_REFUSED where Redis refuses our password or rights, else STORE_LOST.
+    The reason is STORE_REFUSED where Redis refuses us or our writes, and the message says why; else STORE_LOST.
     """
     with _translated(), keeping_cancellation():
         yield
@@ -72,10 +98,18 @@ def _translated() -> Iterator[None]:
         yield
     except WatchError:
         raise
-    except _REFUSALS as error:
-        raise _unavailable(STORE_REFUSED, "the session store refuses this gateway's credentials") from error
     except (RedisError, OSError) as error:
+        refusal = _refusal(error)
+        if refusal:
+            raise _unavailable(STORE_REFUSED, f"the session store {refusal}") from error
         raise store_lost() from error
+
+
+def _refusal(error: Exception) -> str:
+    """What Redis refuses, as the end of a sentence; empty: it does not answer."""
+    words = str(error).split(maxsplit=1) or [""]
+    found = [text for kind, text in _REFUSALS.items() if isinstance(error, kind)]
+    return found[0] if found else _REFUSED_WRITES.get(words[0], "")
 
 
 async def transact(redis: Redis, attempt: Callable[[Pipeline], Awaitable[_T]]) -> _T:

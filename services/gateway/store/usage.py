@@ -18,14 +18,15 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from live_avatar.services.gateway.store import quotas
+from live_avatar.services.gateway.store.keys import key
 from live_avatar.services.gateway.store.records import OVER, SessionRecord, session_key
 from live_avatar.services.gateway.store.redis_access import as_text, begin, now_ms, reported, transact
 from live_avatar.serving.errors import ServiceError
 from live_avatar.v1 import avatar_service_pb2 as api
 from live_avatar.v1.usage_service_pb2 import UsageRecord
 
-STREAM_KEY = "live_avatar:usage"
-DUE_KEY = "live_avatar:usage_due"
+STREAM_KEY = key("usage")
+DUE_KEY = key("usage_due")
 """Sorted set of sessions that others ended, by the time at which their gateway should have recorded their last use."""
 MAX_ENTRIES = 1_000_000
 _STATE, _CLAIM = b"usage", b"usage_claim"
@@ -99,7 +100,7 @@ class _Recorded:
 
 def running_key(session_id: str) -> str:
     """What a session has used so far, by the last renewal of its lease."""
-    return f"live_avatar:running:{session_id}"
+    return key(f"running:{session_id}")
 
 
 def is_open(stored: Mapping[Any, Any]) -> bool:
