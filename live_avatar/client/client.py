@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from live_avatar.v1.avatar_service_pb2_grpc import AvatarServiceAsyncStub
 
 CALL_TIMEOUT_S = 5.0
+LEAVE_TIMEOUT_S = 2.0
+"""Of the call that ends a session whose stream was left: the gateway does so by itself, only later."""
 CREATE_TIMEOUT_S = 60.0
 """Memory is reserved and the portrait encoded before the answer comes."""
 _INTERRUPTIONS_KEPT = 64
@@ -129,7 +131,7 @@ class Session:
 
     @asynccontextmanager
     async def stream(self, *, resume: bool = True, resume_s: float = RESUME_S) -> AsyncIterator[AvatarStream]:
-        """Opens the media stream; on exit the call is over.
+        """Opens the media stream; on exit the call is over, and with it the session.
 
         Args:
             resume: a stream that breaks is resumed while it is iterated over; its results ``StreamLost`` and
@@ -145,6 +147,9 @@ class Session:
             if self._open_stream is stream:
                 self._open_stream = None
             await stream.close()
+            if stream.outlives_call:
+                with suppress(AvatarError):  # a gateway that is gone ends it by itself
+                    await self._close(LEAVE_TIMEOUT_S)
 
     def _connect(self) -> Call:
         call = self._stub.StreamAvatar()
@@ -189,9 +194,12 @@ class Session:
 
     async def close(self) -> None:
         """Ends the session and frees its memory.  Idempotent."""
+        await self._close(CALL_TIMEOUT_S)
+
+    async def _close(self, timeout_s: float) -> None:
         request = api.CloseSessionRequest(session_id=self.session_id)
         with typed_errors():
-            await self._stub.CloseSession(request, timeout=CALL_TIMEOUT_S)
+            await self._stub.CloseSession(request, timeout=timeout_s)
 
 
 def media_facts(session: api.Session) -> MediaFacts:

@@ -103,6 +103,11 @@ class AvatarStream:
             raise AvatarError(grpc.StatusCode.INTERNAL, "PROTOCOL", "the server did not begin with Opened")
         return response.opened
 
+    @property
+    def outlives_call(self) -> bool:
+        """The session waits for another stream once the call is over."""
+        return bool(self._position.handle) and not self._complete
+
     async def close(self) -> None:
         """Ends the call, whatever is on its way.  Idempotent."""
         await self._end_call()
