@@ -23,7 +23,7 @@ from .harness.running import TRIVIAL, settled
 pytestmark = pytest.mark.alone
 
 LOG = logging.getLogger(__name__)
-WARM_UP, SESSIONS = 150, 1_000
+WARM_UP, SESSIONS = 1_000, 1_000
 AT_ONCE = 3
 CALLS = 100
 RATE_HZ = 16_000

@@ -8,6 +8,7 @@ import pytest
 
 from live_avatar.config import TINY
 from live_avatar.pipeline.v1.blocks_pb2 import StreamBlocksRequest
+from live_avatar.services.gateway.limits import Limits
 from live_avatar.serving.errors import ServiceError
 from live_avatar.serving.timing import HopTiming
 from live_avatar.v1 import avatar_service_pb2 as api
@@ -190,7 +191,7 @@ def test_a_lost_pipeline_ends_its_sessions_and_is_used_again_when_it_is_back() -
         quick = HopTiming(heartbeat_s=0.1, silence_s=0.5, backoff_max_s=0.2)
         async with fake_pipeline(timing=quick) as first:
             ports = tuple(int(address.rpartition(":")[2]) for address in (first.head, first.head, first.tail))
-            keeper = gateway(first)
+            keeper = gateway(first, settings={"limits": Limits(resume_seconds=0)})
             running = await keeper.__aenter__()
             made = await running.create()
             talk = Talk(running.stub)
