@@ -209,7 +209,7 @@ class SessionManager:
         else:
             await session.resume_stream(handle, next_block)
             self._telemetry.stream_resumed()
-            self._begin_task(self._publish(session))
+            self._begin_task(self._recovery.publish(session))
         return session
 
     async def _held_or_taken(
@@ -269,11 +269,7 @@ class SessionManager:
         session.detach()
         self._telemetry.session_suspended(reason)
         self._log.info("stream lost", session=session_name(session.record.session_id), reason=reason)
-        self._begin_task(self._publish(session))
-
-    async def _publish(self, session: Session) -> None:
-        """Shows in the store whether a session waits, as far as that answers."""
-        await self._recovery.publish(session)
+        self._begin_task(self._recovery.publish(session))
 
     async def interrupt(self, tenant: str, session_id: str, request_id: str) -> Interruption:
         """Barge-in, see ``Delivery.interrupt``; raises ServiceError also where the session is not held here."""

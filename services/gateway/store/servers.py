@@ -4,6 +4,7 @@ Each new connection asks anew, and one whose server turns out to be no master an
 attempt finds the new master.  Knows Redis; nothing of what is stored.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +119,7 @@ def _asking(secure: bool, tls: dict[str, Any]) -> dict[str, Any]:
     return {"socket_timeout": _ANSWER_S, "socket_connect_timeout": _ANSWER_S, "ssl": secure, **tls}
 
 
-class _Known:
+class _Known(ABC):
     """Servers that know where the master is; the one that answered last is asked first.
 
     Args:
@@ -155,8 +156,9 @@ class _Known:
             raise refusal
         raise ConnectionError(f"none of {len(self._servers)} servers knows a master")
 
+    @abstractmethod
     async def _ask(self, asked: Redis, host: str) -> Address | None:
-        raise NotImplementedError
+        """Where the master is, as far as the server ``asked``, reached at ``host``, knows."""
 
 
 class Sentinels(_Known):
